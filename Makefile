@@ -1,0 +1,48 @@
+# Two commands for a newcomer: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run test check format bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.runtime ## start everything, post one photo, save its picture in var/demo, stop
+	@$(BIN)/python manage.py demo
+
+run: $(VENV)/.runtime ## start everything and stay: admin, API and booth door on port 8000 (PORT)
+	@$(BIN)/python manage.py run
+
+test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## style, types, architecture, migrations, translations
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy .
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py check --fail-level WARNING
+	$(BIN)/python manage.py makemigrations --check --dry-run
+
+format: $(VENV)/.dev ## put the code into its usual form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## overhead, photos a second and booths held, beside the floor
+	$(BIN)/python -m bench
+
+clean: ## remove the virtual environment and caches (data in var/ and secrets/ stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

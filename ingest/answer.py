@@ -1,0 +1,86 @@
+"""What the booth is answered once its job has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from django.conf import settings
+from django.http import HttpResponseBase, StreamingHttpResponse
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from jobs import files
+from jobs.queue import Outcome, Queue, QueueUnavailable
+from photoslot.errors import ApiError, internal_error
+from photoslot.logs import correlation_id
+from providers.base import Reason
+
+logger = logging.getLogger(__name__)
+
+
+async def answer(queue: Queue, outcome: Outcome) -> HttpResponseBase:
+    match outcome.failure_reason:
+        case None:
+            return await _picture(queue, outcome)
+        case "timeout":
+            raise ApiError(
+                "sync_timeout",
+                _("The picture was not ready in time."),
+                job_id=str(outcome.id),
+                expires_at=outcome.expires_at.isoformat(),
+                reason=outcome.error_reason,
+            )
+        case "cancelled":
+            raise ApiError("job_cancelled", _("Staff cancelled this photo."), job_id=str(outcome.id))
+        case _:
+            raise _provider_error(outcome)
+
+
+def _provider_error(outcome: Outcome) -> ApiError:
+    reason = Reason(outcome.error_reason or Reason.INTERNAL)
+    if reason is Reason.INTERNAL:
+        error = internal_error()
+        error.details |= {"reason": reason.value, "job_id": str(outcome.id)}
+        return error
+    message = _("No picture could be made: %s.") % reason.label
+    return ApiError("provider_error", message, reason=reason.value, job_id=str(outcome.id))
+
+
+async def _picture(queue: Queue, outcome: Outcome) -> HttpResponseBase:
+    data = await asyncio.to_thread(_bytes_of, outcome)
+    assert outcome.result_expires_at and outcome.result_file_path
+    extension = outcome.result_file_path.rpartition(".")[2]
+    return StreamingHttpResponse(
+        _delivering(queue, outcome.id, data),
+        content_type=outcome.result_mime_type,
+        headers={
+            "Content-Length": str(len(data)),
+            "Content-Disposition": f'inline; filename="{outcome.slot_id}-{outcome.id}.{extension}"',
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "X-Job-Id": str(outcome.id),
+            "X-Result-Url": settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id]),
+            "X-Result-Expires-At": outcome.result_expires_at.isoformat(),
+            "X-Correlation-Id": correlation_id.get(),
+        },
+    )
+
+
+def _bytes_of(outcome: Outcome) -> bytes:
+    if outcome.result_inline_base64 is not None:
+        return base64.b64decode(outcome.result_inline_base64)
+    assert outcome.result_file_path
+    return files.read(outcome.result_file_path)
+
+
+async def _delivering(queue: Queue, job_id: UUID, data: bytes) -> AsyncIterator[bytes]:
+    """The picture, and behind its last byte the note that the booth has it. A broken connection never gets there."""
+    yield data
+    try:
+        await queue.delivered(job_id)
+    except QueueUnavailable:
+        logger.warning("Delivery of job %s could not be noted; posting it again would join it", job_id)

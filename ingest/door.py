@@ -1,0 +1,145 @@
+"""The door: the checks of contract §4 in their order, then a place in the queue. What is refused leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+from psycopg.rows import class_row
+
+from ingest import form, photo
+from ingest.password import RETRY_AFTER_SECONDS, PasswordGate, TooManyFailures, WrongPassword
+from jobs import files
+from jobs.notify import Waiters
+from jobs.queue import NewJob, Queue, QueueFull, QueueUnavailable, Ticket
+from photoslot.errors import ApiError
+from providers import registry
+
+BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
+
+# All that the door needs to know, in one round trip. Slots that are off or archived are not there.
+LOOK_UP = """
+SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, slot.provider_id, slot.operation_id,
+    slot.settings_json, slot.size_limit_mb,
+    (SELECT coalesce(jsonb_object_agg(setting_key, media_id), '{}') FROM slots_templatebinding AS binding
+     WHERE binding.slot_id = slot.id) AS template_media
+FROM ingest_ingestsettings AS ingest
+LEFT JOIN slots_slot AS slot ON slot.id = %s AND slot.is_active AND slot.archived_at IS NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The booth settings, and the slot if it is there (`slot_id` is None where it is not)."""
+
+    password_hash: str
+    sync_response_seconds: int
+    slot_id: str | None
+    provider_id: str
+    operation_id: str
+    settings_json: dict[str, Any]
+    size_limit_mb: int | None
+    template_media: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the door keeps for the life of a web process; in the ASGI state under "door"."""
+
+    queue: Queue
+    waiters: Waiters
+    passwords: PasswordGate
+
+
+async def admit(door: Door, request: HttpRequest, slot_id: str) -> Ticket:
+    """All checks in the contract's order, then a place in the queue."""
+    try:
+        posted = await asyncio.to_thread(form.read, request)
+    except form.MalformedForm as error:
+        raise ApiError("invalid_payload", _("The form could not be read: %s.") % error) from None
+    recipe = await _recipe(door.queue, slot_id)
+    await _check_password(door.passwords, posted.password, recipe, request.META.get("REMOTE_ADDR", ""))
+    if recipe.slot_id is None:
+        raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
+    if posted.photo is None:
+        raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
+    info, digest = await _checked_photo(posted.photo, recipe)
+    job_id = uuid4()
+    job = NewJob(
+        id=job_id,
+        slot_id=recipe.slot_id,
+        provider_id=recipe.provider_id,
+        operation_id=recipe.operation_id,
+        settings_json=recipe.settings_json,
+        template_media=recipe.template_media,
+        payload_path=files.payload_path(job_id, info.mime_type),
+        payload_mime_type=info.mime_type,
+        payload_digest=digest,
+        booth_id=posted.metadata.get("id", "")[:255],
+        metadata=posted.metadata,
+    )
+    # A booth that hangs up here must leave either a job with its photo, or neither.
+    return await asyncio.shield(_place(door.queue, job, posted.photo, recipe.sync_response_seconds))
+
+
+async def _recipe(queue: Queue, slot_id: str) -> Recipe:
+    async with queue.connection() as connection:
+        cursor = connection.cursor(row_factory=class_row(Recipe))
+        recipe = await (await cursor.execute(LOOK_UP, (slot_id,))).fetchone()
+    if recipe is None:
+        raise QueueUnavailable("not set up yet: run manage.py bootstrap")
+    return recipe
+
+
+async def _check_password(gate: PasswordGate, password: str, recipe: Recipe, address: str) -> None:
+    try:
+        await gate.check(password, recipe.password_hash, address)
+    except WrongPassword:
+        raise ApiError("invalid_credentials", _("The ingest password is missing or wrong.")) from None
+    except TooManyFailures:
+        message = _("Too many wrong passwords from this address. Correct the password, then try again in a minute.")
+        raise ApiError("rate_limited", message, retry_after=RETRY_AFTER_SECONDS) from None
+
+
+async def _checked_photo(upload: UploadedFile, recipe: Recipe) -> tuple[photo.PhotoInfo, bytes]:
+    limit = min(settings.INGEST_MAX_FILE_BYTES, (recipe.size_limit_mb or 2048) * 1024 * 1024)
+    provider = registry.classes().get(recipe.provider_id)
+    allowed = sorted(provider.photo_types) if provider else []
+    try:
+        info, digest = await asyncio.to_thread(photo.examine, upload, settings.INGEST_MAX_PIXELS)
+    except photo.NotAPhoto:
+        raise ApiError("invalid_payload", _("The file is not an image, or it is damaged or cut short.")) from None
+    except photo.TooManyPixels as error:
+        raise ApiError("payload_too_large", _("The photo has too many pixels."), limit_pixels=error.limit) from None
+    except photo.UnsupportedPhoto:
+        raise _unsupported(allowed) from None
+    if (upload.size or 0) > limit:
+        raise ApiError("payload_too_large", _("The photo is larger than this slot takes."), limit_bytes=limit)
+    if info.mime_type not in allowed:
+        raise _unsupported(allowed)
+    return info, digest
+
+
+def _unsupported(allowed: list[str]) -> ApiError:
+    return ApiError("unsupported_media_type", _("Photos of this type are not taken here."), allowed=allowed)
+
+
+async def _place(queue: Queue, job: NewJob, upload: UploadedFile, wait_seconds: int) -> Ticket:
+    """Stores the photo and admits the job; the photo of a job that is not admitted goes again."""
+    ticket = None
+    try:
+        await asyncio.to_thread(files.save, job.payload_path, upload)
+        ticket = await queue.admit(job, wait_seconds)
+    except QueueFull:
+        message = _("As many photos are under way as may be. Try again in a few seconds.")
+        raise ApiError("queue_busy", message, retry_after=BUSY_RETRY_SECONDS) from None
+    finally:
+        if ticket is None or ticket.joined:
+            await asyncio.to_thread(files.delete, job.payload_path)
+    return ticket

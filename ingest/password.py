@@ -1,0 +1,97 @@
+"""The ingest password: checked against a slow hash, without paying for that with each photo.
+
+A right password is remembered by a keyed digest in this process's memory until the hash changes, so it costs nothing
+again; neither the limit on wrong ones nor the slow hash ever stands in its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections import OrderedDict
+from hashlib import sha256
+from ipaddress import ip_address
+
+from django.contrib.auth.hashers import check_password
+
+from jobs.queue import Queue
+
+# From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
+FAILURES_ALLOWED = 10
+FAILURES_WINDOW_MINUTES = 5
+RETRY_AFTER_SECONDS = 60  # failures are counted by the minute
+REMEMBERED_WRONG = 1000  # a booth that keeps posting an old password costs one slow hash, not one per photo
+
+COUNT_FAILURES = """
+SELECT coalesce(sum(count), 0) FROM ingest_passwordfailure
+WHERE address = %s AND minute > now() - make_interval(mins => %s)
+"""
+
+RECORD_FAILURE = """
+INSERT INTO ingest_passwordfailure AS old (address, minute, count)
+VALUES (%s, date_trunc('minute', now()), 1)
+ON CONFLICT (address, minute) DO UPDATE SET count = old.count + 1, last_at = now()
+"""
+
+
+class WrongPassword(Exception):
+    """This is not the ingest password."""
+
+
+class TooManyFailures(Exception):
+    """The address has posted wrong passwords too often."""
+
+
+class PasswordGate:
+    """Checks passwords for one process."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._key = secrets.token_bytes(32)
+        self._right: bytes | None = None
+        self._wrong: OrderedDict[bytes, None] = OrderedDict()
+        self._slow_hash = asyncio.Lock()  # one at a time: guessing never takes more than one core
+
+    async def check(self, password: str, encoded: str, address: str) -> None:
+        """Passes, or raises `WrongPassword` or `TooManyFailures`. `encoded` is the current hash; empty: none is right."""
+        digest = hmac.digest(self._key, f"{encoded}\0{password}".encode(), sha256)
+        if digest == self._right:
+            return
+        address = _normal(address)
+        # While the right password is not known yet, a blocked address may be a booth's own: it gets its slow check.
+        if self._right is not None and await self._failures(address) >= FAILURES_ALLOWED:
+            raise TooManyFailures
+        if not await self._is_right(digest, password, encoded):
+            async with self._queue.connection() as connection:
+                await connection.execute(RECORD_FAILURE, (address,))
+            raise WrongPassword
+
+    async def _failures(self, address: str) -> int:
+        async with self._queue.connection() as connection:
+            cursor = await connection.execute(COUNT_FAILURES, (address, FAILURES_WINDOW_MINUTES))
+            row = await cursor.fetchone()
+        return int(row[0]) if row else 0
+
+    async def _is_right(self, digest: bytes, password: str, encoded: str) -> bool:
+        async with self._slow_hash:
+            if digest == self._right:
+                return True
+            if digest in self._wrong or not encoded or not password:
+                return False
+            if await asyncio.to_thread(check_password, password, encoded):
+                self._right = digest
+                return True
+        self._wrong[digest] = None
+        if len(self._wrong) > REMEMBERED_WRONG:
+            self._wrong.popitem(last=False)
+        return False
+
+
+def _normal(address: str) -> str:
+    """One spelling of each address; a peer without one (a Unix socket) counts as the unspecified address."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return "0.0.0.0"  # noqa: S104 - not bound to, only counted under
+    return str(getattr(found, "ipv4_mapped", None) or found)

@@ -1,0 +1,27 @@
+"""`POST /ingest/{slot_id}`: a photo comes in, and its picture or an honest error goes out in the same answer."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.translation import gettext as _
+from django.views.decorators.csrf import csrf_exempt
+
+from ingest.answer import answer
+from ingest.door import Door, admit
+from ingest.wait import wait_for_end
+from jobs.queue import QueueUnavailable
+from photoslot.errors import ApiError, from_exception, queue_unavailable
+
+
+@csrf_exempt
+async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
+    door: Door = request.scope["state"]["door"]  # type: ignore[attr-defined]
+    try:
+        if request.method != "POST":
+            raise ApiError("method_not_allowed", _("Post the photo as multipart/form-data."))
+        ticket = await admit(door, request, slot_id)
+        return await answer(door.queue, await wait_for_end(door.queue, door.waiters, ticket))
+    except QueueUnavailable:
+        return queue_unavailable().response()
+    except Exception as error:  # whatever it is, the booth gets an answer in the envelope; it is logged there
+        return from_exception(error).response()

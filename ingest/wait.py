@@ -1,0 +1,53 @@
+"""Waiting for a job's end, on behalf of a booth that holds its connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+from jobs import media
+from jobs.notify import Waiters
+from jobs.queue import Outcome, Queue, QueueUnavailable, Ticket
+
+
+async def wait_for_end(queue: Queue, waiters: Waiters, ticket: Ticket) -> Outcome:
+    """The job's outcome, at its deadline at the latest: whoever waits ends the job himself when nobody else has.
+
+    Raises `QueueUnavailable` when the database is away at the deadline.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ticket.seconds_left
+    with waiters.wait_for(ticket.job_id) as may_have_ended:
+        if not ticket.joined:
+            await _until(may_have_ended, deadline)
+        while True:
+            may_have_ended.clear()
+            try:
+                outcome = await _look(queue, ticket)
+            except QueueUnavailable:
+                if loop.time() >= deadline:
+                    raise
+                outcome = None  # it may be back before the deadline, with the picture
+            if outcome is not None:
+                return outcome
+            await _until(may_have_ended, deadline)
+
+
+async def _look(queue: Queue, ticket: Ticket) -> Outcome | None:
+    """The outcome, if there is one by now. The database's clock says whether the deadline has passed."""
+    outcome = await queue.look(ticket.job_id)
+    if outcome is not None and outcome.is_finalized:
+        return outcome
+    closed = await queue.expire(ticket.job_id)
+    if closed is None:
+        return None
+    await media.tidy_up(closed)
+    return await queue.look(ticket.job_id)
+
+
+async def _until(event: asyncio.Event, deadline: float) -> None:
+    """Until the event or the deadline; just past it, in the small steps by which two clocks may differ."""
+    try:
+        async with asyncio.timeout(max(deadline - asyncio.get_running_loop().time(), 0.002)):
+            await event.wait()
+    except TimeoutError:
+        pass

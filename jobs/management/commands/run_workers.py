@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from jobs.queue import open_queue
+from jobs.worker import Worker
+from providers import registry
+
+
+class Command(BaseCommand):
+    help = "Works off the queue until told to stop (SIGTERM, SIGINT). Start as many of these as you like."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--concurrency", type=int, default=settings.WORKER_CONCURRENCY, help="jobs at once")
+        parser.add_argument("--once", action="store_true", help="work off what waits now, then leave")
+        parser.add_argument("--provider", action="append", help="only jobs of this provider; may be repeated")
+
+    def handle(self, *args: Any, concurrency: int, once: bool, provider: list[str] | None, **options: Any) -> None:
+        if concurrency < 1:
+            raise CommandError("--concurrency (WORKER_CONCURRENCY) must be at least 1 to run a worker.")
+        known = list(registry.classes())
+        if unknown := set(provider or ()) - set(known):
+            raise CommandError(f"No such provider: {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
+        asyncio.run(work(provider or known, concurrency, once))
+
+
+async def work(providers: list[str], concurrency: int, once: bool) -> None:
+    async with open_queue() as queue:
+        await Worker(queue, providers, concurrency, settings.WORKER_GRACE_SECONDS, once).run()

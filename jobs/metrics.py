@@ -1,0 +1,81 @@
+"""Prometheus metrics of what is: the queue, the processes, the disk, the purges. Read afresh at each scrape."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Count, Sum
+from django.utils import timezone
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from jobs.models import Job, MediaObject, Process, PurgeRun
+
+SEEN_SECONDS = 15  # the contract's: a worker not seen for longer counts as none
+# A purge of results comes every 15 minutes, of temporary media every minute; twice that, and something is wrong.
+OVERDUE_RESULT = timedelta(minutes=30)
+OVERDUE_MEDIA = timedelta(minutes=2)
+
+
+class Operation(Collector):
+    def collect(self) -> Iterator[Metric]:
+        yield from _queue()
+        yield from _processes()
+        yield from _disk()
+        yield from _purges()
+
+
+def _queue() -> Iterator[Metric]:
+    depth = GaugeMetricFamily("queue_depth", "Unfinished jobs by status.", labels=["status"])
+    counts = dict(Job.objects.filter(is_finalized=False).values_list("status").annotate(Count("pk")).order_by())
+    for status in Job.Status.values:
+        depth.add_metric([status], counts.get(status, 0))
+    yield depth
+    yield _gauge("queue_limit", "Unfinished jobs that are admitted at most.", settings.QUEUE_MAX_IN_FLIGHT_JOBS)
+
+
+def _processes() -> Iterator[Metric]:
+    since = timezone.now() - timedelta(seconds=SEEN_SECONDS)
+    alive = GaugeMetricFamily("processes_alive", "Processes seen in the last 15 seconds.", labels=["kind"])
+    listening = GaugeMetricFamily("processes_listening", "Those of them that hear notifications.", labels=["kind"])
+    for kind in Process.Kind.values:
+        processes = Process.objects.filter(kind=kind, seen_at__gte=since)
+        alive.add_metric([kind], processes.count())
+        listening.add_metric([kind], processes.filter(is_listening=True).count())
+    yield alive
+    yield listening
+
+
+def _disk() -> Iterator[Metric]:
+    stored = 0
+    for path in settings.MEDIA_ROOT.rglob("*"):
+        try:
+            stored += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:
+            continue  # purged between the listing and the look
+    disk = shutil.disk_usage(settings.MEDIA_ROOT)
+    yield _gauge("media_storage_bytes", "What photos, results and template images take.", stored)
+    yield _gauge("media_disk_capacity_bytes", "Size of the disk that they are on.", disk.total)
+    yield _gauge("media_disk_used_bytes", "What is used of that disk, by whatever.", disk.used)
+
+
+def _purges() -> Iterator[Metric]:
+    done = PurgeRun.objects.filter(finished_at__isnull=False)
+    sums = done.aggregate(runs=Count("pk"), files=Sum("files"), bytes=Sum("bytes"), rows=Sum("rows"))
+    for name in ("runs", "files", "bytes", "rows"):
+        yield CounterMetricFamily(f"purge_{name}", f"Purges: {name} so far.", value=sums[name] or 0)
+    last = done.order_by("-finished_at").values_list("finished_at", flat=True).first()
+    yield _gauge("purge_last_run_timestamp_seconds", "When a purge last ended.", last.timestamp() if last else 0)
+    now = timezone.now()
+    overdue = GaugeMetricFamily("overdue_artefacts", "Expired, and should be gone by now. Must be 0.", labels=["kind"])
+    results = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lt=now - OVERDUE_RESULT)
+    overdue.add_metric(["results"], results.count())
+    overdue.add_metric(["media"], MediaObject.objects.filter(expires_at__lt=now - OVERDUE_MEDIA).count())
+    yield overdue
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

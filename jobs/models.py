@@ -1,0 +1,210 @@
+"""Jobs, media objects, and the small tables by which processes and purges show that they live.
+
+A job's states, and who may cause each move (all moves are conditional UPDATEs in `queue`):
+
+    pending ──claim──▶ processing ──finalize──▶ final        the worker that holds the claim's token
+       ▲                   │
+       └─────release───────┘                                 that worker, when it must leave early
+    processing ──claim──▶ processing                         any worker, once the lease has run out
+    pending, processing ──cancel──▶ final (cancelled)        staff
+    pending, processing ──expire──▶ final (timeout)          whoever looks, past `expires_at`
+
+Final is `is_finalized`; nothing moves from there.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from django.contrib.postgres.fields import ArrayField
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from providers.base import Reason
+from slots.models import Slot
+
+
+class Job(models.Model):
+    """One photo's way through one slot; the row is also the queue entry."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("pending")
+        PROCESSING = "processing", _("processing")
+
+    class Failure(models.TextChoices):
+        TIMEOUT = "timeout", _("timed out")
+        PROVIDER_ERROR = "provider_error", _("provider error")
+        CANCELLED = "cancelled", _("cancelled")
+
+    class Source(models.TextChoices):
+        BOOTH = "booth", _("booth")
+        TEST = "test", _("test run")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    slot = models.ForeignKey(Slot, models.PROTECT, db_index=False, verbose_name=_("slot"))
+    source = models.CharField(_("source"), max_length=8, choices=Source, db_default=Source.BOOTH)
+    # The recipe as it was when the photo came in.
+    provider_id = models.CharField(_("provider"), max_length=32)
+    operation_id = models.CharField(_("operation"), max_length=32)
+    settings_json = models.JSONField(_("settings"))
+    template_media = models.JSONField(_("template images"), db_default={})  # `setting_key` → template media id
+
+    status = models.CharField(_("status"), max_length=10, choices=Status, db_default=Status.PENDING)
+    is_finalized = models.BooleanField(_("finished"), db_default=False)
+    failure_reason = models.CharField(_("failure"), max_length=14, choices=Failure, null=True)
+    error_reason = models.CharField(_("reason"), max_length=14, choices=Reason, null=True)
+    error_message = models.CharField(_("error"), max_length=2048, db_default="")
+
+    # The lease of the worker that has it. The token, never a worker's name, is what finishing is fenced by.
+    claim_token = models.UUIDField(null=True)
+    lease_expires_at = models.DateTimeField(null=True)
+    claims = models.PositiveSmallIntegerField(_("claims"), db_default=0)
+    provider_job_reference = models.CharField(_("provider's reference"), max_length=255, null=True)
+
+    payload_path = models.CharField(_("photo"), max_length=100, null=True)
+    payload_mime_type = models.CharField(_("photo's type"), max_length=40)
+    payload_digest = models.BinaryField(max_length=32)  # SHA-256 of the photo as it was posted
+    booth_id = models.CharField(_("booth"), max_length=255, db_default="")  # the form's `id`
+    metadata = models.JSONField(_("booth's fields"), encoder=DjangoJSONEncoder, db_default={})
+
+    result_file_path = models.CharField(_("result"), max_length=100, null=True)
+    result_inline_base64 = models.TextField(null=True)  # short-lived hand-off of a small result to the waiting booth
+    result_mime_type = models.CharField(_("result's type"), max_length=40, null=True)
+    result_size_bytes = models.PositiveBigIntegerField(_("result's size, bytes"), null=True)
+    result_checksum = models.CharField(_("result's SHA-256"), max_length=64, null=True)
+    result_expires_at = models.DateTimeField(_("result expires"), null=True)
+
+    created_at = models.DateTimeField(_("received"), db_default=Now())
+    updated_at = models.DateTimeField(_("changed"), db_default=Now())
+    claimed_at = models.DateTimeField(_("first claimed"), null=True)
+    expires_at = models.DateTimeField(_("deadline"))
+    finalized_at = models.DateTimeField(_("finished at"), null=True)
+    delivered_at = models.DateTimeField(_("delivered"), null=True)
+
+    class Meta:
+        verbose_name = _("job")
+        verbose_name_plural = _("jobs")
+        ordering = ["-created_at"]
+        indexes = [
+            # The queue itself: admission's count, claim's oldest first, the sweep of overdue jobs. Stays a page long.
+            models.Index(fields=["created_at"], condition=Q(is_finalized=False), name="job_unfinished"),
+            # Posting again joins: undelivered jobs of the same photo.
+            models.Index(
+                fields=["payload_digest"],
+                condition=Q(delivered_at=None, failure_reason=None),
+                name="job_undelivered_photo",
+            ),
+            # The admin's and the API's list, newest first.
+            models.Index(fields=["-created_at", "id"], name="job_newest_first"),
+            # The same for one slot, and a slot's latest results.
+            models.Index(fields=["slot", "-created_at"], name="job_newest_of_slot"),
+            # Purge: results whose time is up. Rows leave it when their file is gone.
+            models.Index(
+                fields=["result_expires_at"], condition=Q(result_file_path__isnull=False), name="job_result_to_purge"
+            ),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="job_finalized_has_time", condition=Q(is_finalized=Q(finalized_at__isnull=False))
+            ),
+            models.CheckConstraint(
+                name="job_failure_is_final", condition=Q(failure_reason=None) | Q(is_finalized=True)
+            ),
+            # A result is whole or not there; its file name goes when it is purged, its checksum stays.
+            models.CheckConstraint(
+                name="job_result_is_whole",
+                condition=Q(result_checksum=None, result_file_path=None, result_expires_at=None)
+                | Q(
+                    is_finalized=True,
+                    failure_reason=None,
+                    result_checksum__isnull=False,
+                    result_mime_type__isnull=False,
+                    result_size_bytes__isnull=False,
+                    result_expires_at__isnull=False,
+                ),
+            ),
+            models.CheckConstraint(
+                name="job_success_has_result",
+                condition=Q(is_finalized=False) | Q(failure_reason__isnull=False) | Q(result_checksum__isnull=False),
+            ),
+            # Pending jobs are nobody's; processing ones are somebody's until a time.
+            models.CheckConstraint(
+                name="job_lease_follows_status",
+                condition=Q(is_finalized=True)
+                | Q(status="pending", claim_token=None, lease_expires_at=None)
+                | Q(status="processing", claim_token__isnull=False, lease_expires_at__isnull=False),
+            ),
+            models.CheckConstraint(name="job_expires_after_creation", condition=Q(expires_at__gt=F("created_at"))),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class MediaObject(models.Model):
+    """A temporary file with a public link, for providers that fetch the photo by URL."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="media_objects", verbose_name=_("job"))
+    path = models.CharField(_("file"), max_length=100)
+    mime_type = models.CharField(_("type"), max_length=40)
+    size_bytes = models.PositiveBigIntegerField(_("size, bytes"))
+    created_at = models.DateTimeField(_("created"), db_default=Now())
+    expires_at = models.DateTimeField(_("expires"))
+
+    class Meta:
+        verbose_name = _("media object")
+        verbose_name_plural = _("media objects")
+        indexes = [
+            # Purge: what is past its time.
+            models.Index(fields=["expires_at"], name="media_object_to_purge"),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.pk)
+
+
+class Process(models.Model):
+    """A web or worker process that lives, seen every few seconds. For `/readyz`, metrics and staff; no job depends on it."""
+
+    class Kind(models.TextChoices):
+        WEB = "web", _("web")
+        WORKER = "worker", _("worker")
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    kind = models.CharField(_("kind"), max_length=6, choices=Kind)
+    name = models.CharField(_("host and process"), max_length=120)
+    capacity = models.PositiveIntegerField(_("jobs at once"), db_default=0)
+    busy = models.PositiveIntegerField(_("jobs now"), db_default=0)
+    is_listening = models.BooleanField(_("hears notifications"))
+    started_at = models.DateTimeField(_("started"), db_default=Now())
+    seen_at = models.DateTimeField(_("last seen"), db_default=Now())
+
+    class Meta:
+        verbose_name = _("process")
+        verbose_name_plural = _("processes")
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class PurgeRun(models.Model):
+    """One run of a purge: what it removed, and how many bytes."""
+
+    started_at = models.DateTimeField(_("started"), db_default=Now())
+    finished_at = models.DateTimeField(_("finished"), null=True)
+    kinds = ArrayField(models.CharField(max_length=16), verbose_name=_("what"))
+    files = models.PositiveIntegerField(_("files removed"), db_default=0)
+    bytes = models.PositiveBigIntegerField(_("bytes freed"), db_default=0)
+    rows = models.PositiveIntegerField(_("rows removed"), db_default=0)
+
+    class Meta:
+        verbose_name = _("purge")
+        verbose_name_plural = _("purges")
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.started_at:%Y-%m-%d %H:%M:%S}"

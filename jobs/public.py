@@ -1,0 +1,160 @@
+"""Public links (contract §5): results by job, files by signed token, temporary media, and the guest's page.
+
+Nothing expired is served, whether its file is still there or not.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import NoReturn
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.core import signing
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import http_date, parse_etags, quote_etag
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_safe
+
+from jobs import files
+from jobs.models import Job, MediaObject
+from photoslot.errors import ApiError
+
+RESULT, THUMBNAIL = "r", "t"
+_signer = signing.Signer(salt="public-file")
+
+
+class HttpTemporaryRedirect(HttpResponseRedirect):
+    status_code = 307  # the contract's; keeps the method, so HEAD stays HEAD
+
+
+def file_url(job: Job, kind: str = RESULT) -> str:
+    """The signed path of a result's file or thumbnail; good as long as the result is."""
+    assert job.result_expires_at
+    expires = int(job.result_expires_at.timestamp())
+    return reverse("public-file", args=[_signer.sign(f"{kind}{job.pk.hex}{expires:x}")])
+
+
+@require_safe
+def result(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
+    job = _finished(job_id)
+    query = "?" + urlencode({"download": 1}) if request.GET.get("download") == "1" else ""
+    response = HttpTemporaryRedirect(file_url(job) + query)
+    _set_lifetime(response, job.result_expires_at)
+    return response
+
+
+@require_safe
+def file(request: HttpRequest, token: str) -> HttpResponseBase:
+    """The bytes, whole or one range of them; a tampered token is as unknown as any other address."""
+    try:
+        value = _signer.unsign(token)
+    except signing.BadSignature:
+        raise ApiError("result_not_found", _("There is no such picture.")) from None
+    job = _finished(UUID(value[1:33]))
+    if value[0] == THUMBNAIL:
+        path, mime_type, etag = files.thumbnail_path(job.pk), "image/jpeg", f"{job.result_checksum}-t"
+    else:
+        path, mime_type, etag = str(job.result_file_path), str(job.result_mime_type), str(job.result_checksum)
+    try:
+        response = _bytes(request, path, mime_type, quote_etag(etag))
+    except FileNotFoundError:
+        _expired()
+    _set_lifetime(response, job.result_expires_at)
+    disposition = "attachment" if request.GET.get("download") == "1" else "inline"
+    name = f"{job.slot_id}-{job.pk}.{path.rpartition('.')[2]}"
+    response.headers["Content-Disposition"] = f'{disposition}; filename="{name}"'
+    return response
+
+
+@require_safe
+def media(request: HttpRequest, media_id: UUID) -> HttpResponseBase:
+    """A temporary file, for a provider that fetches it."""
+    found = MediaObject.objects.filter(pk=media_id).first()
+    if found is None:
+        raise ApiError("media_not_found", _("There is no such file."))
+    try:
+        if found.expires_at <= timezone.now():
+            raise FileNotFoundError
+        response = _bytes(request, found.path, found.mime_type, quote_etag(str(found.pk)))
+    except FileNotFoundError:
+        raise ApiError("media_expired", _("The link has expired.")) from None
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@require_safe
+def guest_page(request: HttpRequest, job_id: UUID) -> HttpResponse:
+    try:
+        job = _finished(job_id)
+    except ApiError as error:
+        response = render(request, "guest/gone.html", {"message": error.message}, status=error.status)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+    url = reverse("public-result", args=[job.pk])
+    response = render(request, "guest/result.html", {"job": job, "url": url, "download_url": f"{url}?download=1"})
+    _set_lifetime(response, job.result_expires_at)
+    return response
+
+
+def _finished(job_id: UUID) -> Job:
+    """The job whose result may be shown. Raises the 404 or 410."""
+    job = Job.objects.filter(pk=job_id, result_checksum__isnull=False, source=Job.Source.BOOTH).first()
+    if job is None:
+        raise ApiError("result_not_found", _("There is no such picture, or it is not ready."))
+    if job.result_file_path is None or job.result_expires_at is None or job.result_expires_at <= timezone.now():
+        _expired()
+    return job
+
+
+def _expired() -> NoReturn:
+    raise ApiError("result_expired", _("The picture was kept for a limited time, which is over."))
+
+
+def _set_lifetime(response: HttpResponseBase, expires_at: datetime | None) -> None:
+    """Caches may keep it exactly as long as we do; public caches not at all, since the link is the only key."""
+    assert expires_at
+    left = max(0, int((expires_at - timezone.now()).total_seconds()))
+    response.headers["Cache-Control"] = f"private, max-age={left}"
+    response.headers["Expires"] = http_date(expires_at.timestamp())
+    response.headers["PhotoChanger-Result-Expires-At"] = expires_at.isoformat()
+
+
+def _bytes(request: HttpRequest, path: str, mime_type: str, etag: str) -> HttpResponse:
+    """The file's bytes with conditional requests and one range (RFC 9110 §13, §14). Raises `FileNotFoundError`."""
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+    given = parse_etags(request.headers.get("If-None-Match", ""))
+    if etag in given or given == ["*"]:
+        return HttpResponse(status=304, headers=headers)
+    data = files.read(path)
+    first, last, status = 0, len(data) - 1, 200
+    wanted = request.headers.get("Range", "") if request.headers.get("If-Range", etag) == etag else ""
+    if part := _range(wanted, len(data)):
+        first, last = part
+        status = 206
+        headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+    body = data[first : last + 1]
+    response = HttpResponse(b"" if request.method == "HEAD" else body, mime_type, status, headers=headers)
+    response.headers["Content-Length"] = str(len(body))
+    return response
+
+
+def _range(header: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of a single range; None: send all, also where several are asked for. Raises the 416."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header.strip())
+    if match is None or match.groups() == ("", ""):
+        return None
+    start, end = match.groups()
+    first = int(start) if start else max(0, size - int(end))
+    last = min(int(end), size - 1) if start and end else size - 1
+    if start and end and int(end) < int(start):
+        return None  # not a valid range: ignored, as the RFC wants
+    if first >= size or not start and int(end) == 0:
+        error = ApiError("range_not_satisfiable", _("The file is shorter than that."))
+        error.headers["Content-Range"] = f"bytes */{size}"
+        raise error
+    return first, last

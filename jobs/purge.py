@@ -1,0 +1,144 @@
+"""Removing what has expired: temporary media, results, old log entries, and files that a crash left behind.
+
+Files go before their rows, so that whatever breaks, the next run finds the rest. Two runs at once do no harm: what one
+has removed is simply not there for the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.db.models import Model, Q, QuerySet
+from django.utils import timezone
+
+from jobs import files
+from jobs.models import Job, MediaObject, Process, PurgeRun
+from stats.models import ProcessingLog
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BATCH = 500  # rows at a time: short transactions beside the booths' own
+# A file without its row may be a photo or a result that is being recorded right now; after this it never will be.
+ORPHAN_SECONDS = 120
+GONE_PROCESS = timedelta(minutes=5)
+PURGE_RUNS_KEPT = timedelta(days=30)
+
+
+@dataclass(slots=True)
+class Removed:
+    """What a purge removed, or with `dry_run` would have; `failed` counts files that could not be."""
+
+    dry_run: bool
+    files: int = 0
+    bytes: int = 0
+    rows: int = 0
+    failed: int = 0
+
+    def file(self, path: str) -> bool:
+        """Whether the file is gone now (with `dry_run`: would be)."""
+        try:
+            size = files.size(path) if self.dry_run else files.delete(path)
+        except OSError as error:
+            logger.error("%s could not be removed: %s", path, error.strerror)
+            self.failed += 1
+            return False
+        if size is not None:
+            self.files += 1
+            self.bytes += size
+        return True
+
+
+def purge(kinds: Iterable[str], dry_run: bool = False) -> Removed:
+    """Purges the given `KINDS`, and leaves a record of it (`PurgeRun`)."""
+    removed, started, kinds = Removed(dry_run), timezone.now(), list(kinds)
+    for kind in kinds:
+        KINDS[kind](removed)
+    if not dry_run:
+        sums = {"files": removed.files, "bytes": removed.bytes, "rows": removed.rows}
+        PurgeRun.objects.create(started_at=started, finished_at=timezone.now(), kinds=kinds, **sums)
+    return removed
+
+
+def _media(removed: Removed) -> None:
+    """Links past their time, photos of jobs that are over, hand-off copies of results, uploads never finished."""
+    now = timezone.now()
+    expired = MediaObject.objects.filter(expires_at__lte=now)
+    gone = [pk for pk, path in expired.values_list("pk", "path") if removed.file(path)]
+    _rows(MediaObject.objects.filter(pk__in=gone), removed)
+    _orphans("payloads", Q(is_finalized=True) | Q(expires_at__lte=now), 0, removed)
+    if not removed.dry_run:
+        Job.objects.filter(result_inline_base64__isnull=False, expires_at__lte=now).update(result_inline_base64=None)
+    for path in _files_in("tmp", ORPHAN_SECONDS):
+        removed.file(path)
+
+
+def _results(removed: Removed) -> None:
+    """Results past their retention with their thumbnails, and such files of jobs that have no result."""
+    now = timezone.now()
+    due = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lte=now).order_by("result_expires_at")
+    for batch in _batches(due.values_list("pk", "result_file_path")):
+        gone = [pk for pk, path in batch if removed.file(files.thumbnail_path(pk)) and removed.file(str(path))]
+        if not removed.dry_run:
+            Job.objects.filter(pk__in=gone).update(result_file_path=None)
+    without = Q(result_file_path=None) & (Q(is_finalized=True) | Q(expires_at__lte=now))
+    for folder in ("results", "thumbnails"):
+        _orphans(folder, without, ORPHAN_SECONDS, removed)
+
+
+def _log(removed: Removed) -> None:
+    """Log entries past LOG_RETENTION_DAYS and the jobs they were about; traces of processes and of purges."""
+    now = timezone.now()
+    cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
+    _rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
+    _rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
+    _rows(Process.objects.filter(seen_at__lt=now - GONE_PROCESS), removed)
+    _rows(PurgeRun.objects.filter(started_at__lt=now - PURGE_RUNS_KEPT), removed)
+
+
+KINDS: Mapping[str, Callable[[Removed], None]] = {"media": _media, "results": _results, "log": _log}
+
+
+def _rows(due: QuerySet[Any], removed: Removed) -> None:
+    model: type[Model] = due.model
+    for keys in _batches(due.values_list("pk", flat=True)):
+        removed.rows += len(keys) if removed.dry_run else model._default_manager.filter(pk__in=keys).delete()[0]
+
+
+def _orphans(folder: str, is_over: Q, older_than: float, removed: Removed) -> None:
+    """Files that their job needs no more, and files whose job is not there."""
+    for batch in _batches(_files_in(folder, older_than)):
+        owners = {path: files.job_id_of(path) for path in batch}
+        jobs = Job.objects.filter(pk__in=[job_id for job_id in owners.values() if job_id])
+        known = set(jobs.values_list("pk", flat=True))
+        over = set(jobs.filter(is_over).values_list("pk", flat=True))
+        old = set(_files_in(folder, ORPHAN_SECONDS))
+        for path, job_id in owners.items():
+            if job_id in over or (job_id not in known and path in old):
+                removed.file(path)
+
+
+def _files_in(folder: str, older_than: float) -> Iterator[str]:
+    """Storage paths of the files in a folder that have not been written to for so many seconds."""
+    root = Path(settings.MEDIA_ROOT)
+    before = time.time() - older_than
+    for path in sorted((root / folder).glob("*")):
+        try:
+            if path.stat().st_mtime <= before:
+                yield str(path.relative_to(root))
+        except FileNotFoundError:
+            continue  # another purge was quicker
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(list(items))
+    while batch := list(islice(iterator, BATCH)):
+        yield batch

@@ -1,0 +1,576 @@
+"""The whole life of a job in SQL: admit, claim, extend, refer, finalize, cancel, release, expire.
+
+Every move is one conditional UPDATE, so of all who try to end a job exactly one succeeds. The database's clock decides
+deadlines and leases. What a move did is written to the log and the counters in its own transaction; the NOTIFY comes
+after it in a statement of its own, because at commit it takes a lock that the whole database shares.
+
+    QueueError
+    ├── QueueFull           as many jobs are under way as may be
+    └── QueueUnavailable    the database did not answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+from django.conf import settings
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+from jobs.models import Job
+from photoslot.database import connection_kwargs
+from providers.base import Reason
+from stats import journal
+from stats.journal import Step, Tally
+
+READY_CHANNEL = "photoslot_ready"  # a job waits for a worker
+DONE_CHANNEL = "photoslot_done"  # a job has ended; the payload is its id
+
+# Seconds a claim holds without a heartbeat: what a killed worker costs its jobs, of the 48 that a booth waits.
+LEASE_SECONDS = 8
+
+ADMISSION_LOCK = 0x70686F746F  # any number that nobody else takes; this one reads "photo"
+# Seconds to wait for one new connection. A server that runs needs milliseconds; the booth should hear of one that
+# does not at once.
+CONNECT_SECONDS = 1.0
+
+
+class QueueError(Exception):
+    """A verb of the queue could not do its work; nothing was changed."""
+
+
+class QueueFull(QueueError):
+    """QUEUE_MAX_IN_FLIGHT_JOBS jobs are under way."""
+
+
+class QueueUnavailable(QueueError):
+    """The database did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A checked photo, already stored under `payload_path`, and the recipe of its slot."""
+
+    id: UUID
+    slot_id: str
+    provider_id: str
+    operation_id: str
+    settings_json: Mapping[str, Any]
+    template_media: Mapping[str, str]
+    payload_path: str
+    payload_mime_type: str
+    payload_digest: bytes
+    booth_id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    source: str = Job.Source.BOOTH.value
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The place in the queue. `joined`: an earlier post of the same photo is still under way and this is its job."""
+
+    job_id: UUID
+    expires_at: datetime
+    seconds_left: float
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job in a worker's hands until its lease runs out; `token` is what proves it."""
+
+    id: UUID
+    token: UUID
+    slot_id: str
+    source: str
+    provider_id: str
+    operation_id: str
+    settings_json: dict[str, Any]
+    template_media: dict[str, str]
+    payload_path: str
+    payload_mime_type: str
+    provider_job_reference: str | None
+    claims: int
+    created_at: datetime
+    expires_at: datetime
+    seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A stored picture. `inline_base64` only where it is small."""
+
+    path: str
+    mime_type: str
+    size_bytes: int
+    checksum: str
+    inline_base64: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no picture; `message` is for staff."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What the provider was asked and how long it took; filled while the job runs."""
+
+    attempts: int = 0
+    attempt_errors: int = 0
+    provider_seconds: float = 0
+    polls: int = 0
+    steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A job that a verb has just ended: what its caller needs for tidying up and for the figures."""
+
+    id: UUID
+    slot_id: str
+    source: str
+    provider_id: str
+    created_at: datetime
+    claimed_at: datetime | None
+    finalized_at: datetime
+    expires_at: datetime
+    payload_path: str | None
+    provider_job_reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job stands, for whoever waits for it."""
+
+    id: UUID
+    slot_id: str
+    provider_id: str
+    is_finalized: bool
+    failure_reason: str | None
+    error_reason: str | None
+    result_file_path: str | None
+    result_inline_base64: str | None
+    result_mime_type: str | None
+    result_size_bytes: int | None
+    result_expires_at: datetime | None
+    expires_at: datetime
+
+
+# One statement, under the advisory lock, so that count and insert see the same queue. The photo's twin is looked for
+# first: joining needs no place. Jobs past their deadline hold no place, whether swept yet or not.
+ADMIT = """
+WITH twin AS (
+    SELECT id, expires_at FROM jobs_job
+    WHERE payload_digest = %(payload_digest)s AND delivered_at IS NULL AND failure_reason IS NULL
+      AND slot_id = %(slot_id)s AND booth_id = %(booth_id)s AND source = %(source)s AND source = 'booth'
+      AND created_at > clock_timestamp() - %(dedupe)s
+      AND CASE WHEN is_finalized THEN result_file_path IS NOT NULL AND result_expires_at > clock_timestamp()
+               ELSE expires_at > clock_timestamp() END
+    ORDER BY created_at DESC LIMIT 1
+), made AS (
+    INSERT INTO jobs_job (
+        id, slot_id, source, provider_id, operation_id, settings_json, template_media, payload_path, payload_mime_type,
+        payload_digest, booth_id, metadata, created_at, updated_at, expires_at)
+    SELECT %(id)s, %(slot_id)s, %(source)s, %(provider_id)s, %(operation_id)s, %(settings_json)s, %(template_media)s,
+        %(payload_path)s, %(payload_mime_type)s, %(payload_digest)s, %(booth_id)s, %(metadata)s,
+        clock.now, clock.now, clock.now + %(wait)s
+    FROM (SELECT clock_timestamp() AS now) AS clock
+    WHERE NOT EXISTS (SELECT FROM twin)
+      AND (SELECT count(*) FROM jobs_job WHERE NOT is_finalized AND expires_at > clock_timestamp()) < %(limit)s
+    RETURNING id, expires_at
+)
+SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left, joined
+FROM (SELECT *, false AS joined FROM made UNION ALL SELECT *, true FROM twin) AS ticket
+"""
+
+# Oldest first. MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than LIMIT.
+CLAIM = """
+WITH next AS MATERIALIZED (
+    SELECT id FROM jobs_job
+    WHERE NOT is_finalized AND expires_at > clock_timestamp() AND provider_id = ANY(%(providers)s)
+      AND (status = 'pending' OR lease_expires_at < clock_timestamp())
+    ORDER BY created_at
+    LIMIT %(limit)s
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE jobs_job AS job SET
+    status = 'processing', claim_token = gen_random_uuid(), claims = claims + 1,
+    lease_expires_at = clock_timestamp() + %(lease)s,
+    claimed_at = coalesce(claimed_at, clock_timestamp()), updated_at = clock_timestamp()
+FROM next WHERE job.id = next.id
+RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_id, settings_json, template_media,
+    payload_path, payload_mime_type, provider_job_reference, claims, created_at, expires_at,
+    extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left
+"""
+
+EXTEND = """
+UPDATE jobs_job SET lease_expires_at = clock_timestamp() + %(lease)s
+WHERE id = ANY(%(ids)s) AND claim_token = ANY(%(tokens)s) AND NOT is_finalized
+RETURNING id
+"""
+
+REFER = """
+UPDATE jobs_job SET provider_job_reference = %s, updated_at = clock_timestamp()
+WHERE id = %s AND claim_token = %s AND NOT is_finalized
+"""
+
+RELEASE = """
+UPDATE jobs_job SET status = 'pending', claim_token = NULL, lease_expires_at = NULL, updated_at = clock_timestamp()
+WHERE id = ANY(%s) AND claim_token = ANY(%s) AND NOT is_finalized
+RETURNING id
+"""
+
+# The four ends. Each leaves the lease and the hand-off of a result as its kind of end wants them.
+_CLOSED = """
+RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at, payload_path,
+    provider_job_reference
+"""
+
+SUCCEED = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    result_expires_at = statement_timestamp() + %(retention)s,
+    result_file_path = %(path)s, result_mime_type = %(mime_type)s, result_size_bytes = %(size_bytes)s,
+    result_checksum = %(checksum)s, result_inline_base64 = %(inline_base64)s
+WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
+"""
+    + _CLOSED
+)
+
+FAIL = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    failure_reason = 'provider_error', error_reason = %(reason)s, error_message = %(message)s
+WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
+"""
+    + _CLOSED
+)
+
+EXPIRE = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    failure_reason = 'timeout', error_reason = 'slow'
+WHERE id = %(id)s AND NOT is_finalized AND expires_at <= statement_timestamp()
+"""
+    + _CLOSED
+)
+
+CANCEL = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    failure_reason = 'cancelled'
+WHERE id = %(id)s AND NOT is_finalized
+"""
+    + _CLOSED
+)
+
+OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= clock_timestamp() ORDER BY created_at"
+
+LOOK = """
+SELECT id, slot_id, provider_id, is_finalized, failure_reason, error_reason, result_file_path, result_inline_base64,
+    result_mime_type, result_size_bytes, result_expires_at, expires_at
+FROM jobs_job WHERE id = %s
+"""
+
+FINISHED_OF = "SELECT id FROM jobs_job WHERE id = ANY(%s) AND is_finalized"
+
+DELIVERED = """
+UPDATE jobs_job SET delivered_at = coalesce(delivered_at, clock_timestamp()), result_inline_base64 = NULL
+WHERE id = %s
+"""
+
+SEEN = """
+INSERT INTO jobs_process (id, kind, name, capacity, busy, is_listening)
+VALUES (%(id)s, %(kind)s, %(name)s, %(capacity)s, %(busy)s, %(is_listening)s)
+ON CONFLICT (id) DO UPDATE SET busy = excluded.busy, is_listening = excluded.is_listening, seen_at = clock_timestamp()
+"""
+
+GONE = "DELETE FROM jobs_process WHERE id = %s"
+
+
+class Queue:
+    """The verbs. Bound to the event loop that opened it (`open_queue`)."""
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+        self._pool = pool
+        # Waiting for one's turn at a connection is fair and may last; waiting for the pool to make one may not.
+        self._turn = asyncio.Semaphore(pool.max_size)
+        self._repair: asyncio.Task[None] | None = None
+
+    async def admit(self, job: NewJob, wait_seconds: int) -> Ticket:
+        """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`."""
+        values = {name: getattr(job, name) for name in NewJob.__slots__} | {
+            "settings_json": Jsonb(job.settings_json),
+            "template_media": Jsonb(job.template_media),
+            "metadata": Jsonb(job.metadata),
+            "wait": timedelta(seconds=wait_seconds),
+            "dedupe": timedelta(seconds=settings.INGEST_DEDUPE_SECONDS),
+            "limit": settings.QUEUE_MAX_IN_FLIGHT_JOBS,
+        }
+        async with self.connection() as connection:
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
+                cursor = connection.cursor(row_factory=class_row(Ticket))
+                ticket = await (await cursor.execute(ADMIT, values)).fetchone()
+                if ticket is None:
+                    raise QueueFull
+                await journal.write(connection, [_received(job, ticket)])
+            if not ticket.joined:
+                await _notify(connection, READY_CHANNEL)
+        return ticket
+
+    async def claim(self, providers: Collection[str], limit: int) -> list[Claim]:
+        """Takes up to `limit` jobs that wait for one of the providers, or whose worker is gone, oldest first."""
+        values = {"providers": list(providers), "limit": limit, "lease": timedelta(seconds=LEASE_SECONDS)}
+        async with self.connection() as connection, connection.transaction():
+            cursor = connection.cursor(row_factory=class_row(Claim))
+            claims = await (await cursor.execute(CLAIM, values)).fetchall()
+            await journal.write(connection, [_dispatched(claim) for claim in claims])
+        return sorted(claims, key=lambda claim: claim.created_at)
+
+    async def extend(self, claims: Collection[Claim]) -> set[UUID]:
+        """The heartbeat. Returns the ids still ours; the others have ended or gone to another worker."""
+        values = {
+            "ids": [claim.id for claim in claims],
+            "tokens": [claim.token for claim in claims],
+            "lease": timedelta(seconds=LEASE_SECONDS),
+        }
+        async with self.connection() as connection:
+            return {row[0] for row in await (await connection.execute(EXTEND, values)).fetchall()}
+
+    async def refer(self, claim: Claim, reference: str) -> bool:
+        """Keeps the provider's reference at once, so that another worker polls instead of paying twice.
+        False: the job is no longer ours."""
+        async with self.connection() as connection:
+            return (await connection.execute(REFER, (reference, claim.id, claim.token))).rowcount == 1
+
+    async def finalize(self, claim: Claim, ending: Result | Failure, report: Report) -> Closed | None:
+        """Ends the job with a picture or a failure. None: it has ended already, is past its deadline or is another
+        worker's; nothing was changed."""
+        if isinstance(ending, Result):
+            retention = timedelta(hours=settings.RESULT_RETENTION_HOURS)
+            values = {name: getattr(ending, name) for name in Result.__slots__} | {"retention": retention}
+            statement, step, outcome = SUCCEED, _succeeded(claim, ending), "success"
+        else:
+            values = {"reason": ending.reason.value, "message": ending.message[: journal.ERROR_LENGTH]}
+            outcome = "errors" if ending.reason is Reason.INTERNAL else "provider_errors"
+            statement, step = FAIL, _failed(claim, ending)
+        identity = {"id": claim.id, "token": claim.token}
+        return await self._close(statement, values | identity, [*report.steps, step], outcome, report)
+
+    async def expire(self, job_id: UUID, report: Report | None = None) -> Closed | None:
+        """Ends the job as a timeout if its deadline has passed. None: it has ended already or is not due."""
+        report = report or Report()
+        return await self._close(EXPIRE, {"id": job_id}, report.steps, "timeouts", report)
+
+    async def cancel(self, job_id: UUID, by: str) -> Closed | None:
+        """Ends the job for staff; its booth and its worker learn of it at once. None: it has ended already."""
+        return await self._close(CANCEL, {"id": job_id}, [], "cancelled", Report(), f"Cancelled by {by}")
+
+    async def overdue(self) -> list[UUID]:
+        """Jobs past their deadline that nobody has ended yet."""
+        async with self.connection() as connection:
+            return [row[0] for row in await (await connection.execute(OVERDUE)).fetchall()]
+
+    async def release(self, claims: Collection[Claim]) -> None:
+        """Hands unfinished jobs back for other workers."""
+        ids, tokens = [claim.id for claim in claims], [claim.token for claim in claims]
+        async with self.connection() as connection:
+            if (await connection.execute(RELEASE, (ids, tokens))).rowcount:
+                await _notify(connection, READY_CHANNEL)
+
+    async def look(self, job_id: UUID) -> Outcome | None:
+        async with self.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(Outcome))
+            return await (await cursor.execute(LOOK, (job_id,))).fetchone()
+
+    async def finished_of(self, job_ids: Collection[UUID]) -> set[UUID]:
+        """Which of these jobs have ended: what polling asks, once for all that wait in a process."""
+        async with self.connection() as connection:
+            return {row[0] for row in await (await connection.execute(FINISHED_OF, (list(job_ids),))).fetchall()}
+
+    async def delivered(self, job_id: UUID) -> None:
+        """The booth has its answer: the hand-off copy goes, and posting the photo again means another try."""
+        async with self.connection() as connection:
+            await connection.execute(DELIVERED, (job_id,))
+
+    async def log(self, steps: Sequence[Step]) -> None:
+        """Steps that belong to no move of the job, such as a failed attempt that will be repeated."""
+        async with self.connection() as connection, connection.transaction():
+            await journal.write(connection, steps)
+
+    async def drop_late_answer(self, claim: Claim, steps: Sequence[Step]) -> None:
+        """Records a provider's answer that came after the job's end."""
+        late = _step(claim, "provider_responded", "The answer came after the job's end and was dropped")
+        async with self.connection() as connection, connection.transaction():
+            await journal.write(connection, [*steps, late])
+            await journal.count_late_answer(
+                connection, claim.created_at, claim.slot_id, claim.provider_id, claim.source
+            )
+
+    async def seen(self, **process: Any) -> None:
+        """This process lives (`jobs.models.Process`)."""
+        async with self.connection() as connection:
+            await connection.execute(SEEN, process)
+
+    async def gone(self, process_id: UUID) -> None:
+        async with self.connection() as connection:
+            await connection.execute(GONE, (process_id,))
+
+    async def _close(
+        self,
+        statement: str,
+        values: Mapping[str, Any],
+        steps: Sequence[Step],
+        outcome: str,
+        report: Report,
+        message: str = "",
+    ) -> Closed | None:
+        async with self.connection() as connection:
+            async with connection.transaction():
+                cursor = connection.cursor(row_factory=class_row(Closed))
+                closed = await (await cursor.execute(statement, values)).fetchone()  # type: ignore[arg-type]
+                if closed is None:
+                    return None
+                last = [_ended(closed, outcome, message)] if outcome in ("timeouts", "cancelled") else []
+                await journal.write(connection, [*steps, *last])
+                await journal.count(connection, _tally(closed, outcome, report))
+            await _notify(connection, DONE_CHANNEL, str(closed.id))
+        return closed
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection for one verb, bounded in time. Raises `QueueUnavailable`."""
+        try:
+            async with (
+                asyncio.timeout(settings.QUEUE_STATEMENT_TIMEOUT_MS / 1000),
+                self._turn,
+                self._pool.connection(timeout=CONNECT_SECONDS) as connection,
+            ):
+                yield connection
+        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TimeoutError) as error:
+            self._replace_dead_connections()
+            raise QueueUnavailable(type(error).__name__) from error
+
+    def _replace_dead_connections(self) -> None:
+        if self._repair is None or self._repair.done():
+            self._repair = asyncio.create_task(self._pool.check(), name="repair the pool")
+
+
+@asynccontextmanager
+async def open_queue(connections: int = 8) -> AsyncIterator[Queue]:
+    """The queue for the running event loop. Does not wait for the database: verbs raise while it is away."""
+    pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+        kwargs=connection_kwargs() | {"autocommit": True},
+        min_size=1,
+        max_size=connections,
+        reconnect_timeout=CONNECT_SECONDS,  # then the next verb tries anew, so recovery is never a back-off away
+        open=False,
+    )
+    await pool.open()
+    try:
+        yield Queue(pool)
+    finally:
+        await pool.close()
+
+
+async def _notify(connection: AsyncConnection[Any], channel: str, payload: str = "") -> None:
+    await connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+
+
+def _tally(closed: Closed, outcome: str, report: Report) -> Tally:
+    wait = (closed.claimed_at - closed.created_at).total_seconds() if closed.claimed_at else None
+    return Tally(
+        slot_id=closed.slot_id,
+        provider_id=closed.provider_id,
+        source=closed.source,
+        received_at=closed.created_at,
+        outcome=outcome,
+        duration_seconds=(closed.finalized_at - closed.created_at).total_seconds(),
+        wait_seconds=wait,
+        attempts=report.attempts,
+        attempt_errors=report.attempt_errors,
+        provider_seconds=report.provider_seconds,
+        polls=report.polls,
+    )
+
+
+def _received(job: NewJob, ticket: Ticket) -> Step:
+    message = "Posted again; joins the job under way" if ticket.joined else "Photo received"
+    return Step(
+        job_id=ticket.job_id,
+        slot_id=job.slot_id,
+        status="received",
+        message=message,
+        details={
+            "provider_id": job.provider_id,
+            "expires_at": ticket.expires_at.isoformat(),
+            "payload_path": None if ticket.joined else job.payload_path,
+        },
+    )
+
+
+def _step(claim: Claim, status: str, message: str, **details: Any) -> Step:
+    about = {"provider_id": claim.provider_id, "claim": claim.claims}
+    return Step(claim.id, claim.slot_id, status, message, details=about | details)
+
+
+def _dispatched(claim: Claim) -> Step:
+    message = "Taken up by a worker" if claim.claims == 1 else "Taken up again: the worker before is gone"
+    return _step(claim, "dispatched", message, provider_reference=claim.provider_job_reference)
+
+
+def _succeeded(claim: Claim, result: Result) -> Step:
+    return _step(
+        claim,
+        "succeeded",
+        "Picture made",
+        result_file_path=result.path,
+        result_checksum=result.checksum,
+        inline_preview=result.inline_base64 is not None,
+    )
+
+
+def _failed(claim: Claim, failure: Failure) -> Step:
+    return _step(
+        claim,
+        "failed",
+        "No picture could be made",
+        error=failure.message,
+        failure_reason="provider_error",
+        reason=failure.reason.value,
+    )
+
+
+def _ended(closed: Closed, outcome: str, message: str) -> Step:
+    """The last step of a job that its worker did not end."""
+    status, reason = ("timeout", "timeout") if outcome == "timeouts" else ("failed", "cancelled")
+    return Step(
+        job_id=closed.id,
+        slot_id=closed.slot_id,
+        status=status,
+        message=message or "The deadline passed before there was a picture",
+        details={
+            "provider_id": closed.provider_id,
+            "provider_reference": closed.provider_job_reference,
+            "failure_reason": reason,
+            "expires_at": closed.expires_at.isoformat(),
+        },
+    )

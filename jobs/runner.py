@@ -1,0 +1,255 @@
+"""One claimed job: from the stored photo through its provider to the stored picture and the finished row."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.utils import timezone
+
+from jobs import files, media
+from jobs.finish import finish
+from jobs.queue import LEASE_SECONDS, Claim, Closed, Failure, Queue, QueueUnavailable, Report, Result
+from photoslot.database import in_thread
+from photoslot.logs import correlation_id
+from providers import attempts, registry
+from providers.attempts import Clock, DeadlineReached
+from providers.base import OperationSettings, PermanentError, Picture, Provider, ProviderError, Reason, Request
+from slots import templates
+from stats.journal import Step
+
+logger = logging.getLogger(__name__)
+
+# Larger results are read from their file: in the row they would go through the write-ahead log twice.
+INLINE_BYTES = 64 * 1024
+# A database that is away for a moment must not cost a picture that is already paid for.
+FINALIZE_RETRY_SECONDS = 0.5
+
+
+class LeaseLost(Exception):
+    """The job may be another worker's by now."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """How long the job is surely ours, on this process's monotonic clock; the worker's heartbeat prolongs it."""
+
+    until: float
+
+    @classmethod
+    def begin(cls) -> Lease:
+        return cls(time.monotonic() + LEASE_SECONDS)
+
+    def prolong(self) -> None:
+        self.until = time.monotonic() + LEASE_SECONDS
+
+    def is_held(self) -> bool:
+        return time.monotonic() < self.until
+
+
+class Runner:
+    """Runs jobs with the providers of this process, one instance of each."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._providers: dict[str, Provider[Any]] = {}
+
+    def provider(self, provider_id: str) -> Provider[Any]:
+        if provider_id not in self._providers:
+            self._providers[provider_id] = registry.classes()[provider_id]()
+        return self._providers[provider_id]
+
+    def begin(self, claim: Claim) -> JobRun:
+        return JobRun(self._queue, self.provider(claim.provider_id), claim)
+
+    async def aclose(self) -> None:
+        for provider in self._providers.values():
+            await provider.aclose()
+
+
+class JobRun:
+    """One job while this process has it; the observer of its attempts."""
+
+    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim) -> None:
+        self.claim = claim
+        self.lease = Lease.begin()
+        self._queue = queue
+        self._provider = provider
+        self._clock = Clock.of(claim.seconds_left)
+        self._report = Report()
+        self._reference = claim.provider_job_reference
+        self._making: asyncio.Task[Picture] | None = None
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """The job has ended elsewhere: the provider call is torn down. Harmless when the job has ended here."""
+        self._is_stopped = True
+        if self._making:
+            self._making.cancel()
+
+    async def bring_to_its_end(self) -> None:
+        """From photo to picture or failure. Cancelling this stops the work and leaves the job to another worker."""
+        correlation_id.set(str(self.claim.id))
+        self._making = asyncio.create_task(self._made(), name=f"make {self.claim.id}")
+        try:
+            picture = await self._making
+            ending: Result | Failure = await asyncio.to_thread(self._store, picture)
+        except asyncio.CancelledError:
+            if not self._is_stopped:
+                raise
+            await self._tell_provider()
+            return
+        except DeadlineReached:
+            await self._out_of_time()
+            return
+        except LeaseLost:
+            logger.warning("The lease ran out while the picture was made; the job is another worker's")
+            return
+        except ProviderError as error:
+            ending = Failure(error.reason, error.message)
+        except Exception as error:  # a fault of ours must end the job, not the worker; the booth is told at once
+            logger.exception("Job failed by a fault of this service")
+            ending = Failure(Reason.INTERNAL, f"{type(error).__name__} in this service; see the worker's log")
+        await self._finalize(ending)
+
+    async def _made(self) -> Picture:
+        """The finished picture; nothing of it is kept yet."""
+        request = await self._request()
+        picture = await attempts.make_picture(self._provider, request, self._clock, self, self._reference)
+        return await asyncio.to_thread(
+            finish, picture, request.settings, request.templates, settings.INGEST_MAX_PIXELS
+        )
+
+    async def _request(self) -> Request:
+        claim = self.claim
+        try:
+            photo = await asyncio.to_thread(files.read, claim.payload_path)
+        except FileNotFoundError:
+            raise PermanentError(Reason.INTERNAL, "The stored photo is gone") from None
+        operation = registry.operation(claim.provider_id, claim.operation_id)
+        if operation is None:
+            raise PermanentError(Reason.BAD_SETTINGS, "The provider no longer has this operation")
+        parsed = operation.settings.model_validate(claim.settings_json)
+        keys = [key for key in parsed.template_keys() if key in claim.template_media]
+        return Request(
+            job_id=claim.id,
+            operation=claim.operation_id,
+            settings=parsed,
+            photo=Picture(photo, claim.payload_mime_type),
+            templates=await in_thread(templates.load, {k: claim.template_media[k] for k in keys}) if keys else {},
+            photo_url=await in_thread(media.publish, claim, len(photo))
+            if self._provider.requires_public_media
+            else None,
+        )
+
+    def _store(self, picture: Picture) -> Result:
+        """Writes the file; only ever by the worker that has the job, since all workers write to the same name."""
+        if self._clock.left() <= 0:
+            raise DeadlineReached
+        if not self.lease.is_held():
+            raise LeaseLost
+        path = files.result_path(self.claim.id, picture.mime_type)
+        files.save(path, picture.data)
+        size = len(picture.data)
+        inline = base64.b64encode(picture.data).decode() if size <= INLINE_BYTES else None
+        return Result(path, picture.mime_type, size, files.checksum(picture.data), inline)
+
+    async def _finalize(self, ending: Result | Failure) -> None:
+        closed = await self._recorded(ending)
+        if closed is None and self._clock.left() <= 0:
+            closed = await self._queue.expire(self.claim.id, self._report)
+        if closed is None:
+            await self._too_late(ending)
+        else:
+            await media.tidy_up(closed)
+        if closed and isinstance(ending, Result):
+            await asyncio.to_thread(_thumbnail, self.claim, ending)
+
+    async def _recorded(self, ending: Result | Failure) -> Closed | None:
+        """Finalizes, trying again while the database is away and there is time: the call is never made again."""
+        while True:
+            try:
+                return await self._queue.finalize(self.claim, ending, self._report)
+            except QueueUnavailable:
+                if self._clock.left() <= FINALIZE_RETRY_SECONDS:
+                    raise
+                logger.warning("The database is away; the finished job waits to be recorded")
+                await asyncio.sleep(FINALIZE_RETRY_SECONDS)
+
+    async def _out_of_time(self) -> None:
+        await self._tell_provider()
+        closed = await self._queue.expire(self.claim.id, self._report)
+        if closed:
+            await media.tidy_up(closed)
+
+    async def _too_late(self, ending: Result | Failure) -> None:
+        """The job has ended without us, or is another worker's, which then writes the file itself."""
+        await self._queue.drop_late_answer(self.claim, self._report.steps)
+        outcome = await self._queue.look(self.claim.id)
+        dropped = outcome is not None and outcome.is_finalized and outcome.result_file_path is None
+        if isinstance(ending, Result) and dropped:
+            await asyncio.to_thread(files.delete, ending.path)
+
+    async def _tell_provider(self) -> None:
+        if self._reference is not None:
+            await attempts.tell_cancelled(self._provider, self._reference)
+
+    # attempts.Observer
+
+    async def accepted(self, reference: str) -> None:
+        self._reference = reference
+        await self._queue.refer(self.claim, reference)
+
+    def polled(self) -> None:
+        self._report.polls += 1
+
+    async def attempted(self, number: int, seconds: float, error: ProviderError | None) -> None:
+        """Failed attempts are logged at once; the last step of the report goes with the job's end."""
+        self._report.attempts += 1
+        self._report.attempt_errors += error is not None
+        self._report.provider_seconds += seconds
+        self._report.steps.append(self._step(number, seconds, error))
+        if error is not None:
+            await self._log_attempt()
+
+    async def _log_attempt(self) -> None:
+        try:
+            await self._queue.log(self._report.steps)
+        except QueueUnavailable:
+            return  # the steps stay in the report and are written with the job's end
+        self._report.steps.clear()
+
+    def _step(self, number: int, seconds: float, error: ProviderError | None) -> Step:
+        details = {
+            "provider_id": self.claim.provider_id,
+            "provider_reference": self._reference,
+            "attempt": number,
+            "error": error and error.message,
+            "reason": error and error.reason.value,
+            "error_class": error and type(error).__name__,
+        }
+        message = "The provider answered with a picture" if error is None else "The attempt failed"
+        return Step(
+            self.claim.id,
+            self.claim.slot_id,
+            "provider_responded",
+            message,
+            round(seconds * 1000),
+            details,
+            timezone.now(),
+        )
+
+
+def _thumbnail(claim: Claim, result: Result) -> None:
+    """Off the booth's path. A picture that has no thumbnail is still a picture, so a fault here is only logged."""
+    started = time.monotonic()
+    try:
+        files.save_thumbnail(claim.id, files.read(result.path))
+    except (OSError, ValueError):
+        logger.exception("No thumbnail could be made")
+    logger.debug("Thumbnail in %.0f ms", (time.monotonic() - started) * 1000)

@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""Django's command line. Commands that use the database start the embedded Postgres if it is the one in use."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import nullcontext
+
+# What needs no database, and so starts no server.
+WITHOUT_DATABASE = {"check", "compilemessages", "diffsettings", "help", "makemessages", "version", "--help", "--version"}
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
+    from django.conf import settings
+    from django.core.management import execute_from_command_line
+
+    command = sys.argv[1] if len(sys.argv) > 1 else "help"
+    needs_none = command in WITHOUT_DATABASE or "--help" in sys.argv
+    with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
+        execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

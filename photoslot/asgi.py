@@ -1,0 +1,161 @@
+"""The ASGI entry: what stands in front of Django.
+
+It counts the body before Django spools it, gives each request a correlation id, and opens the booths' door (queue,
+notifications, password gate) for the life of the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
+
+from django.core.asgi import get_asgi_application
+
+django = get_asgi_application()
+
+from django.conf import settings  # noqa: E402 - the rooms' models load only once Django is set up
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
+from django.utils.translation import gettext as _  # noqa: E402
+
+from ingest.door import Door  # noqa: E402
+from ingest.password import PasswordGate  # noqa: E402
+from jobs.notify import Listener, Waiters  # noqa: E402
+from jobs.queue import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
+from photoslot.errors import ApiError, queue_unavailable  # noqa: E402
+from photoslot.logs import correlation_id  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+# Beside the photo: 64 fields of 4 KiB, their part headers and the boundary lines.
+FORM_BYTES = 1024 * 1024
+SEEN_SECONDS = 5.0
+CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+
+django_and_static = ASGIStaticFilesHandler(django)
+
+
+class BodyTooLarge(Exception):
+    """The client has sent more than any endpoint takes."""
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "lifespan":
+        await _lifespan(scope, receive, send)
+    else:
+        await _http(scope, receive, send)
+
+
+async def _http(scope: Scope, receive: Receive, send: Send) -> None:
+    headers = dict(scope["headers"])
+    name = headers.get(b"x-correlation-id", b"")
+    correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
+    limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
+    started = False
+
+    async def sending(message: Message) -> None:
+        nonlocal started
+        if message["type"] == "http.response.start":
+            started = True
+            message["headers"] = [*message["headers"], (b"x-correlation-id", correlation_id.get().encode())]
+        await send(message)
+
+    try:
+        if int(headers.get(b"content-length") or 0) > limit:
+            raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
+        await django_and_static(scope, _counting(receive, limit), sending)
+    except BodyTooLarge:
+        error = ApiError(
+            "payload_too_large", _("The photo is larger than any slot takes."), limit_bytes=settings.INGEST_MAX_FILE_BYTES
+        )
+        await _answer(error, sending)
+    except asyncio.CancelledError:
+        if not started:  # this process must leave before the job's end; the booth can post again at once
+            await _answer(queue_unavailable(), sending)
+        raise
+
+
+def _counting(receive: Receive, limit: int) -> Receive:
+    """`receive` that raises once the body is larger than the limit, whatever the headers said."""
+    size = 0
+
+    async def counting() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise BodyTooLarge
+        return message
+
+    return counting
+
+
+async def _answer(error: ApiError, send: Send) -> None:
+    status, headers, body = error.raw()
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    async with _open_door() as door:
+        scope["state"]["door"] = door
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+@asynccontextmanager
+async def _open_door() -> AsyncIterator[Door]:
+    async with open_queue() as queue:
+        waiters = Waiters(queue)
+        listener = Listener({DONE_CHANNEL: waiters.wake}, waiters.wake_all)
+        tasks = [
+            asyncio.create_task(listener.run(), name="listen"),
+            asyncio.create_task(waiters.poll(), name="poll"),
+            asyncio.create_task(_show_life(queue, listener), name="show life"),
+        ]
+        for task in tasks:
+            task.add_done_callback(_fell)
+        try:
+            yield Door(queue, waiters, PasswordGate(queue))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _show_life(queue: Queue, listener: Listener) -> None:
+    process_id = uuid4()
+    name = f"{socket.gethostname()} {os.getpid()}"
+    try:
+        while True:
+            try:
+                await queue.seen(
+                    id=process_id, kind="web", name=name, capacity=0, busy=0, is_listening=listener.is_connected
+                )
+            except QueueUnavailable as error:
+                logger.warning("The database does not answer (%s)", error)
+            await asyncio.sleep(SEEN_SECONDS)
+    finally:
+        await queue.gone(process_id)
+
+
+def _fell(task: asyncio.Task[None]) -> None:
+    """A side task that dies takes the process down loudly: whoever supervises it starts it anew."""
+    if not task.cancelled() and (error := task.exception()):
+        logger.critical("Task %r died", task.get_name(), exc_info=error)
+        os._exit(1)

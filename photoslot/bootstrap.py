@@ -1,0 +1,78 @@
+"""First run: the administrators, the ingest password and the booth settings. Run again it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
+from django.db import transaction
+from django.utils import timezone
+
+from ingest.models import IngestSettings
+
+# No 0/O, 1/l/I: these are read off a screen and typed into a booth. 16 of 55 characters are 92 bits.
+ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
+PASSWORD_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What was generated in this run, in plain text: shown once and kept in RUNTIME_CREDENTIALS_FILE."""
+
+    admins: dict[str, str]
+    ingest_password: str | None
+
+    def __bool__(self) -> bool:
+        return bool(self.admins or self.ingest_password)
+
+
+def new_password() -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(PASSWORD_LENGTH))
+
+
+def bootstrap() -> Credentials:
+    """Creates what is missing. The file is written before the rows are committed, so no password is ever lost."""
+    with transaction.atomic():
+        created = Credentials(_create_admins(), _set_ingest_password())
+        if created:
+            _remember(settings.RUNTIME_CREDENTIALS_FILE, created)
+    return created
+
+
+def _create_admins() -> dict[str, str]:
+    users: Any = get_user_model()._default_manager
+    missing = [name for name in settings.ADMIN_USERNAMES if not users.filter(username=name).exists()]
+    created = {name: new_password() for name in missing}
+    for name, password in created.items():
+        users.create_superuser(name, password=password)
+    return created
+
+
+def _set_ingest_password() -> str | None:
+    row, _ = IngestSettings.objects.get_or_create(
+        pk=1, defaults={"sync_response_seconds": settings.SYNC_RESPONSE_SECONDS}
+    )
+    if row.password_hash:
+        return None
+    password = settings.INGEST_PASSWORD or new_password()
+    row.password_hash, row.password_updated_at = make_password(password), timezone.now()
+    row.save()
+    return str(password)
+
+
+def _remember(path: Path, created: Credentials) -> None:
+    known = json.loads(path.read_text()) if path.exists() else {"admins": {}, "ingest_password": None}
+    known["admins"] |= created.admins
+    known["ingest_password"] = created.ingest_password or known["ingest_password"]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(known, file, indent=2)
+    os.replace(draft, path)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.hashers import check_password
+from django.core.management.base import BaseCommand, CommandError
+
+from ingest.models import IngestSettings
+from photoslot.booth import Reply, fields, post_photo
+from photoslot.demo_scene import photo
+from photoslot.management.commands.run import prepare
+from photoslot.processes import Service, StartError, free_port
+
+SLOT = "slot-012"
+FOLDER = settings.BASE_DIR / "var/demo"
+
+
+class Command(BaseCommand):
+    help = "Starts everything, posts one photo as a booth does, saves the picture in var/demo, stops everything."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        prepare(self)
+        password = known_password()
+        original = photo()
+        try:
+            with Service(free_port(settings.PORT)) as service:
+                service.wait_until_ready()
+                started = time.monotonic()
+                reply = post_photo(f"{service.url}/ingest/{SLOT}", original, fields(password, original))
+                seconds = time.monotonic() - started
+        except (StartError, OSError) as error:
+            raise CommandError(f"The service could not be reached: {error}") from error
+        path = saved(original, reply)
+        self.stdout.write(f"Posted {FOLDER / 'original.jpg'} to {SLOT}; the picture came back in {seconds:.2f} s:")
+        self.stdout.write(str(path))
+
+
+def known_password() -> str:
+    """The ingest password in plain text, which only the first run's file has. Raises `CommandError`."""
+    path: Path = settings.RUNTIME_CREDENTIALS_FILE
+    try:
+        password = json.loads(path.read_text())["ingest_password"]
+    except (OSError, ValueError, KeyError):
+        password = settings.INGEST_PASSWORD
+    if not check_password(password, IngestSettings.objects.get().password_hash):
+        raise CommandError(
+            f"The demo needs the ingest password, and {path} does not have the present one. "
+            "Set it anew in the admin (Booth settings) and put it into that file."
+        )
+    return str(password)
+
+
+def saved(original: bytes, reply: Reply) -> Path:
+    """Keeps original and picture side by side. Raises `CommandError` when there is no picture."""
+    if reply.status != 200:
+        raise CommandError(f"Posting the photo was answered {reply.status}: {reply.body.decode(errors='replace')}")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / "original.jpg").write_bytes(original)
+    path: Path = FOLDER / f"{SLOT}.{reply.headers['content-type'].removeprefix('image/').replace('jpeg', 'jpg')}"
+    path.write_bytes(reply.body)
+    return path

@@ -1,0 +1,152 @@
+"""Settings, all from the environment (README, "Settings"). Importing this starts no server and needs no database."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
+
+from photoslot import embedded_postgres
+from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
+from photoslot.environment import flag, generated_secret, integer, words
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+if (BASE_DIR / ".env").exists():
+    environ.Env.read_env(BASE_DIR / ".env")
+
+DEBUG = flag("DEBUG", False)
+PORT = integer("PORT", 8000, 1, 65535)
+PUBLIC_BASE_URL = os.environ.get("PUBLIC_BASE_URL", f"http://localhost:{PORT}").rstrip("/")
+ALLOWED_HOSTS = words("ALLOWED_HOSTS", "*")  # links are built from PUBLIC_BASE_URL, never from the Host header
+ADMIN_USERNAMES = words("ADMIN_USERNAMES", "serg,igor")
+RUNTIME_CREDENTIALS_FILE = Path(os.environ.get("RUNTIME_CREDENTIALS_FILE", BASE_DIR / "secrets/runtime_credentials.json"))
+
+# Database: embedded Postgres unless DATABASE_URL names another. The embedded one's address is known before it runs.
+EMBEDDED_POSTGRES = None if os.environ.get("DATABASE_URL") else EmbeddedPostgres(BASE_DIR, "run")
+if EMBEDDED_POSTGRES:
+    database = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": ACCOUNT,
+        "USER": ACCOUNT,
+        "HOST": EMBEDDED_POSTGRES.host,
+        "PORT": embedded_postgres.PORT,
+    }
+else:
+    database = environ.Env.db_url_config(os.environ["DATABASE_URL"])
+# Sync views run in many threads, each with its own connection: a pool saves the connect and bounds their number.
+database.setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 10, "timeout": 2}
+DATABASES = {"default": database}
+DATABASE_LISTEN_URL = os.environ.get("DATABASE_LISTEN_URL", "")  # "off" = polling only
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+SECRETS_DIR = BASE_DIR / "secrets"
+SECRET_KEY = os.environ.get("SECRET_KEY", "")
+if not SECRET_KEY:
+    if not EMBEDDED_POSTGRES and not DEBUG:
+        raise ImproperlyConfigured("SECRET_KEY must be set when DATABASE_URL is set and DEBUG is off.")
+    SECRET_KEY = generated_secret(SECRETS_DIR / "secret_key")
+
+# The queue and the waiting (contract §2, §4, §10)
+QUEUE_MAX_IN_FLIGHT_JOBS = integer("QUEUE_MAX_IN_FLIGHT_JOBS", 12, 1, 100_000)
+QUEUE_STATEMENT_TIMEOUT_MS = integer("QUEUE_STATEMENT_TIMEOUT_MS", 5000, 100, 60_000)
+SYNC_RESPONSE_SECONDS = integer("SYNC_RESPONSE_SECONDS", 48, 10, 60)  # first-run value; then staff set it
+INGEST_MAX_FILE_BYTES = integer("INGEST_MAX_FILE_MB", 50, 1, 2048) * 1024 * 1024
+INGEST_MAX_PIXELS = integer("INGEST_MAX_PIXELS", 100_000_000, 1_000_000, 1_000_000_000)
+INGEST_DEDUPE_SECONDS = integer("INGEST_DEDUPE_SECONDS", 120, 0, 3600)
+INGEST_PASSWORD = os.environ.get("INGEST_PASSWORD", "")  # first-run value; then staff rotate it
+RESULT_RETENTION_HOURS = integer("RESULT_RETENTION_HOURS", 72, 1, 720)
+LOG_RETENTION_DAYS = integer("LOG_RETENTION_DAYS", 400, 1, 3650)
+METRICS_TOKEN = os.environ.get("METRICS_TOKEN", "")
+
+# Processes
+WEB_PROCESSES = integer("WEB_PROCESSES", 1, 1, 64)
+WORKER_CONCURRENCY = integer("WORKER_CONCURRENCY", 4, 0, 256)
+WORKER_GRACE_SECONDS = integer("WORKER_GRACE_SECONDS", 20, 0, 300)
+
+# Providers: the adapters this installation offers, in the order staff see them.
+PROVIDERS = ["providers.studio.Studio"]
+PROVIDER_ATTEMPTS = integer("PROVIDER_ATTEMPTS", 5, 1, 5)
+PROVIDER_RETRY_PAUSE_SECONDS = integer("PROVIDER_RETRY_PAUSE_SECONDS", 3, 0, 30)
+PROVIDER_CALL_TIMEOUT_SECONDS = integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 1, 60)
+
+# Files
+MEDIA_ROOT = Path(os.environ.get("MEDIA_ROOT", BASE_DIR / "var/media"))
+STORAGES = {
+    "default": {"BACKEND": "jobs.files.AtomicFileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+FILE_UPLOAD_TEMP_DIR = MEDIA_ROOT / "tmp"  # on the same file system, so that keeping an upload is a rename
+FILE_UPLOAD_PERMISSIONS = 0o640
+STATIC_URL = "/static/"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "photoslot",
+    "slots",
+    "stats",
+    "jobs",
+    "ingest",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "photoslot.errors.EnvelopeMiddleware",
+]
+APPEND_SLASH = False  # booths are never redirected
+ROOT_URLCONF = "photoslot.urls"
+ASGI_APPLICATION = "photoslot.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+CSRF_TRUSTED_ORIGINS = [PUBLIC_BASE_URL]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_BASE_URL.startswith("https://")
+SECURE_CONTENT_TYPE_NOSNIFF = True
+LOGIN_URL = "admin:login"
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", _("English")), ("ru", _("Russian"))]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"correlation": {"()": "photoslot.logs.CorrelationFilter"}},
+    "formatters": {
+        "line": {"format": "{asctime} {levelname} {name} [{correlation_id}] {message}", "style": "{"},
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation"]}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {"httpx": {"level": "WARNING"}, "django": {"handlers": [], "level": "INFO"}},
+}

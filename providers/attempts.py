@@ -1,0 +1,165 @@
+"""One photo through one provider: attempts, pauses, time-outs and error classes, the same for every adapter.
+
+The design's rules of the queue 3, 4, 6 and 12: every call is bounded by its own time-out and by the time left until the
+deadline; transient faults are repeated while both attempts and time are left; permanent ones end at once; an ambiguous
+one is repeated only where that cannot cost anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from django.conf import settings
+
+from providers.base import (
+    Accepted,
+    AmbiguousError,
+    PermanentError,
+    Picture,
+    Provider,
+    ProviderError,
+    Reason,
+    Request,
+    TransientError,
+)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class DeadlineReached(Exception):
+    """No time is left for this photo."""
+
+
+class Observer(Protocol):
+    """Who is told how it goes."""
+
+    async def accepted(self, reference: str) -> None:
+        """The provider's queue has the job. Called before the first poll, so that it can be resumed."""
+
+    def polled(self) -> None: ...
+
+    async def attempted(self, number: int, seconds: float, error: ProviderError | None) -> None:
+        """An attempt ended, with a picture or an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """The time left for one photo, on this process's monotonic clock."""
+
+    deadline: float  # time.monotonic()
+
+    @classmethod
+    def of(cls, seconds: float) -> Clock:
+        return cls(time.monotonic() + seconds)
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+
+async def make_picture(
+    provider: Provider[Any], request: Request, clock: Clock, observer: Observer, reference: str | None = None
+) -> Picture:
+    """The picture. With a `reference` an earlier worker's job is polled first, and nothing is submitted while that
+    lives. Raises `ProviderError` when it cannot be made, `DeadlineReached` when time is up."""
+    retry = request.settings.retry
+    attempts = (retry and retry.attempts) or settings.PROVIDER_ATTEMPTS
+    pause = settings.PROVIDER_RETRY_PAUSE_SECONDS if retry is None or retry.pause_seconds is None else retry.pause_seconds
+    payload = None
+    for number in range(1, attempts + 1):
+        started = time.monotonic()
+        try:
+            if reference is None and payload is None:
+                payload = await _within(clock, provider.prepare_payload(request))
+            picture = await _attempt(provider, payload, clock, observer, reference)
+        except ProviderError as error:
+            await observer.attempted(number, time.monotonic() - started, error)
+            if number == attempts or not _may_repeat(provider, error):
+                raise
+            reference = None
+            await _pause(clock, max(pause, error.retry_after or 0), error)
+        else:
+            await observer.attempted(number, time.monotonic() - started, None)
+            return picture
+    raise AssertionError("attempts is at least 1")
+
+
+async def _attempt(
+    provider: Provider[Any], payload: Any, clock: Clock, observer: Observer, reference: str | None
+) -> Picture:
+    if reference is None:
+        answer = await _submit(provider, payload, clock)
+        if isinstance(answer, Picture):
+            return answer
+        reference = answer.reference
+        await observer.accepted(reference)
+    return await _poll(provider, reference, clock, observer)
+
+
+async def _submit(provider: Provider[Any], payload: Any, clock: Clock) -> Picture | Accepted:
+    """A synchronous generation may use all the time that is left; handing over to a queue is a short call."""
+    if not provider.has_queue:
+        return await _within(clock, provider.submit_job(payload))
+    try:
+        return await _within(clock, provider.submit_job(payload), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
+    except TimeoutError:
+        raise AmbiguousError(Reason.SLOW, "The provider's queue did not answer; the job may have been billed") from None
+
+
+async def _poll(provider: Provider[Any], reference: str, clock: Clock, observer: Observer) -> Picture:
+    """Asks until there is a picture. A poll that fails costs nothing, so transient faults are simply asked again."""
+    while True:
+        observer.polled()
+        try:
+            picture = await _within(clock, provider.poll_status(reference), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
+        except (TransientError, TimeoutError) as error:
+            logger.info("Poll of %s failed (%s); asking again", provider.id, type(error).__name__)
+        else:
+            if picture is not None:
+                return picture
+        if clock.left() <= provider.poll_seconds:
+            await asyncio.sleep(max(0, clock.left()))
+            raise DeadlineReached
+        await asyncio.sleep(provider.poll_seconds)
+
+
+async def tell_cancelled(provider: Provider[Any], reference: str) -> None:
+    """Best effort: the job has ended here already, whatever the provider answers."""
+    try:
+        async with asyncio.timeout(settings.PROVIDER_CALL_TIMEOUT_SECONDS):
+            await provider.cancel(reference)
+    except (ProviderError, TimeoutError) as error:
+        logger.warning("%s did not take the cancellation: %s", provider.id, type(error).__name__)
+
+
+async def _within(clock: Clock, call: Coroutine[Any, Any, T], limit: float | None = None) -> T:
+    """The call's answer. `TimeoutError` when it takes longer than its own limit, `DeadlineReached` when time is up."""
+    left = clock.left()
+    if left <= 0:
+        call.close()  # never begun: nothing is sent that cannot be answered in time
+        raise DeadlineReached
+    try:
+        async with asyncio.timeout(left if limit is None else min(left, limit)) as bound:
+            return await call
+    except TimeoutError:
+        if bound.expired() and (limit is None or left < limit):
+            raise DeadlineReached from None
+        raise
+
+
+def _may_repeat(provider: Provider[Any], error: ProviderError) -> bool:
+    if isinstance(error, AmbiguousError):
+        return provider.repeatable
+    return not isinstance(error, PermanentError)
+
+
+async def _pause(clock: Clock, seconds: float, error: ProviderError) -> None:
+    """Waits before the next attempt; when that would be too late, the fault found is the answer, and at once."""
+    if seconds >= clock.left():
+        raise error
+    await asyncio.sleep(seconds)

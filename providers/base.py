@@ -1,0 +1,178 @@
+"""The adapter interface: what a provider is given, what it answers, and how it fails.
+
+A provider turns a `Request` into a `Picture`. An immediate provider answers `submit_job` with the picture; one with a
+queue of its own answers with `Accepted(reference)` and gives the picture to a later `poll_status`. Retries, time-outs
+and the deadline are not an adapter's business: `attempts` holds them for all providers.
+
+Errors, all of them `ProviderError` with one of the ten reasons of the contract (§4):
+
+    ProviderError
+    ├── TransientError    nothing was made and nothing is owed: may be tried again
+    ├── AmbiguousError    the request went out, the answer was lost: trying again may pay twice
+    └── PermanentError    trying again gives the same answer
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from uuid import UUID
+
+from django.db.models import TextChoices
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+from pydantic import BaseModel, ConfigDict, Field
+
+Text = str | Promise
+PHOTO_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"})
+TemplateKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]  # a `setting_key` of the slot
+
+
+class Reason(TextChoices):
+    """Why a picture could not be made, in the ten words used everywhere (contract §4)."""
+
+    NO_IMAGE = "no_image", _("the model answered without a picture")
+    REFUSED = "refused", _("the provider's safety rules refused the photo or the prompt")
+    BAD_PHOTO = "bad_photo", _("the photo could not be used")
+    BAD_TEMPLATE = "bad_template", _("a template image is missing or could not be used")
+    BAD_SETTINGS = "bad_settings", _("the slot's settings are not accepted")
+    AUTH = "auth", _("the provider did not accept the key")
+    QUOTA = "quota", _("the provider's quota or balance is used up")
+    OVERLOADED = "overloaded", _("the provider is overloaded or unavailable")
+    SLOW = "slow", _("the provider did not answer in time")
+    INTERNAL = "internal", _("a fault of this service")
+
+
+class ProviderError(Exception):
+    """A picture could not be made. `message` is for staff: never a key, a prompt or image bytes."""
+
+    def __init__(self, reason: Reason, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after  # seconds; the provider's own wish
+
+
+class TransientError(ProviderError):
+    """Nothing was made and nothing is owed; may be tried again while time is left."""
+
+
+class AmbiguousError(ProviderError):
+    """The request was sent and its answer lost: a paid call that may have been billed."""
+
+
+class PermanentError(ProviderError):
+    """Trying again would end the same way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded image. `mime_type` is what the bytes are, not what somebody called them."""
+
+    data: bytes = field(repr=False)
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A provider's queue took the job; `reference` is what polling needs, also from another worker process."""
+
+    reference: str
+
+
+class Output(BaseModel):
+    """The exact picture the booth wants. With both sides given the picture is cropped (`cover`) or fitted on white
+    (`contain`) to them; with one, scaled to it; with none, left at its own size."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    quality: int = Field(default=92, ge=1, le=100)  # JPEG and WebP; 92 shows no blocks in a 10×15 cm print
+    width: int | None = Field(default=None, ge=16, le=8192)  # pixels
+    height: int | None = Field(default=None, ge=16, le=8192)
+    fit: Literal["cover", "contain"] = "cover"
+
+
+class Retry(BaseModel):
+    """Overrides PROVIDER_ATTEMPTS and PROVIDER_RETRY_PAUSE_SECONDS for one slot."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    attempts: int | None = Field(default=None, ge=1, le=5)
+    pause_seconds: float | None = Field(default=None, ge=0, le=30)
+
+
+class OperationSettings(BaseModel):
+    """What every operation's `settings_json` may hold; an operation declares its own in a subclass."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    template_fields: ClassVar[tuple[str, ...]] = ("frame",)  # the fields whose value is a template media key
+
+    output: Output | None = None
+    frame: TemplateKey | None = None
+    retry: Retry | None = None
+
+    def template_keys(self) -> list[str]:
+        """The keys of all template media that these settings point to."""
+        return [key for name in self.template_fields if (key := getattr(self, name)) is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One thing a provider does. `settings` is the one declaration that everything else is derived from."""
+
+    id: str
+    name: Text
+    settings: type[OperationSettings]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One photo to be made into a picture."""
+
+    job_id: UUID
+    operation: str
+    settings: OperationSettings
+    photo: Picture
+    templates: Mapping[str, Picture]  # by `setting_key`
+    photo_url: str | None = None  # public and temporary; set for providers with `requires_public_media`
+
+
+P = TypeVar("P")
+
+
+class Provider(ABC, Generic[P]):
+    """A provider's adapter; `P` is whatever its `prepare_payload` makes for its `submit_job`.
+
+    One instance serves all jobs of a worker process at once, so it keeps no state of a job.
+    """
+
+    id: ClassVar[str]
+    name: ClassVar[Text]
+    operations: ClassVar[tuple[Operation, ...]]
+    requires_public_media: ClassVar[bool] = False  # it fetches the photo by URL
+    has_queue: ClassVar[bool] = False  # `submit_job` is a short control call that answers `Accepted`
+    repeatable: ClassVar[bool] = False  # trying again after an ambiguous fault costs nothing
+    poll_seconds: ClassVar[float] = 2.5
+    photo_types: ClassVar[frozenset[str]] = PHOTO_TYPES  # what a slot of this provider takes from booths
+
+    @abstractmethod
+    async def prepare_payload(self, request: Request) -> P:
+        """Everything that need not be repeated for each attempt: scaling, encoding, uploads."""
+
+    @abstractmethod
+    async def submit_job(self, payload: P) -> Picture | Accepted:
+        """One attempt. Raises `ProviderError`; is cancelled when its time is up."""
+
+    async def poll_status(self, reference: str) -> Picture | None:
+        """The picture, or None while the provider still works on it."""
+        raise NotImplementedError(f"{self.id} has no queue")
+
+    async def cancel(self, reference: str) -> None:
+        """Tell the provider to stop, where it can be told."""
+
+    async def aclose(self) -> None:
+        """Close clients; the worker is about to exit."""

@@ -1,0 +1,23 @@
+"""Which providers this installation offers: the classes that `settings.PROVIDERS` names, in its order."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+from providers.base import Operation, Provider
+
+
+@cache
+def classes() -> dict[str, type[Provider[Any]]]:
+    """Provider classes by id."""
+    loaded: list[type[Provider[Any]]] = [import_string(path) for path in settings.PROVIDERS]
+    return {provider.id: provider for provider in loaded}
+
+
+def operation(provider_id: str, operation_id: str) -> Operation | None:
+    provider = classes().get(provider_id)
+    return next((o for o in provider.operations if o.id == operation_id), None) if provider else None

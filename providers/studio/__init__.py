@@ -1,0 +1,102 @@
+"""The built-in provider: no key, no network, no waiting. Named looks (`looks`) and style transfer (`style`).
+
+`darkroom` has the tools both are made with. The same photo and settings always give the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
+
+from django.utils.translation import gettext_lazy as _
+from PIL import Image
+from pydantic import Field
+
+from photoslot import images
+from providers.base import (
+    Operation,
+    OperationSettings,
+    PermanentError,
+    Picture,
+    Provider,
+    Reason,
+    Request,
+    TemplateKey,
+)
+from providers.studio.looks import LOOKS, LookName
+from providers.studio.style import carry_over
+
+USEFUL_PIXELS = 24_000_000  # 51×34 cm at 300 dpi: no booth prints larger, and a look takes 0.6 GB for it
+QUALITY = 93  # JPEG; a frame or an `output` encodes once more, and at 93 that cannot be seen
+
+Strength = Annotated[int, Field(ge=0, le=100)]  # percent; 0 is the photo itself
+
+
+class ImageEdit(OperationSettings):
+    look: LookName
+    strength: Strength = 100
+
+
+class StyleTransfer(OperationSettings):
+    template_fields: ClassVar[tuple[str, ...]] = ("style", "frame")
+
+    style: TemplateKey
+    strength: Strength = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    photo: Image.Image
+    effect: Callable[[Image.Image], Image.Image]
+    strength: int
+
+
+class Studio(Provider[Payload]):
+    id = "studio"
+    name = _("Studio (built in)")
+    operations = (
+        Operation("image_edit", _("Look"), ImageEdit),
+        Operation("style_transfer", _("Palette of a picture"), StyleTransfer),
+    )
+    repeatable = True
+
+    async def prepare_payload(self, request: Request) -> Payload:
+        return await asyncio.to_thread(_prepared, request)
+
+    async def submit_job(self, payload: Payload) -> Picture:
+        # A thread cannot be stopped: cancelled, it still ends within its two seconds.
+        return await asyncio.to_thread(_made, payload)
+
+
+def _prepared(request: Request) -> Payload:
+    settings = request.settings
+    assert isinstance(settings, ImageEdit | StyleTransfer)
+    effect = LOOKS[settings.look].apply if isinstance(settings, ImageEdit) else _style_of(request, settings.style)
+    try:
+        photo = images.decode(request.photo.data, useful_pixels=USEFUL_PIXELS)
+    except images.ImageError as error:
+        raise PermanentError(Reason.BAD_PHOTO, str(error)) from error
+    return Payload(photo, effect, settings.strength)
+
+
+def _style_of(request: Request, key: str) -> Callable[[Image.Image], Image.Image]:
+    try:
+        return partial(carry_over, style=images.decode(request.templates[key].data, useful_pixels=1_000_000))
+    except KeyError as error:
+        raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}") from error
+    except images.ImageError as error:
+        raise PermanentError(Reason.BAD_TEMPLATE, f"{key}: {error}") from error
+
+
+def _made(payload: Payload) -> Picture:
+    photo = images.flatten(payload.photo)
+    result = payload.effect(photo)
+    if payload.strength < 100:
+        result = Image.blend(photo, result, payload.strength / 100)
+    if payload.photo.mode == "RGBA":  # a cut-out stays one
+        result.putalpha(payload.photo.getchannel("A"))
+    format: images.Format = "png" if result.mode == "RGBA" else "jpeg"
+    return Picture(images.encode(result, format, QUALITY), images.MIME_TYPES[format])

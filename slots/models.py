@@ -1,0 +1,109 @@
+"""Slots and their template media."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils.translation import gettext_lazy as _
+
+from slots import operations
+
+
+class Slot(models.Model):
+    """A named recipe that booths post to. Editing it never touches jobs under way: a job carries its own copy."""
+
+    id = models.CharField(
+        _("slot"),
+        primary_key=True,
+        max_length=32,
+        validators=[RegexValidator(r"^slot-\d{3,}$", _("A slot's id looks like slot-001."))],
+    )
+    name = models.CharField(_("name"), max_length=120)
+    provider_id = models.CharField(_("provider"), max_length=32)
+    operation_id = models.CharField(_("operation"), max_length=32)
+    settings_json = models.JSONField(_("settings"), default=dict, blank=True)
+    is_active = models.BooleanField(_("on"), default=True, help_text=_("A slot that is off answers booths with 404."))
+    archived_at = models.DateTimeField(_("archived"), null=True, blank=True, editable=False)
+    size_limit_mb = models.PositiveIntegerField(
+        _("largest photo, MB"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(2048)],
+        help_text=_("Empty: the limit of the whole service."),
+    )
+    created_at = models.DateTimeField(_("created"), db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(_("changed"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("slot")
+        verbose_name_plural = _("slots")
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.id} · {self.name}"
+
+    def clean(self) -> None:
+        keys = set(self.bindings.values_list("setting_key", flat=True)) if not self._state.adding else set()
+        operations.validate(self.provider_id, self.operation_id, self.settings_json, keys)
+
+    @property
+    def ingest_url(self) -> str:
+        return settings.PUBLIC_BASE_URL + reverse("ingest", args=[self.pk])
+
+
+def template_path(media: TemplateMedia, filename: str) -> str:
+    return f"templates/{media.pk}.{filename.rpartition('.')[2]}"
+
+
+class TemplateMedia(models.Model):
+    """A lasting reference image. The file never changes; another picture is another row."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    file = models.FileField(_("file"), upload_to=template_path, max_length=100)
+    label = models.CharField(_("label"), max_length=120, blank=True)
+    mime_type = models.CharField(_("type"), max_length=40, editable=False)
+    size_bytes = models.PositiveBigIntegerField(_("size, bytes"), editable=False)
+    checksum = models.CharField(_("SHA-256"), max_length=64, editable=False)
+    uploaded_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        verbose_name=_("uploaded by"),
+    )
+    created_at = models.DateTimeField(_("uploaded"), db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = _("template image")
+        verbose_name_plural = _("template images")
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.label or str(self.pk)
+
+
+class TemplateBinding(models.Model):
+    """A slot's settings name a template image by `setting_key`."""
+
+    slot = models.ForeignKey(Slot, models.CASCADE, related_name="bindings", verbose_name=_("slot"))
+    setting_key = models.CharField(
+        _("key"), max_length=64, validators=[RegexValidator(r"^[a-z][a-z0-9_-]*$", _("Use a-z, 0-9, - and _."))]
+    )
+    media = models.ForeignKey(TemplateMedia, models.PROTECT, related_name="bindings", verbose_name=_("image"))
+
+    class Meta:
+        verbose_name = _("template image of a slot")
+        verbose_name_plural = _("template images of the slot")
+        constraints = [
+            # A key means one image, or a recipe would not be one.
+            models.UniqueConstraint(fields=["slot", "setting_key"], name="binding_key_once_per_slot"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.slot_id}: {self.setting_key}"

@@ -1,0 +1,157 @@
+"""Writing down what happened: the steps of a job and the counters of its hour.
+
+Both verbs run on the connection, and so in the transaction, of the queue's verb that they record.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from stats.models import ProcessingLog
+
+# Seconds. The contract's §7 names the first; claims take milliseconds when all is well and seconds when it is not.
+DURATION_BOUNDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 40, 48, 60)
+WAIT_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30)
+
+MESSAGE_LENGTH = 1024
+ERROR_LENGTH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A line of the processing log. `details` keeps its order; values are scalars."""
+
+    job_id: UUID
+    slot_id: str
+    status: str
+    message: str = ""
+    provider_latency_ms: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    occurred_at: datetime | None = None  # None: now
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one finished job adds to its hour."""
+
+    slot_id: str
+    provider_id: str
+    source: str
+    received_at: datetime
+    outcome: str  # the counter's name: success, timeouts, provider_errors, cancelled, errors
+    duration_seconds: float
+    wait_seconds: float | None  # None: never claimed
+    attempts: int = 0
+    attempt_errors: int = 0
+    provider_seconds: float = 0
+    polls: int = 0
+
+
+WRITE_STEP = """
+INSERT INTO stats_processinglog (job_id, slot_id, status, message, provider_latency_ms, details, occurred_at)
+VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, clock_timestamp()))
+"""
+
+COUNT = """
+INSERT INTO stats_hourlycounter AS old (
+    hour, slot_id, provider_id, source, ingest_count, success, timeouts, provider_errors, cancelled, errors,
+    duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors, provider_seconds, polls)
+VALUES (
+    date_trunc('hour', %(received_at)s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', %(slot_id)s, %(provider_id)s,
+    %(source)s, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
+    %(duration)s, %(duration_buckets)s, %(wait)s, %(wait_buckets)s,
+    %(attempts)s, %(attempt_errors)s, %(provider_seconds)s, %(polls)s)
+ON CONFLICT (hour, slot_id, provider_id, source) DO UPDATE SET
+    ingest_count = old.ingest_count + 1,
+    success = old.success + excluded.success,
+    timeouts = old.timeouts + excluded.timeouts,
+    provider_errors = old.provider_errors + excluded.provider_errors,
+    cancelled = old.cancelled + excluded.cancelled,
+    errors = old.errors + excluded.errors,
+    duration_seconds = old.duration_seconds + excluded.duration_seconds,
+    duration_buckets = ARRAY(SELECT a + b FROM unnest(old.duration_buckets, excluded.duration_buckets) AS t (a, b)),
+    wait_seconds = old.wait_seconds + excluded.wait_seconds,
+    wait_buckets = ARRAY(SELECT a + b FROM unnest(old.wait_buckets, excluded.wait_buckets) AS t (a, b)),
+    attempts = old.attempts + excluded.attempts,
+    attempt_errors = old.attempt_errors + excluded.attempt_errors,
+    provider_seconds = old.provider_seconds + excluded.provider_seconds,
+    polls = old.polls + excluded.polls
+"""
+
+COUNT_LATE_ANSWER = """
+UPDATE stats_hourlycounter SET late_answers = late_answers + 1
+WHERE hour = date_trunc('hour', %s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+  AND slot_id = %s AND provider_id = %s AND source = %s
+"""
+
+OUTCOMES = ("success", "timeouts", "provider_errors", "cancelled", "errors")
+
+
+async def write(connection: AsyncConnection[Any], steps: Sequence[Step]) -> None:
+    """Appends the steps to the processing log, in their order."""
+    cursor = connection.cursor()
+    for step in steps:
+        await cursor.execute(
+            WRITE_STEP,
+            (
+                step.job_id,
+                step.slot_id,
+                ProcessingLog.Status(step.status).value,
+                step.message[:MESSAGE_LENGTH],
+                step.provider_latency_ms,
+                json.dumps(_known(step.details), default=str),
+                step.occurred_at,
+            ),
+        )
+
+
+async def count(connection: AsyncConnection[Any], tally: Tally) -> None:
+    """Adds one finished job to its hour. Last in its transaction: the row it locks is shared by the slot's jobs."""
+    await connection.execute(
+        COUNT,
+        {
+            "received_at": tally.received_at,
+            "slot_id": tally.slot_id,
+            "provider_id": tally.provider_id,
+            "source": tally.source,
+            "duration": tally.duration_seconds,
+            "duration_buckets": _bucket(tally.duration_seconds, DURATION_BOUNDS),
+            "wait": tally.wait_seconds or 0,
+            "wait_buckets": _bucket(tally.wait_seconds, WAIT_BOUNDS),
+            "attempts": tally.attempts,
+            "attempt_errors": tally.attempt_errors,
+            "provider_seconds": tally.provider_seconds,
+            "polls": tally.polls,
+        }
+        | {name: int(name == tally.outcome) for name in OUTCOMES},
+    )
+
+
+async def count_late_answer(
+    connection: AsyncConnection[Any], received_at: datetime, slot_id: str, provider_id: str, source: str
+) -> None:
+    """A provider's answer came after the job's end and was dropped."""
+    await connection.execute(COUNT_LATE_ANSWER, (received_at, slot_id, provider_id, source))
+
+
+def _bucket(seconds: float | None, bounds: Sequence[float]) -> list[int]:
+    """All zeros but for the bucket that the value falls into; the last is for what is above every bound."""
+    hit = -1 if seconds is None else bisect_left(bounds, seconds)
+    return [int(i == hit) for i in range(len(bounds) + 1)]
+
+
+def _known(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is not known; `error` at most as long as the contract says."""
+    return {
+        key: value[:ERROR_LENGTH] if key == "error" and isinstance(value, str) else value
+        for key, value in details.items()
+        if value is not None
+    }

@@ -1,0 +1,90 @@
+"""The processing log and the hourly counters. Both are written only by `journal`, inside the queue's transactions."""
+
+from __future__ import annotations
+
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from slots.models import Slot
+
+
+class JSONInOrder(models.JSONField):
+    """`json`, not `jsonb`: keeps keys in the order they were written. Never searched, only shown."""
+
+    def db_type(self, connection: object) -> str:
+        return "json"
+
+
+class ProcessingLog(models.Model):
+    """One step of a job (contract §3). Append-only."""
+
+    class Status(models.TextChoices):
+        RECEIVED = "received", _("received")
+        DISPATCHED = "dispatched", _("dispatched")
+        PROVIDER_RESPONDED = "provider_responded", _("provider responded")
+        TIMEOUT = "timeout", _("timed out")
+        FAILED = "failed", _("failed")
+        SUCCEEDED = "succeeded", _("succeeded")
+
+    job_id = models.UUIDField(_("job"))
+    # No database constraint: slots are archived, never deleted, and the check would cost each step a row lock.
+    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False, verbose_name=_("slot"))
+    status = models.CharField(_("step"), max_length=20, choices=Status)
+    occurred_at = models.DateTimeField(_("when"), db_default=Now())
+    message = models.CharField(_("message"), max_length=1024, blank=True)
+    provider_latency_ms = models.PositiveIntegerField(_("provider took, ms"), null=True)
+    details = JSONInOrder(_("details"), default=dict)
+
+    class Meta:
+        verbose_name = _("log entry")
+        verbose_name_plural = _("processing log")
+        ordering = ["-id"]
+        indexes = [
+            # The steps of one job, in order: the job's admin page.
+            models.Index(fields=["job_id", "id"], name="log_steps_of_job"),
+            # One slot's latest steps: the log's filter in the admin.
+            models.Index(fields=["slot", "-id"], name="log_of_slot"),
+            # Retention: purge removes whole days from the old end.
+            models.Index(fields=["occurred_at"], name="log_by_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} {self.status}"
+
+
+class HourlyCounter(models.Model):
+    """What finished, by the hour (UTC) in which its photo came in. One row per hour, slot, provider and source, so that
+    `ingest_count` is always the sum of the five outcomes."""
+
+    hour = models.DateTimeField()
+    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
+    provider_id = models.CharField(max_length=32)
+    source = models.CharField(max_length=8)
+
+    ingest_count = models.PositiveIntegerField(db_default=0)
+    success = models.PositiveIntegerField(db_default=0)
+    timeouts = models.PositiveIntegerField(db_default=0)
+    provider_errors = models.PositiveIntegerField(db_default=0)
+    cancelled = models.PositiveIntegerField(db_default=0)
+    errors = models.PositiveIntegerField(db_default=0)
+    late_answers = models.PositiveIntegerField(db_default=0)
+
+    duration_seconds = models.FloatField(db_default=0)  # sum, from the photo's arrival to its job's end
+    duration_buckets = ArrayField(models.PositiveIntegerField())  # one more than `journal.DURATION_BOUNDS`
+    wait_seconds = models.FloatField(db_default=0)  # sum, from arrival to the first claim
+    wait_buckets = ArrayField(models.PositiveIntegerField())  # one more than `journal.WAIT_BOUNDS`
+    attempts = models.PositiveIntegerField(db_default=0)
+    attempt_errors = models.PositiveIntegerField(db_default=0)
+    provider_seconds = models.FloatField(db_default=0)  # sum over attempts
+    polls = models.PositiveIntegerField(db_default=0)
+
+    class Meta:
+        constraints = [
+            # The upsert's target, and the reports' index: a period of one slot or of all.
+            models.UniqueConstraint(fields=["hour", "slot", "provider_id", "source"], name="counter_once_per_hour"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H:00} {self.slot_id}"

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from jobs.finish import finish
+from photoslot import images
+from photoslot.demo_scene import scene
+from providers.base import OperationSettings, Output, PermanentError, Picture, Reason, TransientError
+
+pytestmark = pytest.mark.unit
+
+GREEN = (0, 200, 0)
+
+
+def picture(image: Image.Image, format: images.Format = "png") -> Picture:
+    return Picture(images.encode(image, format, 92), images.MIME_TYPES[format])
+
+
+def frame(size: tuple[int, int], border: int = 10) -> Picture:
+    image = Image.new("RGBA", size, (*GREEN, 255))
+    image.paste((0, 0, 0, 0), (border, border, size[0] - border, size[1] - border))
+    return picture(image)
+
+
+PHOTO = scene(300, 200)
+JPEG = picture(PHOTO, "jpeg")
+
+
+def test_without_wishes_the_bytes_stay() -> None:
+    assert finish(JPEG, OperationSettings(), {}) == JPEG
+
+
+def test_the_type_is_read_from_the_bytes() -> None:
+    assert finish(Picture(JPEG.data, "image/png"), OperationSettings(), {}).mime_type == "image/jpeg"
+
+
+@pytest.mark.parametrize("output", [Output(), Output(width=300, height=200), Output(height=200, quality=50)])
+def test_what_is_already_as_wished_is_not_encoded_again(output: Output) -> None:
+    assert finish(JPEG, OperationSettings(output=output), {}) == JPEG
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        Output(width=180, height=120),
+        Output(width=120, height=180, fit="contain", format="png"),
+        Output(width=600, height=600, format="webp"),
+    ],
+)
+def test_the_print_has_the_exact_size_and_format(output: Output) -> None:
+    header = images.probe(finish(JPEG, OperationSettings(output=output), {}).data)
+    assert (header.width, header.height) == (output.width, output.height)
+    assert header.mime_type == images.MIME_TYPES[output.format]
+
+
+def test_a_picture_lying_on_its_side_is_turned_even_if_its_size_fits() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    buffer = BytesIO()
+    PHOTO.save(buffer, "JPEG", exif=exif)
+    result = finish(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(output=Output(width=300)), {})
+    assert images.probe(result.data).is_plain
+
+
+def test_the_frame_lies_over_the_final_size() -> None:
+    settings = OperationSettings(frame="gala", output=Output(format="png", width=120, height=120))
+    result = images.decode(finish(JPEG, settings, {"gala": frame((120, 120))}).data)
+    expected = images.fit(images.decode(JPEG.data), 120, 120)
+    inner = (10, 10, 110, 110)
+    assert {result.getpixel(place) for place in [(0, 0), (9, 60), (119, 119), (60, 110)]} == {GREEN}
+    assert result.crop(inner).tobytes() == expected.crop(inner).tobytes()
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
+def test_a_frame_alone_keeps_size_and_format(format: images.Format) -> None:
+    result = finish(picture(PHOTO, format), OperationSettings(frame="gala"), {"gala": frame((30, 20), 5)})
+    assert images.probe(result.data) == images.Header(images.MIME_TYPES[format], 300, 200, True)
+    assert images.decode(result.data).getpixel((3, 3)) == pytest.approx(GREEN, abs=6)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>busy</html>", JPEG.data[:20]], ids=["nothing", "text", "half a header"])
+@pytest.mark.parametrize("settings", [OperationSettings(), OperationSettings(output=Output(width=20))])
+def test_an_answer_that_is_no_picture_may_be_tried_again(data: bytes, settings: OperationSettings) -> None:
+    with pytest.raises(TransientError) as caught:
+        finish(Picture(data, "image/jpeg"), settings, {})
+    assert caught.value.reason == Reason.NO_IMAGE
+
+
+def test_a_type_that_no_booth_is_given_is_no_picture() -> None:
+    buffer = BytesIO()
+    PHOTO.save(buffer, "HEIF")
+    with pytest.raises(TransientError, match="image/heic"):
+        finish(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(), {})
+
+
+def test_a_bomb_is_not_passed_on() -> None:
+    with pytest.raises(TransientError, match="more than 1000 pixels"):
+        finish(JPEG, OperationSettings(), {}, max_pixels=1000)
+
+
+@pytest.mark.parametrize(
+    "templates",
+    [{}, {"gala": Picture(b"text", "image/png")}, {"gala": JPEG}, {"gala": picture(PHOTO.convert("RGBA"))}],
+    ids=["missing", "no image", "jpeg", "opaque"],
+)
+def test_a_bad_frame_is_the_slots_fault(templates: dict[str, Picture]) -> None:
+    with pytest.raises(PermanentError) as caught:
+        finish(JPEG, OperationSettings(frame="gala"), templates)
+    assert caught.value.reason == Reason.BAD_TEMPLATE
