@@ -8,7 +8,16 @@ import sys
 from contextlib import nullcontext
 
 # What needs no database, and so starts no server.
-WITHOUT_DATABASE = {"check", "compilemessages", "diffsettings", "help", "makemessages", "version", "--help", "--version"}
+WITHOUT_DATABASE = {
+    "check",
+    "compilemessages",
+    "diffsettings",
+    "help",
+    "makemessages",
+    "version",
+    "--help",
+    "--version",
+}
 
 
 def main() -> None:

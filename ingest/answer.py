@@ -52,7 +52,8 @@ def _provider_error(outcome: Outcome) -> ApiError:
 
 async def _picture(queue: Queue, outcome: Outcome) -> HttpResponseBase:
     data = await asyncio.to_thread(_bytes_of, outcome)
-    assert outcome.result_expires_at and outcome.result_file_path
+    assert outcome.result_expires_at
+    assert outcome.result_file_path
     extension = outcome.result_file_path.rpartition(".")[2]
     return StreamingHttpResponse(
         _delivering(queue, outcome.id, data),

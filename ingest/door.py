@@ -1,4 +1,7 @@
-"""The door: the checks of contract §4 in their order, then a place in the queue. What is refused leaves nothing behind."""
+"""The door: the checks of contract §4 in their order, then a place in the queue.
+
+What is refused leaves nothing behind: no row, no file.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ async def _check_password(gate: PasswordGate, password: str, recipe: Recipe, add
         raise ApiError("rate_limited", message, retry_after=RETRY_AFTER_SECONDS) from None
 
 
-async def _checked_photo(upload: UploadedFile, recipe: Recipe) -> tuple[photo.PhotoInfo, bytes]:
+async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[photo.PhotoInfo, bytes]:
     limit = min(settings.INGEST_MAX_FILE_BYTES, (recipe.size_limit_mb or 2048) * 1024 * 1024)
     provider = registry.classes().get(recipe.provider_id)
     allowed = sorted(provider.photo_types) if provider else []
@@ -130,7 +133,7 @@ def _unsupported(allowed: list[str]) -> ApiError:
     return ApiError("unsupported_media_type", _("Photos of this type are not taken here."), allowed=allowed)
 
 
-async def _place(queue: Queue, job: NewJob, upload: UploadedFile, wait_seconds: int) -> Ticket:
+async def _place(queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int) -> Ticket:
     """Stores the photo and admits the job; the photo of a job that is not admitted goes again."""
     ticket = None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from django.core.exceptions import SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
@@ -21,7 +22,7 @@ class MalformedForm(Exception):
 @dataclass(frozen=True, slots=True)
 class BoothForm:
     password: str
-    photo: UploadedFile | None
+    photo: UploadedFile[Any] | None
     metadata: dict[str, str]
 
 
@@ -39,9 +40,9 @@ def read(request: HttpRequest) -> BoothForm:
     if too_long := next((n for n, v in metadata.items() if len((n + v).encode()) > MAX_FIELD_BYTES), None):
         raise MalformedForm(f"field {too_long[:40]!r} is longer than {MAX_FIELD_BYTES} bytes")
     photo = next((uploads[name] for name in PHOTO_PARTS if name in uploads), None)
-    return BoothForm(fields.get("password", ""), photo, metadata)
+    return BoothForm(fields.get("password", ""), cast("UploadedFile[Any] | None", photo), metadata)
 
 
 def _text(values: list[str]) -> str:
-    """A field given more than once keeps all its values. Postgres takes no NUL in text; booths' C strings may end in one."""
+    """All values of a field given more than once. A C string's NUL goes: Postgres takes none."""
     return ", ".join(values).replace("\0", "")

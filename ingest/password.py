@@ -54,7 +54,7 @@ class PasswordGate:
         self._slow_hash = asyncio.Lock()  # one at a time: guessing never takes more than one core
 
     async def check(self, password: str, encoded: str, address: str) -> None:
-        """Passes, or raises `WrongPassword` or `TooManyFailures`. `encoded` is the current hash; empty: none is right."""
+        """Raises `WrongPassword` or `TooManyFailures`. `encoded` is the current hash; empty: none is right."""
         digest = hmac.digest(self._key, f"{encoded}\0{password}".encode(), sha256)
         if digest == self._right:
             return

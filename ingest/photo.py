@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, NamedTuple, cast
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -337,6 +337,6 @@ def _kind(head: bytes) -> _Kind:
     raise NotAPhoto("no image")
 
 
-def examine(file: BinaryIO, max_pixels: int) -> tuple[PhotoInfo, bytes]:
+def examine(file: Any, max_pixels: int) -> tuple[PhotoInfo, bytes]:
     """What the photo is, and its SHA-256. Blocks: call it in a thread."""
     return probe(file, max_pixels=max_pixels), digest(file)

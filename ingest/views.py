@@ -23,5 +23,5 @@ async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
         return await answer(door.queue, await wait_for_end(door.queue, door.waiters, ticket))
     except QueueUnavailable:
         return queue_unavailable().response()
-    except Exception as error:  # whatever it is, the booth gets an answer in the envelope; it is logged there
+    except Exception as error:  # noqa: BLE001 - whatever it is, the booth gets the envelope; it is logged there
         return from_exception(error).response()

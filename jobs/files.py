@@ -6,7 +6,6 @@ Goes through Django's storage, so that these can live elsewhere. All functions b
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import IO, Any
@@ -37,8 +36,10 @@ class AtomicFileSystemStorage(FileSystemStorage):
 
     def _save(self, name: str, content: File[Any]) -> str:
         folder, _, base = name.rpartition("/")
-        draft = super()._save(f"{folder}/.{secrets.token_hex(8)}.{base}", content)
-        os.replace(self.path(draft), self.path(name))
+        draft: str = super()._save(  # type: ignore[misc]
+            f"{folder}/.{secrets.token_hex(8)}.{base}", content
+        )
+        Path(self.path(draft)).replace(self.path(name))
         return name
 
 

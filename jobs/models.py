@@ -168,7 +168,7 @@ class MediaObject(models.Model):
 
 
 class Process(models.Model):
-    """A web or worker process that lives, seen every few seconds. For `/readyz`, metrics and staff; no job depends on it."""
+    """A web or worker process that lives, seen every few seconds. For `/readyz`, metrics and staff: no job needs it."""
 
     class Kind(models.TextChoices):
         WEB = "web", _("web")

@@ -153,7 +153,7 @@ def _range(header: str, size: int) -> tuple[int, int] | None:
     last = min(int(end), size - 1) if start and end else size - 1
     if start and end and int(end) < int(start):
         return None  # not a valid range: ignored, as the RFC wants
-    if first >= size or not start and int(end) == 0:
+    if first >= size or (not start and int(end) == 0):
         error = ApiError("range_not_satisfiable", _("The file is shorter than that."))
         error.headers["Content-Range"] = f"bytes */{size}"
         raise error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from jobs import files
@@ -108,9 +108,9 @@ KINDS: Mapping[str, Callable[[Removed], None]] = {"media": _media, "results": _r
 
 
 def _rows(due: QuerySet[Any], removed: Removed) -> None:
-    model: type[Model] = due.model
+    model: Any = due.model
     for keys in _batches(due.values_list("pk", flat=True)):
-        removed.rows += len(keys) if removed.dry_run else model._default_manager.filter(pk__in=keys).delete()[0]
+        removed.rows += len(keys) if removed.dry_run else model.objects.filter(pk__in=keys).delete()[0]
 
 
 def _orphans(folder: str, is_over: Q, older_than: float, removed: Removed) -> None:

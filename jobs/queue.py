@@ -43,6 +43,17 @@ ADMISSION_LOCK = 0x70686F746F  # any number that nobody else takes; this one rea
 # does not at once.
 CONNECT_SECONDS = 1.0
 
+# What it looks like when the database cannot serve: gone, overloaded, or not migrated to this version yet.
+AWAY = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    PoolTimeout,
+    PoolClosed,
+    TimeoutError,
+)
+
 
 class QueueError(Exception):
     """A verb of the queue could not do its work; nothing was changed."""
@@ -446,7 +457,7 @@ class Queue:
         async with self.connection() as connection:
             async with connection.transaction():
                 cursor = connection.cursor(row_factory=class_row(Closed))
-                closed = await (await cursor.execute(statement, values)).fetchone()  # type: ignore[arg-type]
+                closed = await (await cursor.execute(statement, values)).fetchone()
                 if closed is None:
                     return None
                 last = [_ended(closed, outcome, message)] if outcome in ("timeouts", "cancelled") else []
@@ -465,7 +476,7 @@ class Queue:
                 self._pool.connection(timeout=CONNECT_SECONDS) as connection,
             ):
                 yield connection
-        except (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TimeoutError) as error:
+        except AWAY as error:
             self._replace_dead_connections()
             raise QueueUnavailable(type(error).__name__) from error
 

@@ -19,7 +19,7 @@ from photoslot.database import in_thread
 from photoslot.logs import correlation_id
 from providers import attempts, registry
 from providers.attempts import Clock, DeadlineReached
-from providers.base import OperationSettings, PermanentError, Picture, Provider, ProviderError, Reason, Request
+from providers.base import PermanentError, Picture, Provider, ProviderError, Reason, Request
 from slots import templates
 from stats.journal import Step
 
@@ -121,9 +121,7 @@ class JobRun:
         """The finished picture; nothing of it is kept yet."""
         request = await self._request()
         picture = await attempts.make_picture(self._provider, request, self._clock, self, self._reference)
-        return await asyncio.to_thread(
-            finish, picture, request.settings, request.templates, settings.INGEST_MAX_PIXELS
-        )
+        return await asyncio.to_thread(finish, picture, request.settings, request.templates, settings.INGEST_MAX_PIXELS)
 
     async def _request(self) -> Request:
         claim = self.claim

@@ -76,7 +76,7 @@ class Worker:
             await self._leave(sides)
 
     async def _claim(self) -> None:
-        """Until told to leave: fill free places, then sleep until a job is ready, a place is free or a second is over."""
+        """Until told to leave: fill free places, then sleep until there is news or a second has passed."""
         while not self._leaving.is_set():
             self._wake.clear()
             claimed = await self._claim_some(self._concurrency - len(self._running))

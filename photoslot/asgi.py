@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -35,8 +35,8 @@ from photoslot.logs import correlation_id  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
+Message = Mapping[str, Any]
+Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
@@ -70,7 +70,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal started
         if message["type"] == "http.response.start":
             started = True
-            message["headers"] = [*message["headers"], (b"x-correlation-id", correlation_id.get().encode())]
+            named = (b"x-correlation-id", correlation_id.get().encode())
+            message = {**message, "headers": [*message["headers"], named]}
         await send(message)
 
     try:
@@ -79,7 +80,9 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         await django_and_static(scope, _counting(receive, limit), sending)
     except BodyTooLarge:
         error = ApiError(
-            "payload_too_large", _("The photo is larger than any slot takes."), limit_bytes=settings.INGEST_MAX_FILE_BYTES
+            "payload_too_large",
+            _("The photo is larger than any slot takes."),
+            limit_bytes=settings.INGEST_MAX_FILE_BYTES,
         )
         await _answer(error, sending)
     except asyncio.CancelledError:

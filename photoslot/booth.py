@@ -81,7 +81,8 @@ def _head(path: str, host: str, boundary: str, length: int) -> bytes:
 
 def _multipart(boundary: str, form: Mapping[str, str], filename: str, photo: bytes) -> bytes:
     text = "".join(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in form.items()
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in form.items()
     )
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="fileToUpload"; filename="{filename}"\r\n'

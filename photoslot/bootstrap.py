@@ -47,7 +47,7 @@ def bootstrap() -> Credentials:
 
 
 def _create_admins() -> dict[str, str]:
-    users: Any = get_user_model()._default_manager
+    users: Any = get_user_model().objects
     missing = [name for name in settings.ADMIN_USERNAMES if not users.filter(username=name).exists()]
     created = {name: new_password() for name in missing}
     for name, password in created.items():
@@ -73,6 +73,6 @@ def _remember(path: Path, created: Credentials) -> None:
     known["ingest_password"] = created.ingest_password or known["ingest_password"]
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         json.dump(known, file, indent=2)
-    os.replace(draft, path)
+    draft.replace(path)

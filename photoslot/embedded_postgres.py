@@ -92,7 +92,8 @@ class EmbeddedPostgres:
         else:
             self._home = self._root / "var" / "postgres"
             # Not in the checkout: a socket's path may have 107 bytes. Not TMPDIR or XDG_RUNTIME_DIR: cron has neither.
-            self._socket_dir = Path(f"/tmp/photoslot-{os.geteuid()}") / f"{digest}-{name}"
+            own = Path(f"/tmp/photoslot-{os.geteuid()}")  # noqa: S108 - refused unless it is ours alone
+            self._socket_dir = own / f"{digest}-{name}"
         self.data = self._home / name
         self._claim: int | None = None
 

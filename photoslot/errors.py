@@ -118,7 +118,7 @@ def enveloped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseB
 
 
 @sync_and_async_middleware
-def EnvelopeMiddleware(get_response: Any) -> Any:
+def EnvelopeMiddleware(get_response: Any) -> Any:  # noqa: N802 - named as settings.MIDDLEWARE names its kind
     """The envelope for every endpoint that Django's middleware serves."""
     if iscoroutinefunction(get_response):
 

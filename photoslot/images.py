@@ -175,7 +175,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         value = image.getexif().get(_ORIENTATION)
-    except Exception:  # a garbled EXIF block (any error is possible) is no reason to lose a good photo
+    except Exception:  # noqa: BLE001 - a garbled EXIF block (any error is possible) is no reason to lose a good photo
         return 1
     return value if value in _TURNS else 1
 

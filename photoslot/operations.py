@@ -38,7 +38,9 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     verdicts = {name: _verdict(check) for name, check in CHECKS.items()}
-    return JsonResponse({"ready": all(verdicts.values()), "checks": verdicts}, status=200 if all(verdicts.values()) else 503)
+    return JsonResponse(
+        {"ready": all(verdicts.values()), "checks": verdicts}, status=200 if all(verdicts.values()) else 503
+    )
 
 
 @never_cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -22,10 +24,13 @@ PORT = integer("PORT", 8000, 1, 65535)
 PUBLIC_BASE_URL = os.environ.get("PUBLIC_BASE_URL", f"http://localhost:{PORT}").rstrip("/")
 ALLOWED_HOSTS = words("ALLOWED_HOSTS", "*")  # links are built from PUBLIC_BASE_URL, never from the Host header
 ADMIN_USERNAMES = words("ADMIN_USERNAMES", "serg,igor")
-RUNTIME_CREDENTIALS_FILE = Path(os.environ.get("RUNTIME_CREDENTIALS_FILE", BASE_DIR / "secrets/runtime_credentials.json"))
+RUNTIME_CREDENTIALS_FILE = Path(
+    os.environ.get("RUNTIME_CREDENTIALS_FILE", BASE_DIR / "secrets/runtime_credentials.json")
+)
 
 # Database: embedded Postgres unless DATABASE_URL names another. The embedded one's address is known before it runs.
 EMBEDDED_POSTGRES = None if os.environ.get("DATABASE_URL") else EmbeddedPostgres(BASE_DIR, "run")
+database: dict[str, Any]
 if EMBEDDED_POSTGRES:
     database = {
         "ENGINE": "django.db.backends.postgresql",
@@ -36,6 +41,7 @@ if EMBEDDED_POSTGRES:
     }
 else:
     database = environ.Env.db_url_config(os.environ["DATABASE_URL"])
+    database["HOST"] = unquote(database["HOST"])  # %2Fvar%2Frun%2Fpostgresql is a socket's folder
 # Sync views run in many threads, each with its own connection: a pool saves the connect and bounds their number.
 database.setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 10, "timeout": 2}
 DATABASES = {"default": database}
@@ -148,5 +154,9 @@ LOGGING = {
     },
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation"]}},
     "root": {"handlers": ["console"], "level": "INFO"},
-    "loggers": {"httpx": {"level": "WARNING"}, "django": {"handlers": [], "level": "INFO"}},
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        "psycopg.pool": {"level": "ERROR"},  # the queue says so itself, once
+        "django": {"handlers": [], "level": "INFO"},
+    },
 }

@@ -69,7 +69,9 @@ async def make_picture(
     lives. Raises `ProviderError` when it cannot be made, `DeadlineReached` when time is up."""
     retry = request.settings.retry
     attempts = (retry and retry.attempts) or settings.PROVIDER_ATTEMPTS
-    pause = settings.PROVIDER_RETRY_PAUSE_SECONDS if retry is None or retry.pause_seconds is None else retry.pause_seconds
+    pause = (
+        settings.PROVIDER_RETRY_PAUSE_SECONDS if retry is None or retry.pause_seconds is None else retry.pause_seconds
+    )
     payload = None
     for number in range(1, attempts + 1):
         started = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 from django.core.files.base import ContentFile
 from django.core.files.uploadedfile import UploadedFile
@@ -21,10 +22,10 @@ def load(ids: Mapping[str, str]) -> dict[str, Picture]:
         raise PermanentError(Reason.BAD_TEMPLATE, "A template image is gone") from None
 
 
-def fill(media: TemplateMedia, upload: UploadedFile, mime_type: str, extension: str) -> None:
+def fill(media: TemplateMedia, upload: UploadedFile[Any], mime_type: str, extension: str) -> None:
     """Puts the upload, already checked to be an image of that type, into a new template media. Does not save it."""
     data = upload.read()
     media.mime_type = mime_type
     media.size_bytes = len(data)
     media.checksum = hashlib.sha256(data).hexdigest()
-    media.file = ContentFile(data, name=f"upload.{extension}")  # type: ignore[assignment]
+    media.file = ContentFile(data, name=f"upload.{extension}")

@@ -54,5 +54,7 @@ def welcome() -> str:
     return WELCOME.format(
         url=settings.PUBLIC_BASE_URL,
         credentials=path,
-        password=f"$(python3 -c 'import json; print(json.load(open(\"{path}\"))[\"ingest_password\"])')" if known else "…",
+        password=f'$(python3 -c \'import json; print(json.load(open("{path}"))["ingest_password"])\')'
+        if known
+        else "…",
     )

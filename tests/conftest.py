@@ -1,0 +1,224 @@
+"""The cast of the tests: a database, the sandbox provider, the service as real processes, and a booth."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.contrib.auth.hashers import make_password
+from django.db import connection
+from django.test.utils import setup_databases, teardown_databases
+from PIL import Image
+from pytest_django.plugin import DjangoDbBlocker
+
+from ingest.models import IngestSettings
+from jobs.queue import Queue, open_queue
+from photoslot.booth import Reply, fields, post_photo
+from photoslot.processes import free_port, web_command
+from slots.models import Slot
+from tests.sandbox.server import Sandbox
+from tests.settings import TEST_POSTGRES
+
+PASSWORD = "open sesame"
+MUTABLE_TABLES = [
+    "jobs_mediaobject",
+    "jobs_job",
+    "jobs_purgerun",
+    "stats_processinglog",
+    "stats_hourlycounter",
+    "ingest_passwordfailure",
+    "slots_templatebinding",
+    "slots_templatemedia",
+]
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(settings.MEDIA_ROOT, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The test database, made by the migrations; the embedded server runs as long as it is needed."""
+    with TEST_POSTGRES or nullcontext(), django_db_blocker.unblock():
+        config = setup_databases(verbosity=0, interactive=False)
+        yield
+        teardown_databases(config, verbosity=0)
+
+
+@pytest.fixture
+def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """The database as other processes see it: what a test writes is committed, and gone after it."""
+    with django_db_blocker.unblock():
+        slots = list(Slot.objects.values())
+        IngestSettings.objects.update_or_create(
+            pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 48}
+        )
+        yield
+        with connection.cursor() as cursor:
+            cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")
+        get_user_model()._default_manager.all().delete()
+        Slot.objects.all().delete()
+        Slot.objects.bulk_create([Slot(**values) for values in slots])
+        for folder in ("payloads", "results", "thumbnails", "templates", "media"):
+            shutil.rmtree(settings.MEDIA_ROOT / folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def queue(database: None) -> AsyncIterator[Queue]:
+    async with open_queue() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def sandbox_server() -> Iterator[Sandbox]:
+    with Sandbox().running() as running:
+        os.environ["SANDBOX_URL"] = running.url
+        yield running
+
+
+@pytest.fixture
+def sandbox(sandbox_server: Sandbox) -> Iterator[Sandbox]:
+    """The provider, with a clean journal."""
+    sandbox_server.reset()
+    yield sandbox_server
+    sandbox_server.let_go()
+
+
+@dataclass
+class Processes:
+    """Starts the service's own processes, on the tests' database."""
+
+    port: int
+    started: list[subprocess.Popen[bytes]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def web(self, **environment: str) -> subprocess.Popen[bytes]:
+        process = self.start(*web_command(self.port)[1:], **environment)
+        for _ in range(200):
+            assert process.poll() is None, "the web process died"
+            try:
+                httpx.get(f"{self.url}/healthz")
+                return process
+            except httpx.TransportError:
+                threading.Event().wait(0.05)  # until the port is open; there is nothing to be told by
+        raise AssertionError("the web process did not start")
+
+    def worker(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        return self.start("manage.py", "run_workers", *arguments, **environment)
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        name = connection.settings_dict["NAME"]
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=settings.BASE_DIR,
+            env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE_NAME": name} | environment,
+        )
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.started:
+            process.wait(30)
+
+
+@pytest.fixture
+def processes(database: None, sandbox: Sandbox) -> Iterator[Processes]:
+    """For tests that need processes of their own: to kill, or with other settings."""
+    own = Processes(free_port(0), [])
+    yield own
+    own.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_processes(
+    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Processes]:
+    shared = Processes(free_port(0), [])
+    try:
+        with django_db_blocker.unblock():
+            shared.web(PROVIDER_RETRY_PAUSE_SECONDS="0")
+            shared.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+        yield shared
+    finally:
+        shared.stop()
+
+
+class Booth:
+    """Posts photos to the running service, as a booth does."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def post(self, photo: bytes, slot: str = "slot-001", password: str = PASSWORD, **form: str) -> Reply:
+        return post_photo(f"{self.url}/ingest/{slot}", photo, fields(password, photo) | form)
+
+
+@pytest.fixture
+def booth(shared_processes: Processes, database: None, sandbox: Sandbox) -> Booth:
+    """A booth at the door of a service with a web process and a worker of four places."""
+    return Booth(shared_processes.url)
+
+
+@pytest.fixture
+def web(shared_processes: Processes, database: None) -> Iterator[httpx.Client]:
+    """A browser or script on the same service."""
+    with closing(httpx.Client(base_url=shared_processes.url, timeout=70)) as client:
+        yield client
+
+
+def jpeg(width: int = 320, height: int = 240, colour: str = "steelblue", **options: Any) -> bytes:
+    """A small photo; its colour makes it another photo."""
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+def set_slot(slot_id: str = "slot-001", **changes: Any) -> None:
+    Slot.objects.filter(pk=slot_id).update(**changes)
+
+
+def use_sandbox(provider: str, scenario: str = "ok", slot_id: str = "slot-001", **more: Any) -> None:
+    """Points a slot at the sandbox."""
+    recipe = {"scenario": scenario} | more
+    set_slot(slot_id, provider_id=provider, operation_id="image_edit", settings_json=recipe)
+
+
+def stored_files() -> list[str]:
+    """All files the service keeps now, thumbnails aside: those come after the answer."""
+    root = Path(settings.MEDIA_ROOT)
+    paths = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+    return sorted(path for path in paths if not path.startswith(("thumbnails/", "secrets/")))
+
+
+def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Starts the work in a thread; calling the answer waits for its result."""
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+
+    def wait() -> Any:
+        thread.join(90)
+        assert result, "the background work did not end, or failed"
+        return result[0]
+
+    return wait

@@ -1,0 +1,90 @@
+"""Adapters of the sandbox's two protocols, each as small as an adapter can be."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+import httpx
+
+from providers.base import (
+    Accepted,
+    AmbiguousError,
+    Operation,
+    OperationSettings,
+    PermanentError,
+    Picture,
+    Provider,
+    Reason,
+    Request,
+    TransientError,
+)
+
+
+class Settings(OperationSettings):
+    scenario: str = "ok"
+
+
+class Payload(NamedTuple):
+    photo: bytes
+    scenario: str
+
+
+class SandboxProvider(Provider[Payload]):
+    operations = (Operation("image_edit", "Negative", Settings),)
+
+    def __init__(self) -> None:
+        self.client = httpx.AsyncClient(base_url=os.environ["SANDBOX_URL"], timeout=None)  # noqa: S113
+
+    async def prepare_payload(self, request: Request) -> Payload:
+        assert isinstance(request.settings, Settings)
+        return Payload(request.photo.data, request.settings.scenario)
+
+    async def call(self, method: str, path: str, scenario: str, photo: bytes = b"") -> httpx.Response:
+        try:
+            answer = await self.client.request(method, path, params={"scenario": scenario}, content=photo)
+        except httpx.ConnectError as error:
+            raise TransientError(Reason.OVERLOADED, "no connection") from error
+        except httpx.HTTPError as error:
+            raise AmbiguousError(Reason.SLOW, "the answer was lost") from error
+        match answer.status_code:
+            case 401:
+                raise PermanentError(Reason.AUTH, "key refused")
+            case 422:
+                raise PermanentError(Reason.REFUSED, "against the rules")
+            case status if status >= 400:
+                wish = answer.headers.get("Retry-After")
+                raise TransientError(Reason.OVERLOADED, f"HTTP {status}", retry_after=float(wish) if wish else None)
+        return answer
+
+    async def aclose(self) -> None:
+        await self.client.aclose()
+
+
+class Instant(SandboxProvider):
+    id = "instant"
+    name = "Sandbox, immediate"
+
+    async def submit_job(self, payload: Payload) -> Picture:
+        answer = await self.call("POST", "/instant", payload.scenario, payload.photo)
+        return Picture(answer.content, answer.headers["Content-Type"])
+
+
+class Queued(SandboxProvider):
+    id = "queued"
+    name = "Sandbox, with a queue"
+    has_queue = True
+    poll_seconds = 0.05
+
+    async def submit_job(self, payload: Payload) -> Accepted:
+        answer = await self.call("POST", "/queue", payload.scenario, payload.photo)
+        return Accepted(f"{answer.text} {payload.scenario}")
+
+    async def poll_status(self, reference: str) -> Picture | None:
+        queued, scenario = reference.split()
+        answer = await self.call("GET", f"/queue/{queued}", scenario)
+        return None if answer.status_code == 204 else Picture(answer.content, "image/jpeg")
+
+    async def cancel(self, reference: str) -> None:
+        queued, scenario = reference.split()
+        await self.call("DELETE", f"/queue/{queued}", scenario)

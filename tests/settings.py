@@ -1,0 +1,34 @@
+"""The service as the tests run it: a database and a media folder of its own, and the sandbox's providers."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from photoslot import embedded_postgres
+from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What the shell or a .env says must not reach the tests, least of all a production database.
+TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgres(ROOT, "test")
+os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres:///"
+os.environ["SECRET_KEY"] = "tests"
+if "TEST_MEDIA_ROOT" not in os.environ:  # set for the processes that the tests start
+    os.environ["TEST_MEDIA_ROOT"] = tempfile.mkdtemp(prefix="photoslot-test-")
+os.environ["MEDIA_ROOT"] = os.environ["TEST_MEDIA_ROOT"]
+os.environ["RUNTIME_CREDENTIALS_FILE"] = str(Path(os.environ["MEDIA_ROOT"]) / "secrets/runtime_credentials.json")
+
+from photoslot.settings import *  # noqa: E402, F403
+from photoslot.settings import DATABASES, PROVIDERS  # noqa: E402
+
+if TEST_POSTGRES:
+    DATABASES["default"] |= {
+        "NAME": ACCOUNT,
+        "USER": ACCOUNT,
+        "HOST": TEST_POSTGRES.host,
+        "PORT": embedded_postgres.PORT,
+    }
+if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
+    DATABASES["default"]["NAME"] = name
+PROVIDERS += ["tests.sandbox.providers.Instant", "tests.sandbox.providers.Queued"]
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # except where a test is about the slow one
