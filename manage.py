@@ -8,27 +8,24 @@ import sys
 from contextlib import nullcontext
 
 # What needs no database, and so starts no server.
-WITHOUT_DATABASE = {
-    "check",
-    "compilemessages",
-    "diffsettings",
-    "help",
-    "makemessages",
-    "version",
-    "--help",
-    "--version",
-}
+WITHOUT_DATABASE = {"check", "compilemessages", "diffsettings", "help", "makemessages", "version", "--help", "--version"}
 
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
     from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
+
+    from photoslot.embedded_postgres import EmbeddedPostgresError
 
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     needs_none = command in WITHOUT_DATABASE or "--help" in sys.argv
-    with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
-        execute_from_command_line(sys.argv)
+    try:
+        with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
+            execute_from_command_line(sys.argv)
+    except (EmbeddedPostgresError, ImproperlyConfigured) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

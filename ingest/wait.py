@@ -8,6 +8,9 @@ from jobs import media
 from jobs.notify import Waiters
 from jobs.queue import Outcome, Queue, QueueUnavailable, Ticket
 
+# A database that hangs at the deadline is given this long to say how the job ended; the booth is not kept longer.
+LAST_LOOK_SECONDS = 1.0
+
 
 async def wait_for_end(queue: Queue, waiters: Waiters, ticket: Ticket) -> Outcome:
     """The job's outcome, at its deadline at the latest: whoever waits ends the job himself when nobody else has.
@@ -22,10 +25,11 @@ async def wait_for_end(queue: Queue, waiters: Waiters, ticket: Ticket) -> Outcom
         while True:
             may_have_ended.clear()
             try:
-                outcome = await _look(queue, ticket)
-            except QueueUnavailable:
+                async with asyncio.timeout_at(deadline + LAST_LOOK_SECONDS):
+                    outcome = await _look(queue, ticket)
+            except (QueueUnavailable, TimeoutError) as error:
                 if loop.time() >= deadline:
-                    raise
+                    raise QueueUnavailable("at the deadline") from error
                 outcome = None  # it may be back before the deadline, with the picture
             if outcome is not None:
                 return outcome
