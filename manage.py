@@ -8,7 +8,7 @@ import sys
 from contextlib import nullcontext
 
 # What needs no database, and so starts no server.
-WITHOUT_DATABASE = {"check", "compilemessages", "diffsettings", "help", "makemessages", "version", "--help", "--version"}
+WITHOUT_DATABASE = {"check", "compilemessages", "diffsettings", "help", "makemessages", "version"}
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     from photoslot.embedded_postgres import EmbeddedPostgresError
 
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
-    needs_none = command in WITHOUT_DATABASE or "--help" in sys.argv
+    needs_none = command in WITHOUT_DATABASE or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
         with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
             execute_from_command_line(sys.argv)
