@@ -25,7 +25,7 @@ PASSWORD_LENGTH = 128  # far below what a form field of a booth may hold
 
 class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
     new_password = forms.CharField(
-        label=_("new password"),
+        label=_("New password"),
         required=False,
         strip=False,
         max_length=PASSWORD_LENGTH,
@@ -33,7 +33,7 @@ class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
         help_text=_("Leave empty to keep the present one. Booths with the old one are refused from then on."),
     )
     generate = forms.BooleanField(
-        label=_("generate a password"), required=False, help_text=_("A safe one is made and shown once.")
+        label=_("Generate a password"), required=False, help_text=_("A safe one is made and shown once.")
     )
 
     def clean_new_password(self) -> str:
@@ -103,6 +103,6 @@ class IngestSettingsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         }
         return TemplateResponse(request, "admin/ingest/ingestsettings/password.html", context)
 
-    @admin.display(description=_("password"), boolean=True)
+    @admin.display(description=_("is set"), boolean=True)
     def is_set(self, row: IngestSettings) -> bool:
         return bool(row.password_hash)

@@ -15,7 +15,7 @@ from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.formats import localize
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
@@ -78,8 +78,8 @@ class JobList(ChangeList):
 
 @admin.register(Job)
 class JobAdmin(HistoryAdmin):
-    list_display = ("received", "slot", "provider", "state", "reason", "took", "thumbnail", "id")
-    list_display_links = ("received", "id")
+    list_display = ("created_at", "thumbnail", "state", "took", "slot", "provider", "reason")
+    list_display_links = ("created_at",)
     list_filter = (StateFilter, "slot", ProviderFilter)
     list_select_related = ("slot",)
     ordering = ("-created_at", "id")  # exactly the index `job_newest_first`
@@ -165,10 +165,6 @@ class JobAdmin(HistoryAdmin):
             )
             self.message_user(request, text % {"ids": _ids(over)}, messages.WARNING)
 
-    @admin.display(description=_("received"))
-    def received(self, job: Job) -> datetime:
-        return job.created_at
-
     @admin.display(description=_("provider"))
     def provider(self, job: Job) -> str:
         return registry.provider_name(job.provider_id)
@@ -181,42 +177,42 @@ class JobAdmin(HistoryAdmin):
     def state(self, job: Job) -> SafeString:
         return _badge(state_of(job))
 
-    @admin.display(description=_("reason"), empty_value="")
-    def reason(self, job: Job) -> str | None:
-        return str(Reason(job.error_reason).label) if job.error_reason else None
+    @admin.display(description=_("reason"))
+    def reason(self, job: Job) -> str:
+        return str(Reason(job.error_reason).label) if job.error_reason else ""
 
     @admin.display(description=_("in all, s"))
-    def took(self, job: Job) -> str | None:
+    def took(self, job: Job) -> str:
         return _seconds(job.created_at, job.finalized_at)
 
     @admin.display(description=_("until a worker took it, s"))
-    def waited(self, job: Job) -> str | None:
+    def waited(self, job: Job) -> str:
         return _seconds(job.created_at, job.claimed_at)
 
     @admin.display(description=_("in the worker's hands, s"))
-    def worked(self, job: Job) -> str | None:
+    def worked(self, job: Job) -> str:
         return _seconds(job.claimed_at, job.finalized_at)
 
-    @admin.display(description=_("picture"), empty_value="")
-    def thumbnail(self, job: Job) -> SafeString | None:
+    @admin.display(description=_("picture"))
+    def thumbnail(self, job: Job) -> str:
         if not _is_shown(job):
-            return None
+            return ""
         link, image = public.file_url(job), public.file_url(job, public.THUMBNAIL)
         return format_html('<a href="{}"><img class="thumbnail" src="{}" loading="lazy" alt=""></a>', link, image)
 
     @admin.display(description=_("guest's page"))
-    def result(self, job: Job) -> SafeString | None:
+    def result(self, job: Job) -> str:
         address = reverse("guest-page", args=[job.pk])
-        return format_html('<a href="{0}">{0}</a>', address) if _is_shown(job) else None
+        return format_html('<a href="{0}">{0}</a>', address) if _is_shown(job) else ""
 
     @admin.display(description=_("result's size"))
-    def result_size(self, job: Job) -> str | None:
-        return None if job.result_size_bytes is None else filesizeformat(job.result_size_bytes)
+    def result_size(self, job: Job) -> str:
+        return "" if job.result_size_bytes is None else filesizeformat(job.result_size_bytes)
 
     @admin.display(description=_("deadline"))
     def deadline(self, job: Job) -> str:
         left = int((job.expires_at - timezone.now()).total_seconds())
-        text = str(localize(timezone.localtime(job.expires_at)))
+        text = date_format(timezone.localtime(job.expires_at), "DATETIME_FORMAT")
         return (
             text if job.is_finalized or left <= 0 else gettext("%(time)s, in %(left)s s") % {"time": text, "left": left}
         )
@@ -246,8 +242,8 @@ def _ids(jobs: list[Job]) -> str:
     return ", ".join(str(job.pk) for job in jobs)
 
 
-def _seconds(start: datetime | None, end: datetime | None) -> str | None:
-    return f"{(end - start).total_seconds():.1f}" if start and end else None
+def _seconds(start: datetime | None, end: datetime | None) -> str:
+    return f"{(end - start).total_seconds():.1f}" if start and end else ""
 
 
 def _is_shown(job: Job) -> bool:

@@ -21,6 +21,7 @@ from django.utils.translation import gettext_lazy as _
 
 admin.site.site_header = admin.site.site_title = "photoslot"
 admin.site.index_title = _("Photo booths")
+admin.site.site_url = None  # there is no site to view: booths and guests have addresses of their own
 
 STYLES = {"all": ["photoslot/admin.css"]}
 UUID_IN_TEXT = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)

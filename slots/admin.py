@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from photoslot.admin import STYLES
+from photoslot.admin import STYLES, badge
 from providers import registry
 from slots import templates
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
@@ -73,9 +73,9 @@ class PrettyJSONField(forms.JSONField):
 class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
     """Provider and operation are one choice, so that they always belong together."""
 
-    recipe = forms.ChoiceField(label=_("provider and operation"))
+    recipe = forms.ChoiceField(label=_("Provider and operation"))
     settings_json = PrettyJSONField(
-        label=_("settings"),
+        label=_("Settings"),
         initial=dict,
         required=False,  # an empty object is for the operation to judge
         widget=forms.Textarea({"rows": 14, "cols": 90, "spellcheck": "false", "class": "vLargeTextField code"}),
@@ -118,17 +118,14 @@ def _recipe(slot: Slot) -> str:
     return f"{slot.provider_id}/{slot.operation_id}"
 
 
-def _recipes(saved: str) -> list[Any]:
-    """What this installation offers, by provider; a slot's own also where that is not offered any more."""
-    groups: list[Any] = [
-        (
-            str(provider.name),
-            [(f"{provider.id}/{operation.id}", str(operation.name)) for operation in provider.operations],
-        )
+def _recipes(saved: str) -> list[tuple[str, str]]:
+    """What this installation offers; a slot's own also where that is not offered any more."""
+    offered = {
+        f"{provider.id}/{operation.id}": f"{provider.name}: {operation.name}"
         for provider in registry.classes().values()
-    ]
-    known = {value for _name, choices in groups for value, _label in choices}
-    return groups if saved in known or not saved else [(saved, saved), *groups]
+        for operation in provider.operations
+    }
+    return list(offered.items()) if saved in offered or not saved else [(saved, saved), *offered.items()]
 
 
 class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -147,7 +144,7 @@ class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
 class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = SlotForm
     inlines = (BindingInline,)
-    list_display = ("id", "name", "provider", "operation", "is_active", "size_limit_mb", "archived", "updated_at")
+    list_display = ("id", "name", "recipe", "is_active", "size_limit_mb", "updated_at", "archived")
     list_filter = (ArchiveFilter, "is_active", ProviderFilter)
     search_fields = ("id", "name")
     actions = ("switch_on", "switch_off", "archive", "restore")
@@ -180,22 +177,15 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_delete_permission(self, request: HttpRequest, obj: Slot | None = None) -> bool:
         return False  # jobs and figures point to it: slots are archived
 
-    @admin.display(description=_("provider"), ordering="provider_id")
-    def provider(self, slot: Slot) -> str:
-        return registry.provider_name(slot.provider_id)
-
-    @admin.display(description=_("operation"), ordering="operation_id")
-    def operation(self, slot: Slot) -> str:
-        return registry.operation_name(slot.provider_id, slot.operation_id)
-
-    @admin.display(description=_("provider and operation"))
+    @admin.display(description=_("provider and operation"), ordering="provider_id")
     def recipe(self, slot: Slot) -> str:
-        """What the form's field of this name is to those who may only look."""
-        return f"{self.provider(slot)}: {self.operation(slot)}"
+        """In the list, and in place of the form's field of this name for those who may only look."""
+        operation = registry.operation_name(slot.provider_id, slot.operation_id)
+        return f"{registry.provider_name(slot.provider_id)}: {operation}"
 
-    @admin.display(description=_("archived"), boolean=True, ordering="archived_at")
-    def archived(self, slot: Slot) -> bool:
-        return slot.archived_at is not None
+    @admin.display(description="", ordering="archived_at")
+    def archived(self, slot: Slot) -> str:
+        return badge("archived", gettext("archived")) if slot.archived_at else ""
 
     @admin.display(description=_("booths post to"))
     def booth_url(self, slot: Slot) -> SafeString:
