@@ -28,7 +28,7 @@ def load(ids: Mapping[str, str]) -> dict[str, Picture]:
     """The images of these template media ids, by key. Raises `PermanentError` when one is gone."""
     found = {str(media.pk): media for media in TemplateMedia.objects.filter(pk__in=ids.values())}
     try:
-        return {key: Picture(found[pk].file.read(), found[pk].mime_type) for key, pk in ids.items()}
+        return {key: Picture(_read(found[pk]), found[pk].mime_type) for key, pk in ids.items()}
     except (KeyError, FileNotFoundError):
         raise PermanentError(Reason.BAD_TEMPLATE, "A template image is gone") from None
 
@@ -49,8 +49,7 @@ def fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
 
 def preview(media: TemplateMedia) -> Picture:
     """A small copy for staff. Raises `FileNotFoundError`."""
-    with media.file.open() as file:
-        image = images.decode(file.read(), max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
+    image = images.decode(_read(media), max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
     format: images.Format = "png" if image.mode == "RGBA" else "jpeg"
     return Picture(images.encode(image, format, 85), images.MIME_TYPES[format])
 
@@ -60,6 +59,12 @@ def remove(media: TemplateMedia) -> None:
     with transaction.atomic():
         media.delete()
         transaction.on_commit(partial(default_storage.delete, str(media.file.name)))
+
+
+def _read(media: TemplateMedia) -> bytes:
+    with media.file.open() as file:
+        data: bytes = file.read()
+        return data
 
 
 def _checked_type(data: bytes) -> str:
