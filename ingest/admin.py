@@ -56,16 +56,16 @@ class IngestSettingsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     form = IngestSettingsForm
     readonly_fields = ("is_set", "password_updated_at", "password_updated_by", "updated_at")
-    fieldsets = (
-        (_("Waiting"), {"fields": ("sync_response_seconds", "updated_at")}),
-        (
-            _("Ingest password"),
-            {"fields": ("is_set", "password_updated_at", "password_updated_by", "new_password", "generate")},
-        ),
-    )
+    waiting = (_("Waiting"), {"fields": ("sync_response_seconds", "updated_at")})
+    present = ("is_set", "password_updated_at", "password_updated_by")
 
     class Media:
         css = STYLES
+
+    def get_fieldsets(self, request: HttpRequest, obj: IngestSettings | None = None) -> Any:
+        """Those who may only look have no fields to type into."""
+        another = ("new_password", "generate") if self.has_change_permission(request, obj) else ()
+        return self.waiting, (_("Ingest password"), {"fields": self.present + another})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

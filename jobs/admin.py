@@ -8,7 +8,6 @@ from uuid import UUID
 
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet, TextChoices
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.defaultfilters import filesizeformat
@@ -25,7 +24,7 @@ from jobs import public
 from jobs.cancel import cancel_job
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.queue import QueueUnavailable
-from photoslot.admin import HistoryAdmin, badge, pretty
+from photoslot.admin import HistoryAdmin, HistoryList, badge, pretty
 from providers import registry
 from providers.base import Reason
 from slots.admin import ProviderFilter
@@ -69,7 +68,7 @@ class StateFilter(admin.SimpleListFilter):
         return queryset.filter(WHERE.get(self.value() or "", Q()))
 
 
-class JobList(ChangeList):
+class JobList(HistoryList):
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Job]:
         """Without what the list does not show and a row may have kilobytes of."""
         rows: QuerySet[Job] = super().get_queryset(request, exclude_parameters)
@@ -100,7 +99,7 @@ class JobAdmin(HistoryAdmin):
         (_("Queue"), {"fields": ("status", "is_finalized", "claims", "lease_expires_at", "updated_at")}),
     )
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobList]:
         return JobList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Job]:
