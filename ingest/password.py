@@ -13,9 +13,13 @@ from collections import OrderedDict
 from hashlib import sha256
 from ipaddress import ip_address
 
-from django.contrib.auth.hashers import check_password
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.hashers import check_password, make_password
+from django.db.models.functions import Now
 
+from ingest.models import IngestSettings
 from jobs.queue import Queue
+from photoslot.passwords import new_password
 
 # From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
 FAILURES_ALLOWED = 10
@@ -41,6 +45,16 @@ class WrongPassword(Exception):
 
 class TooManyFailures(Exception):
     """The address has posted wrong passwords too often."""
+
+
+def rotate(value: str = "", by: AbstractBaseUser | None = None) -> str:
+    """Sets the ingest password, to a generated one if none is given, and returns it: only its hash is kept.
+    Photos under way are not asked again."""
+    password = value or new_password()
+    IngestSettings.objects.filter(pk=1).update(
+        password_hash=make_password(password), password_updated_at=Now(), password_updated_by=by, updated_at=Now()
+    )
+    return password
 
 
 class PasswordGate:

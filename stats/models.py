@@ -16,6 +16,9 @@ class JSONInOrder(models.JSONField):
     def db_type(self, connection: object) -> str:
         return "json"
 
+    def from_db_value(self, value: object, expression: object, connection: object) -> object:
+        return value  # psycopg has decoded it: Django holds it back from that for `jsonb` only
+
 
 class ProcessingLog(models.Model):
     """One step of a job (contract §3). Append-only."""
@@ -46,6 +49,10 @@ class ProcessingLog(models.Model):
             models.Index(fields=["job_id", "id"], name="log_steps_of_job"),
             # One slot's latest steps: the log's filter in the admin.
             models.Index(fields=["slot", "-id"], name="log_of_slot"),
+            # The log's filter by a bad end: few, where the other steps are found at once among the newest.
+            models.Index(
+                fields=["status", "-id"], condition=models.Q(status__in=["timeout", "failed"]), name="log_of_failures"
+            ),
             # Retention: purge removes whole days from the old end.
             models.Index(fields=["occurred_at"], name="log_by_age"),
         ]
