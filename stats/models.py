@@ -16,6 +16,9 @@ class JSONInOrder(models.JSONField):
     def db_type(self, connection: object) -> str:
         return "json"
 
+    def from_db_value(self, value: object, expression: object, connection: object) -> object:
+        return value  # psycopg has parsed it: Django keeps it from doing so for `jsonb` alone
+
 
 class ProcessingLog(models.Model):
     """One step of a job (contract §3). Append-only."""
