@@ -49,8 +49,8 @@ def readyz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @read_only
 def metrics(request: HttpRequest) -> HttpResponse:
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), settings.METRICS_TOKEN.encode()):
+    given, wanted = request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"
+    if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), wanted.encode()):
         raise ApiError("invalid_credentials", _("Send METRICS_TOKEN as a bearer token."))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
