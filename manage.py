@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -23,12 +24,23 @@ WITHOUT_DATABASE = {
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
     from django.conf import settings
+    from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
+    from photoslot.embedded_postgres import EmbeddedPostgresError
+
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # ends like Ctrl-C, so that the server is stopped then too
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     needs_none = command in WITHOUT_DATABASE or "--help" in sys.argv
-    with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
-        execute_from_command_line(sys.argv)
+    try:
+        with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
+            execute_from_command_line(sys.argv)
+    except (ImproperlyConfigured, EmbeddedPostgresError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says it
 
 
 if __name__ == "__main__":
