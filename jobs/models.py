@@ -200,6 +200,20 @@ class Process(models.Model):
         return f"{self.kind} {self.name}"
 
 
+class PurgeTotal(models.Model):
+    """What all purges of one kind have removed: metrics count on, also when old runs are forgotten."""
+
+    kind = models.CharField(primary_key=True, max_length=16)
+    runs = models.PositiveBigIntegerField(db_default=0)
+    files = models.PositiveBigIntegerField(db_default=0)
+    bytes = models.PositiveBigIntegerField(db_default=0)
+    rows = models.PositiveBigIntegerField(db_default=0)
+    last_run_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.kind
+
+
 class PurgeRun(models.Model):
     """One run of a purge: what it removed, and how many bytes."""
 

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -154,7 +154,8 @@ async def _show_life(queue: Queue, listener: Listener) -> None:
                 logger.warning("The database does not answer (%s)", error)
             await asyncio.sleep(SEEN_SECONDS)
     finally:
-        await queue.gone(process_id)
+        with suppress(QueueUnavailable):  # leaving together with the database is no fault
+            await queue.gone(process_id)
 
 
 def _fell(task: asyncio.Task[None]) -> None:

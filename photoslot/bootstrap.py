@@ -29,6 +29,15 @@ class Credentials:
         return bool(self.admins or self.ingest_password)
 
 
+def stored_ingest_password() -> str | None:
+    """What RUNTIME_CREDENTIALS_FILE says; None where that is lost. Staff may have rotated the password since."""
+    try:
+        known = json.loads(settings.RUNTIME_CREDENTIALS_FILE.read_text())
+        return known["ingest_password"] or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def bootstrap() -> Credentials:
     """Creates what is missing. The file is written before the rows are committed, so no password is ever lost."""
     with transaction.atomic():

@@ -17,7 +17,7 @@ class JSONInOrder(models.JSONField):
         return "json"
 
     def from_db_value(self, value: object, expression: object, connection: object) -> object:
-        return value  # psycopg has decoded it: Django holds it back from that for `jsonb` only
+        return value  # psycopg has parsed it: Django keeps it from doing so for `jsonb` alone
 
 
 class ProcessingLog(models.Model):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ MUTABLE_TABLES = [
     "jobs_mediaobject",
     "jobs_job",
     "jobs_purgerun",
+    "jobs_purgetotal",
     "stats_processinglog",
     "stats_hourlycounter",
     "ingest_passwordfailure",
@@ -124,9 +125,20 @@ class Processes:
         return self.start("manage.py", "run_workers", *arguments, **environment)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        return self._spawn(command, environment, None)
+
+    def command(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A management command whose output and errors the test reads."""
+        return self._spawn(("manage.py", *arguments), {}, subprocess.PIPE)
+
+    def _spawn(
+        self, command: Sequence[str], environment: dict[str, str], output: int | None
+    ) -> subprocess.Popen[bytes]:
         name = connection.settings_dict["NAME"]
         process = subprocess.Popen(
             [sys.executable, *command],
+            stdout=output,
+            stderr=output,
             cwd=settings.BASE_DIR,
             env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE_NAME": name} | environment,
         )
