@@ -18,10 +18,16 @@ async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
     door: Door = request.scope["state"]["door"]  # type: ignore[attr-defined]
     try:
         if request.method != "POST":
-            raise ApiError("method_not_allowed", _("Post the photo as multipart/form-data."))
+            raise _only_post()
         ticket = await admit(door, request, slot_id)
         return await answer(door.queue, await wait_for_end(door.queue, door.waiters, ticket))
     except QueueUnavailable:
         return queue_unavailable().response()
     except Exception as error:  # noqa: BLE001 - whatever it is, the booth gets the envelope; it is logged there
         return from_exception(error).response()
+
+
+def _only_post() -> ApiError:
+    error = ApiError("method_not_allowed", _("Post the photo as multipart/form-data."))
+    error.headers["Allow"] = "POST"
+    return error
