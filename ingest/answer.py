@@ -16,7 +16,6 @@ from django.utils.translation import gettext as _
 from jobs import files
 from jobs.queue import Outcome, Queue, QueueUnavailable
 from photoslot.errors import ApiError, internal_error
-from photoslot.logs import correlation_id
 from providers.base import Reason
 
 logger = logging.getLogger(__name__)
@@ -66,7 +65,6 @@ async def _picture(queue: Queue, outcome: Outcome) -> HttpResponseBase:
             "X-Job-Id": str(outcome.id),
             "X-Result-Url": settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id]),
             "X-Result-Expires-At": outcome.result_expires_at.isoformat(),
-            "X-Correlation-Id": correlation_id.get(),
         },
     )
 
