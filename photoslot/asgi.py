@@ -84,6 +84,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
             _("The photo is larger than any slot takes."),
             limit_bytes=settings.INGEST_MAX_FILE_BYTES,
         )
+        if b"expect" in headers:  # what comes next on this connection may or may not be the body
+            error.headers["Connection"] = "close"
         await _answer(error, sending)
     except asyncio.CancelledError:
         if not started:  # this process must leave before the job's end; the booth can post again at once
