@@ -79,8 +79,7 @@ MALFORMED: dict[str, tuple[str | None, bytes]] = {
     "endless boundary": ("multipart/form-data; boundary=" + "x" * 300, b"x"),
     "bad base64": (
         "multipart/form-data; boundary=x",
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\nContent-Transfer-Encoding: base64'
-        b"\r\n\r\na\r\n--x--\r\n",
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename=a\r\nContent-Transfer-Encoding: base64\r\n\r\na',
     ),
     "endless part header": (
         "multipart/form-data; boundary=x",
