@@ -17,6 +17,7 @@ import httpx
 from django.contrib.auth.hashers import make_password
 
 from ingest.models import IngestSettings
+from jobs import media
 from jobs.models import Job
 from jobs.queue import Closed, open_queue
 from photoslot.booth import Reply
@@ -88,7 +89,10 @@ def cancel(job_id: UUID) -> Closed | None:
 
     async def cancelled() -> Closed | None:
         async with open_queue() as queue:
-            return await queue.cancel(job_id, "serg")
+            closed = await queue.cancel(job_id, "serg")
+            if closed:
+                await media.tidy_up(closed)
+            return closed
 
     return asyncio.run(cancelled())
 

@@ -24,9 +24,8 @@ def post_all_at_once(booth: Booth, pool: ThreadPoolExecutor) -> list[Future[Repl
     gate = threading.Barrier(BOOTHS)
 
     def post(number: int) -> Reply:
-        photo = jpeg(colour=f"rgb({number}, 0, 0)")
         gate.wait()
-        return booth.post(photo, id=str(number))
+        return booth.post(jpeg(), id=str(number))
 
     return [pool.submit(post, number) for number in range(BOOTHS)]
 
@@ -39,7 +38,7 @@ def test_of_two_hundred_at_once_exactly_the_limit_is_admitted(processes: Process
         replies = post_all_at_once(Booth(processes.url), pool)
         eventually(lambda: sum(reply.done() for reply in replies) + Job.objects.count() == BOOTHS, seconds=40)
         assert Job.objects.count() == PLACES
-        assert stored_files() == sorted(Job.objects.values_list("payload_path", flat=True))
+        assert stored_files() == sorted(str(job.payload_path) for job in Job.objects.all())
         assert ProcessingLog.objects.filter(status="received").count() == PLACES
         sandbox.let_go()
     answers = [reply.result() for reply in replies]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import struct
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 from django.db.models import F
+from PIL import Image
 
 from jobs.models import Job
+from stats.models import ProcessingLog
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.ingest.helpers import connect, eventually, form, raw_post
 from tests.sandbox.server import Sandbox, developed
@@ -54,8 +58,6 @@ def test_under_way_it_joins_however_many_post_at_once(booth: Booth, sandbox: San
 
 
 def received() -> list[Any]:
-    from stats.models import ProcessingLog
-
     return list(ProcessingLog.objects.filter(status="received").values_list("pk", flat=True))
 
 
@@ -86,10 +88,6 @@ def test_a_connection_that_broke_inside_the_picture_gets_it_again(booth: Booth, 
 
 
 def noise() -> bytes:
-    import io
-
-    from PIL import Image
-
     out = io.BytesIO()
     Image.effect_noise((1500, 1000), 100).convert("RGB").save(out, "JPEG", quality=95)
     return out.getvalue()
@@ -100,7 +98,7 @@ def test_a_delivered_picture_posted_again_is_another_try(booth: Booth, sandbox: 
     jobs = set()
     for number in (1, 2):
         jobs.add(booth.post(jpeg(), id="1").headers["x-job-id"])
-        eventually(lambda number=number: delivered(number))
+        eventually(partial(delivered, number))
     assert (len(jobs), calls(sandbox)) == (2, 2)
 
 

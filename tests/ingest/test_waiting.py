@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -51,7 +52,7 @@ def test_at_the_deadline_the_booth_is_told_and_nothing_is_kept(booth: Booth, san
     use_sandbox("instant", "hold", "slot-001")
     use_sandbox("queued", "never", "slot-002")
     use_sandbox("instant", "overloaded:30", "slot-003")  # come again in 30 s: that would be too late
-    replies = [in_background(lambda slot=slot: timed(booth, jpeg(), slot)) for slot in ("slot-001", "slot-002")]
+    replies = [in_background(partial(timed, booth, jpeg(), slot)) for slot in ("slot-001", "slot-002")]
     assert refusal(booth.post(jpeg(), "slot-003"), 502, "provider_error")["reason"] == "overloaded"
     late = [late_by(*reply()) for reply in replies]
     assert min(late) >= 0
@@ -77,8 +78,7 @@ def test_without_any_worker_the_deadline_is_the_same(
 def test_a_picture_made_at_the_very_deadline_is_delivered_or_not_there(booth: Booth, sandbox: Sandbox) -> None:
     short_deadline()
     use_sandbox("instant", "hold")
-    photos = [jpeg(colour=f"rgb(0, 0, {number})") for number in range(4)]
-    replies = [in_background(lambda photo=photo: booth.post(photo)) for photo in photos]
+    replies = [in_background(partial(booth.post, jpeg(), id=str(number))) for number in range(4)]
     sandbox.wait_for_calls(4)
     middle = sorted(job.expires_at for job in Job.objects.all())[2]
     eventually(lambda: datetime.now(UTC) >= middle - timedelta(milliseconds=30))
@@ -115,26 +115,24 @@ async def finished_around_the_deadline(queue: Queue, claim: Claim, until: float,
 async def test_of_deadline_and_result_exactly_one_wins(queue: Queue, settings: Settings) -> None:
     settings.QUEUE_MAX_IN_FLIGHT_JOBS = 100
     waiters = Waiters(queue)
-    offsets = [-0.1, *(number / 1000 for number in range(-10, 11)), 0.1]
-    loop = asyncio.get_running_loop()
+    offsets = [-0.4, *(number / 1000 for number in range(-10, 11)), 0.4]
+    tickets = [await queue.admit(new_job(), 1) for _ in offsets]
+    claims = {claim.id: claim for claim in await queue.claim(["by hand"], len(offsets))}
 
-    async def race(offset: float) -> tuple[bool, Outcome]:
-        ticket: Ticket = await queue.admit(new_job(), 1)
-        until = loop.time() + ticket.seconds_left
-        claims = {claim.id: claim for claim in await queue.claim(["by hand"], 1)}
-        work = finished_around_the_deadline(queue, claims[ticket.job_id], until, offset)
-        won, outcome = await asyncio.gather(work, wait_for_end(queue, waiters, ticket))
-        return won, outcome
+    async def race(ticket: Ticket, offset: float) -> tuple[bool, Outcome]:
+        claim = claims[ticket.job_id]
+        until = asyncio.get_running_loop().time() + claim.seconds_left
+        work = finished_around_the_deadline(queue, claim, until, offset)
+        return await asyncio.gather(work, wait_for_end(queue, waiters, ticket))
 
-    ended = [await race(offset) for offset in offsets[:1] + offsets[-1:]]
-    ended += [result for offset in offsets[1:-1:4] for result in [await race(offset)]]
+    ended = await asyncio.gather(*map(race, tickets, offsets))
     for won, outcome in ended:
         job = await Job.objects.aget(pk=outcome.id)
         assert (outcome.failure_reason is None) == won == (job.failure_reason is None)
         assert outcome.failure_reason in (None, "timeout")
         early = job.finalized_at is None or job.finalized_at < job.expires_at
         assert early == won
-    assert [won for won, _ in ended[:2]] == [True, False]
+    assert (ended[0][0], ended[-1][0]) == (True, False)
 
 
 def test_a_booth_that_hangs_up_does_not_end_its_job(booth: Booth, web: httpx.Client, sandbox: Sandbox) -> None:
@@ -218,7 +216,7 @@ def test_a_new_deadline_holds_for_new_jobs_only(booth: Booth, sandbox: Sandbox) 
     replies = []
     for number, seconds in enumerate((48, 60), 1):
         IngestSettings.objects.update(sync_response_seconds=seconds)
-        replies.append(in_background(lambda number=number: booth.post(jpeg(colour=f"rgb(0, {number}, 0)"))))
+        replies.append(in_background(partial(booth.post, jpeg(), id=str(number))))
         sandbox.wait_for_calls(number)
     sandbox.let_go()
     assert [reply().status for reply in replies] == [200, 200]
