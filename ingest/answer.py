@@ -21,10 +21,11 @@ from providers.base import Reason
 logger = logging.getLogger(__name__)
 
 
-async def answer(queue: Queue, outcome: Outcome) -> HttpResponseBase:
+async def answer(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
+    """The picture, or the `ApiError` that says why there is none. `gone` is set once the booth has hung up."""
     match outcome.failure_reason:
         case None:
-            return await _picture(queue, outcome)
+            return await _picture(queue, outcome, gone)
         case "timeout":
             raise ApiError(
                 "sync_timeout",
@@ -49,13 +50,13 @@ def _provider_error(outcome: Outcome) -> ApiError:
     return ApiError("provider_error", message, reason=reason.value, job_id=str(outcome.id))
 
 
-async def _picture(queue: Queue, outcome: Outcome) -> HttpResponseBase:
+async def _picture(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_bytes_of, outcome)
     assert outcome.result_expires_at
     assert outcome.result_file_path
     extension = outcome.result_file_path.rpartition(".")[2]
     return StreamingHttpResponse(
-        _delivering(queue, outcome.id, data),
+        _delivering(queue, outcome.id, data, gone),
         content_type=outcome.result_mime_type,
         headers={
             "Content-Length": str(len(data)),
@@ -76,10 +77,13 @@ def _bytes_of(outcome: Outcome) -> bytes:
     return files.read(outcome.result_file_path)
 
 
-async def _delivering(queue: Queue, job_id: UUID, data: bytes) -> AsyncIterator[bytes]:
-    """The picture, and behind its last byte the note that the booth has it. A broken connection never gets there."""
+async def _delivering(queue: Queue, job_id: UUID, data: bytes, gone: asyncio.Event) -> AsyncIterator[bytes]:
+    """The picture, and behind its last byte the note that the booth has it; not where the connection broke before."""
     yield data
+    if gone.is_set():
+        return
     try:
-        await queue.delivered(job_id)
+        # A booth that has the last byte may hang up at once, which cancels this; the note is still made.
+        await asyncio.shield(queue.delivered(job_id))
     except QueueUnavailable:
         logger.warning("Delivery of job %s could not be noted; posting it again would join it", job_id)

@@ -76,15 +76,22 @@ def test_a_connection_that_broke_inside_the_picture_gets_it_again(booth: Booth, 
     recipe = {"look": "cool", "output": {"width": 3000, "height": 2000, "format": "png"}}  # 18 MB of PNG: see below
     set_slot(settings_json=recipe)
     photo = noise()
-    with connect(booth.url) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(raw_post(booth.url, **form(photo, id="1")))
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        # More than the sockets' buffers hold is still to come when the connection is reset.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for _ in range(3):
+        with connect(booth.url) as connection:
+            connection.sendall(raw_post(booth.url, **form(photo, id="1")))
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+            # More than the sockets' buffers hold is still to come when the connection is reset.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     reply = booth.post(photo, id="1")
     assert reply.headers["x-job-id"] == str(Job.objects.get().pk)
-    assert len(reply.body) == int(reply.headers["content-length"])
+    assert len(reply.body) == int(reply.headers["content-length"]) > 12_000_000
+
+
+def test_a_booth_that_hangs_up_behind_the_last_byte_has_its_picture(booth: Booth, sandbox: Sandbox) -> None:
+    use_sandbox("instant")
+    for number in range(20):
+        assert booth.post(jpeg(), id=str(number)).status == 200
+    assert eventually(lambda: delivered(20))
 
 
 def noise() -> bytes:
