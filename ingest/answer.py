@@ -20,6 +20,9 @@ from providers.base import Reason
 
 logger = logging.getLogger(__name__)
 
+# Turns of the event loop from a connection that breaks, which ends a send that waits, until `gone` is set.
+TURNS_TO_LEARN = 3
+
 
 async def answer(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
     """The picture, or the `ApiError` that says why there is none. `gone` is set once the booth has hung up."""
@@ -78,12 +81,27 @@ def _bytes_of(outcome: Outcome) -> bytes:
 
 
 async def _delivering(queue: Queue, job_id: UUID, data: bytes, gone: asyncio.Event) -> AsyncIterator[bytes]:
-    """The picture, and behind its last byte the note that the booth has it; not where the connection broke before."""
-    yield data
-    if gone.is_set():
+    """The picture, and behind its last byte the note that the booth has it; not where the connection broke before.
+
+    The last byte goes by itself: a booth that hangs up before it has not got the picture, one that does behind it has.
+    """
+    yield data[:-1]
+    if await _is_broken(gone):
+        return
+    waited = asyncio.Event()
+    asyncio.get_running_loop().call_soon(waited.set)
+    yield data[-1:]
+    if waited.is_set() and await _is_broken(gone):  # it had to wait for what went before it
         return
     try:
-        # A booth that has the last byte may hang up at once, which cancels this; the note is still made.
+        # A booth that has everything may hang up at once, which cancels this; the note is still made.
         await asyncio.shield(queue.delivered(job_id))
     except QueueUnavailable:
         logger.warning("Delivery of job %s could not be noted; posting it again would join it", job_id)
+
+
+async def _is_broken(gone: asyncio.Event) -> bool:
+    """Sending to a broken connection looks like sending to any other; some turns later its end is known."""
+    for _turn in range(TURNS_TO_LEARN):
+        await asyncio.sleep(0)
+    return gone.is_set()

@@ -21,6 +21,7 @@ from jobs.models import Job
 from jobs.notify import Waiters
 from jobs.queue import Claim, NewJob, Outcome, Queue, Report, Result, Ticket
 from photoslot.booth import Reply
+from photoslot.database import in_thread
 from stats.models import HourlyCounter
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import cancel, connect, eventually, form, no_worker, raw_post, refusal
@@ -126,8 +127,9 @@ async def test_of_deadline_and_result_exactly_one_wins(queue: Queue, settings: S
         return await asyncio.gather(work, wait_for_end(queue, waiters, ticket))
 
     ended = await asyncio.gather(*map(race, tickets, offsets))
+    jobs = await in_thread(Job.objects.in_bulk)
     for won, outcome in ended:
-        job = await Job.objects.aget(pk=outcome.id)
+        job = jobs[outcome.id]
         assert (outcome.failure_reason is None) == won == (job.failure_reason is None)
         assert outcome.failure_reason in (None, "timeout")
         early = job.finalized_at is None or job.finalized_at < job.expires_at
