@@ -65,6 +65,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
     limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
     started = False
+    scope["state"]["gone"] = gone = asyncio.Event()
 
     async def sending(message: Message) -> None:
         nonlocal started
@@ -77,13 +78,15 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        await django_and_static(scope, _counting(receive, limit), sending)
+        await django_and_static(scope, _counting(receive, limit, gone), sending)
     except BodyTooLarge:
         error = ApiError(
             "payload_too_large",
             _("The photo is larger than any slot takes."),
             limit_bytes=settings.INGEST_MAX_FILE_BYTES,
         )
+        if b"expect" in headers:  # what comes next on this connection may or may not be the body
+            error.headers["Connection"] = "close"
         await _answer(error, sending)
     except asyncio.CancelledError:
         if not started:  # this process must leave before the job's end; the booth can post again at once
@@ -91,13 +94,16 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         raise
 
 
-def _counting(receive: Receive, limit: int) -> Receive:
-    """`receive` that raises once the body is larger than the limit, whatever the headers said."""
+def _counting(receive: Receive, limit: int, gone: asyncio.Event) -> Receive:
+    """`receive` that raises once the body is larger than the limit, whatever the headers said; and that sets `gone`
+    when the client has closed the connection, which sending to it does not tell."""
     size = 0
 
     async def counting() -> Message:
         nonlocal size
         message = await receive()
+        if message["type"] == "http.disconnect":
+            gone.set()
         size += len(message.get("body", b""))
         if size > limit:
             raise BodyTooLarge

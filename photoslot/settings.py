@@ -102,6 +102,7 @@ INSTALLED_APPS = [
     "ingest",
 ]
 MIDDLEWARE = [
+    "photoslot.errors.EnvelopeMiddleware",  # first, so that it sees the refusals of all the others
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -110,7 +111,6 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "photoslot.errors.EnvelopeMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
 ROOT_URLCONF = "photoslot.urls"
