@@ -58,11 +58,11 @@ def many() -> None:
 
 
 def job(**changes: Any) -> Job:
-    """A job that waits, unless the changes say otherwise."""
+    """A job that waits, unless the changes say otherwise; for a provider that no worker of the tests asks."""
     now = timezone.now()
     known: dict[str, Any] = {
         "slot_id": "slot-003",
-        "provider_id": "studio",
+        "provider_id": "nobody",
         "operation_id": "image_edit",
         "settings_json": {"look": "sepia"},
         "payload_mime_type": "image/jpeg",
