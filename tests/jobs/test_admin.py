@@ -77,6 +77,7 @@ def made(**changes: Any) -> Job:
     """A job with a picture."""
     now = timezone.now()
     known = {
+        "provider_id": "studio",
         "is_finalized": True,
         "finalized_at": now,
         "result_checksum": "sum",
