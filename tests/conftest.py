@@ -20,7 +20,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
 from pytest_django.plugin import DjangoDbBlocker
@@ -69,7 +69,8 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
             pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 48}
         )
         yield
-        with connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
             cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")
         get_user_model()._default_manager.all().delete()
         Slot.objects.all().delete()
