@@ -32,7 +32,8 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 # As `web_command` starts the service; neither of the two needs a start-up of its own.
 UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning")
-BARE = ("--no-access-log", "--lifespan", "off")
+# Connections outlive the other's turn: one that is closed while it is taken up again would look like a fault of ours.
+BARE = ("--no-access-log", "--lifespan", "off", "--timeout-keep-alive", "75")
 
 
 class BenchError(Exception):
