@@ -12,8 +12,8 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, closing, suppress
+from typing import IO, Any
 from uuid import uuid4
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
@@ -24,6 +24,10 @@ django = get_asgi_application()
 
 from django.conf import settings  # noqa: E402 - the rooms' models load only once Django is set up
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
+from django.core.exceptions import RequestAborted  # noqa: E402
+from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.urls import resolve  # noqa: E402
+from django.utils import translation  # noqa: E402
 from django.utils.translation import gettext as _  # noqa: E402
 
 from ingest.door import Door  # noqa: E402
@@ -45,7 +49,55 @@ FORM_BYTES = 1024 * 1024
 SEEN_SECONDS = 5.0
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
+BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
+
 django_and_static = ASGIStaticFilesHandler(django)
+
+
+class BoothHandler(ASGIHandler):
+    """The booths' view without Django's middleware, signals and closers. Those take their turns in a thread of the
+    request's own, which then lives as long as the request: a held booth would cost a thread and not a coroutine."""
+
+    def load_middleware(self, is_async: bool = False) -> None:
+        """None: the view makes its own envelopes, and of the rest a booth needs nothing."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await self.read_body(receive)
+        except RequestAborted:
+            return
+        with closing(body):
+            answering = asyncio.create_task(self._answer(scope, body, send))
+            leaving = asyncio.create_task(self._cancel_when_gone(answering, receive))
+            try:
+                await answering
+            except asyncio.CancelledError:
+                if not leaving.done():  # not the booth has left, but this process is told to
+                    raise
+            finally:
+                leaving.cancel()
+
+    async def _answer(self, scope: Scope, body: IO[bytes], send: Send) -> None:
+        request, response = self.create_request(scope, body)
+        if request is None:
+            assert response
+            await self.send_response(response, send)
+            return
+        with closing(request):  # its uploaded file
+            translation.activate(translation.get_language_from_request(request))
+            match = resolve(request.path_info)
+            response = await match.func(request, **match.kwargs)
+            if not response.streaming:
+                response.headers["Content-Length"] = str(len(response.content))
+            await self.send_response(response, send)
+
+    async def _cancel_when_gone(self, answering: asyncio.Task[None], receive: Receive) -> None:
+        with suppress(RequestAborted):
+            await self.listen_for_disconnect(receive)
+        answering.cancel()
+
+
+booths = BoothHandler()
 
 
 class BodyTooLarge(Exception):
@@ -77,7 +129,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        await django_and_static(scope, _counting(receive, limit), sending)
+        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
+        await handler(scope, _counting(receive, limit), sending)
     except BodyTooLarge:
         error = ApiError(
             "payload_too_large",
