@@ -26,6 +26,8 @@ from django.conf import settings  # noqa: E402 - the rooms' models load only onc
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
 from django.core.exceptions import RequestAborted  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
+from django.core.handlers.exception import convert_exception_to_response  # noqa: E402
+from django.http import HttpRequest, HttpResponse, HttpResponseBase  # noqa: E402
 from django.urls import resolve  # noqa: E402
 from django.utils import translation  # noqa: E402
 from django.utils.translation import gettext as _  # noqa: E402
@@ -34,7 +36,7 @@ from ingest.door import Door  # noqa: E402
 from ingest.password import PasswordGate  # noqa: E402
 from jobs.notify import Listener, Waiters  # noqa: E402
 from jobs.queue import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
-from photoslot.errors import ApiError, queue_unavailable  # noqa: E402
+from photoslot.errors import ApiError, EnvelopeMiddleware, queue_unavailable  # noqa: E402
 from photoslot.logs import correlation_id  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,15 @@ class BoothHandler(ASGIHandler):
     request's own, which then lives as long as the request: a held booth would cost a thread and not a coroutine."""
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """None: the view makes its own envelopes, and of the rest a booth needs nothing."""
+        """Of the middleware only what a booth has a use for, none of it in a thread."""
+        self._middleware_chain = EnvelopeMiddleware(convert_exception_to_response(self._view))
+
+    async def _view(self, request: HttpRequest) -> HttpResponseBase:
+        request.get_host()  # ALLOWED_HOSTS holds here too
+        translation.activate(translation.get_language_from_request(request))
+        match = resolve(request.path_info)
+        response: HttpResponseBase = await match.func(request, **match.kwargs)
+        return response
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -84,10 +94,8 @@ class BoothHandler(ASGIHandler):
             await self.send_response(response, send)
             return
         with closing(request):  # its uploaded file
-            translation.activate(translation.get_language_from_request(request))
-            match = resolve(request.path_info)
-            response = await match.func(request, **match.kwargs)
-            if not response.streaming:
+            response = await self.run_get_response(request)
+            if isinstance(response, HttpResponse):
                 response.headers["Content-Length"] = str(len(response.content))
             await self.send_response(response, send)
 
