@@ -105,6 +105,6 @@ def checksum(data: bytes) -> str:
 
 def save_thumbnail(job_id: UUID, data: bytes) -> None:
     """A small JPEG of a result, for staff."""
-    image = images.decode(data)
+    image = images.decode(data, useful_pixels=THUMBNAIL_PIXELS**2)  # its longer side is never below THUMBNAIL_PIXELS
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     save(thumbnail_path(job_id), images.encode(image, "jpeg", 80))

@@ -27,6 +27,7 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: 
 from django.utils.translation import gettext as _  # noqa: E402
 
 from ingest.door import Door  # noqa: E402
+from ingest.handler import BoothHandler  # noqa: E402
 from ingest.password import PasswordGate  # noqa: E402
 from jobs.notify import Listener, Waiters  # noqa: E402
 from jobs.queue import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
@@ -45,7 +46,10 @@ FORM_BYTES = 1024 * 1024
 SEEN_SECONDS = 5.0
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
+BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
+
 django_and_static = ASGIStaticFilesHandler(django)
+booths = BoothHandler()
 
 
 class BodyTooLarge(Exception):
@@ -78,7 +82,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        await django_and_static(scope, _counting(receive, limit, gone), sending)
+        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
+        await handler(scope, _counting(receive, limit, gone), sending)
     except BodyTooLarge:
         error = ApiError(
             "payload_too_large",
