@@ -121,8 +121,14 @@ def test_settings_are_shown_indented(admin: Client) -> None:
     assert "\n  &quot;look&quot;: &quot;poster&quot;" in admin.get(change("slot-014")).content.decode()
 
 
-def test_a_recipe_that_is_not_offered_is_refused(admin: Client) -> None:
-    assert list(errors_of(admin.post(change(), form({"look": "noir"}, recipe="studio/dance")))) == ["recipe"]
+def test_a_recipe_that_is_not_offered_is_refused_in_one_sentence(admin: Client) -> None:
+    (sentence,) = errors_of(admin.post(change(), form({"look": "noir"}, recipe="studio/dance")))["recipe"]
+    assert "studio/dance is not one of" in sentence
+
+
+def test_settings_that_are_no_json_are_not_judged_further(admin: Client) -> None:
+    answer = admin.post(ADD, form("look: sepia", id="slot-016"))
+    assert errors_of(answer) == {"settings_json": ["Enter a valid JSON."]}
 
 
 def test_a_slot_of_a_provider_that_is_gone_shows_it_and_cannot_be_saved_so(admin: Client) -> None:
