@@ -68,7 +68,7 @@ def test_the_list_names_provider_and_operation_in_a_constant_number_of_queries(
 ) -> None:
     with django_assert_num_queries(5):  # session, user, count, rows, and the count of all
         page = text_of(admin.get(LIST))
-    assert "slot-013 Comic Studio (built in): Look" in page
+    assert "slot-013 Comic - Studio (built in): Look" in page
 
 
 def test_a_new_slot_is_offered_the_next_free_id(admin: Client) -> None:
@@ -165,6 +165,7 @@ def test_archived_slots_leave_the_list_until_asked_for(admin: Client) -> None:
     assert "slot-002" not in text_of(admin.get(LIST))
     assert "slot-002" in text_of(admin.get(LIST, {"archived": "yes"}))
     assert "slot-001" not in text_of(admin.get(LIST, {"archived": "yes"}))
+    assert "slot-002 Film noir archived" in text_of(admin.get(LIST, {"archived": "all"}))
     assert list(LogEntry.objects.values_list("object_id", "change_message")) == [
         ("slot-003", "Archived"),
         ("slot-002", "Archived"),
