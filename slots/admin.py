@@ -144,7 +144,7 @@ class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
 class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = SlotForm
     inlines = (BindingInline,)
-    list_display = ("id", "name", "recipe", "is_active", "size_limit_mb", "updated_at", "archived")
+    list_display = ("id", "name", "archived", "recipe", "is_active", "size_limit_mb", "updated_at")
     list_filter = (ArchiveFilter, "is_active", ProviderFilter)
     search_fields = ("id", "name")
     actions = ("switch_on", "switch_off", "archive", "restore")

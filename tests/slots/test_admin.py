@@ -68,7 +68,7 @@ def test_the_list_names_provider_and_operation_in_a_constant_number_of_queries(
 ) -> None:
     with django_assert_num_queries(5):  # session, user, count, rows, and the count of all
         page = text_of(admin.get(LIST))
-    assert "slot-013 Comic Studio (built in): Look" in page
+    assert "slot-013 Comic - Studio (built in): Look" in page
 
 
 def test_a_new_slot_is_offered_the_next_free_id(admin: Client) -> None:
@@ -121,8 +121,14 @@ def test_settings_are_shown_indented(admin: Client) -> None:
     assert "\n  &quot;look&quot;: &quot;poster&quot;" in admin.get(change("slot-014")).content.decode()
 
 
-def test_a_recipe_that_is_not_offered_is_refused(admin: Client) -> None:
-    assert list(errors_of(admin.post(change(), form({"look": "noir"}, recipe="studio/dance")))) == ["recipe"]
+def test_a_recipe_that_is_not_offered_is_refused_in_one_sentence(admin: Client) -> None:
+    (sentence,) = errors_of(admin.post(change(), form({"look": "noir"}, recipe="studio/dance")))["recipe"]
+    assert "studio/dance is not one of" in sentence
+
+
+def test_settings_that_are_no_json_are_not_judged_further(admin: Client) -> None:
+    answer = admin.post(ADD, form("look: sepia", id="slot-016"))
+    assert errors_of(answer) == {"settings_json": ["Enter a valid JSON."]}
 
 
 def test_a_slot_of_a_provider_that_is_gone_shows_it_and_cannot_be_saved_so(admin: Client) -> None:
@@ -159,6 +165,7 @@ def test_archived_slots_leave_the_list_until_asked_for(admin: Client) -> None:
     assert "slot-002" not in text_of(admin.get(LIST))
     assert "slot-002" in text_of(admin.get(LIST, {"archived": "yes"}))
     assert "slot-001" not in text_of(admin.get(LIST, {"archived": "yes"}))
+    assert "slot-002 Film noir archived" in text_of(admin.get(LIST, {"archived": "all"}))
     assert list(LogEntry.objects.values_list("object_id", "change_message")) == [
         ("slot-003", "Archived"),
         ("slot-002", "Archived"),
