@@ -6,12 +6,15 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 from uuid import uuid4
 
 import pytest
 from django.conf import settings
+from django.db import connection, transaction
 from django.utils import timezone
 
 from jobs import files
@@ -19,6 +22,7 @@ from jobs.models import Job, MediaObject, Process, PurgeRun, PurgeTotal
 from jobs.purge import ORPHAN_SECONDS
 from stats.models import ProcessingLog
 from tests.conftest import Processes, set_slot
+from tests.photoslot.until import until
 
 pytestmark = pytest.mark.integration
 
@@ -97,6 +101,13 @@ def add_media(seconds_left: float, path: str, size: int = 10) -> Path:
     expires_at = timezone.now() + timedelta(seconds=seconds_left)
     MediaObject.objects.create(path=path, mime_type="image/jpeg", size_bytes=size, expires_at=expires_at)
     return put(path, size, age=0)
+
+
+def somebody_waits() -> bool:
+    """For a row that another transaction has locked."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
+        return bool(cursor.rowcount)
 
 
 def all_files() -> set[str]:
@@ -239,6 +250,29 @@ def test_two_at_once_share_the_work(processes: Processes) -> None:
     sums = [sum(int(match[group]) for match in said if match) for group in (2, 3, 4)]
     assert sums == [150 * 2 + 300, 150 * 107 + 300 * 5, 300]
     assert all_files() == set()
+
+
+def test_of_all_who_remove_a_file_at_once_one_did_it(database: None) -> None:
+    paths = [f"media/{n}.jpg" for n in range(200)]
+    for path in paths:
+        put(path, 5)
+    start = Barrier(4)
+
+    def remove_all() -> int:
+        start.wait()
+        return sum(files.delete(path) or 0 for path in paths)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(future.result() for future in [pool.submit(remove_all) for _ in range(4)]) == 200 * 5
+
+
+def test_rows_that_another_purge_removes_are_not_counted_twice(processes: Processes) -> None:
+    add_media(-1, "media/a.jpg")
+    with transaction.atomic():
+        MediaObject.objects.all().delete()  # the other purge, about to commit
+        process = processes.command("purge_expired", "media")
+        until(somebody_waits)
+    assert b" 0 rows." in process.communicate(timeout=60)[0]
 
 
 def test_the_photo_of_a_slot_that_is_off_now_is_purged_too(purge: Purge) -> None:

@@ -29,6 +29,7 @@ class Checkout:
         self.port = free_port(0)
         self.server = EmbeddedPostgres(root, "run")
         self.messages = root / "messages.log"
+        self.messages.touch()
         self._started: list[subprocess.Popen[str]] = []
 
     @property
@@ -50,7 +51,7 @@ class Checkout:
 
     def manage(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """Runs a command to its end. Exit code, and all that it said."""
-        said_before = self.messages.stat().st_size if self.messages.exists() else 0
+        said_before = len(self.messages.read_text())
         process = self.start(*arguments, **environment)
         output, _ = process.communicate(timeout=SECONDS)
         return process.returncode, output + self.messages.read_text()[said_before:]

@@ -20,8 +20,9 @@ import sys
 from pathlib import Path
 from photoslot.environment import generated_secret
 
+print("ready", flush=True)
 sys.stdin.readline()
-print(generated_secret(Path(sys.argv[1])))
+print([generated_secret(Path(sys.argv[1], str(number))) for number in range(100)])
 """
 
 
@@ -82,16 +83,19 @@ def test_a_secret_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_processes_that_start_at_once_share_a_secret(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path / "key")]
+    command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)]
     pipe = subprocess.PIPE
     processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=settings.BASE_DIR) for _ in range(6)]
+    for process in processes:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
     for process in processes:
         assert process.stdin
         process.stdin.write("go\n")
         process.stdin.flush()
     secrets = {process.communicate(timeout=30)[0] for process in processes}
     assert len(secrets) == 1
-    assert list(tmp_path.iterdir()) == [tmp_path / "key"]
+    assert len(list(tmp_path.iterdir())) == 100  # no draft is left
 
 
 @pytest.mark.e2e

@@ -57,10 +57,11 @@ def under_way(checkout: Checkout, worker: int) -> Callable[[], Reply]:
     """A photo that a worker has just taken up."""
     os.kill(worker, signal.SIGSTOP)
     with checkout.connect() as connection:
-        reply = in_background(lambda: post(checkout, jpeg(1200, 900)))
-        until(lambda: connection.execute("SELECT FROM jobs_job").rowcount == 1)
+        reply = in_background(lambda: post(checkout, jpeg(1200, 900), "slot-003"))
+        jobs = "SELECT FROM jobs_job WHERE slot_id = 'slot-003'"
+        until(lambda: connection.execute(jobs).rowcount == 1)
         os.kill(worker, signal.SIGCONT)
-        until(lambda: connection.execute("SELECT FROM jobs_job WHERE status = 'processing'").rowcount == 1)
+        until(lambda: connection.execute(f"{jobs} AND status = 'processing'").rowcount == 1)
     return reply
 
 
