@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import signal
 import socket
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from django.contrib.auth.hashers import make_password
@@ -19,7 +20,7 @@ from django.contrib.auth.hashers import make_password
 from ingest.models import IngestSettings
 from jobs import media
 from jobs.models import Job
-from jobs.queue import Closed, open_queue
+from jobs.queue import Closed, NewJob, open_queue
 from photoslot.booth import Reply
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import PASSWORD, Processes, stored_files
@@ -95,6 +96,21 @@ def cancel(job_id: UUID) -> Closed | None:
             return closed
 
     return asyncio.run(cancelled())
+
+
+def new_job() -> NewJob:
+    job_id = uuid4()
+    return NewJob(
+        id=job_id,
+        slot_id="slot-001",
+        provider_id="by hand",  # no worker takes it
+        operation_id="none",
+        settings_json={},
+        template_media={},
+        payload_path=f"payloads/{job_id}.jpg",
+        payload_mime_type="image/jpeg",
+        payload_digest=hashlib.sha256(job_id.bytes).digest(),
+    )
 
 
 @contextmanager

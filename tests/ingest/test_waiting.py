@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 import pytest
@@ -19,12 +18,12 @@ from ingest.models import IngestSettings
 from ingest.wait import wait_for_end
 from jobs.models import Job
 from jobs.notify import Waiters
-from jobs.queue import Claim, NewJob, Outcome, Queue, Report, Result, Ticket
+from jobs.queue import Claim, Outcome, Queue, Report, Result, Ticket
 from photoslot.booth import Reply
 from photoslot.database import in_thread
 from stats.models import HourlyCounter
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
-from tests.ingest.helpers import cancel, connect, eventually, form, no_worker, raw_post, refusal
+from tests.ingest.helpers import cancel, connect, eventually, form, new_job, no_worker, raw_post, refusal
 from tests.sandbox.server import Sandbox, developed
 
 pytestmark = pytest.mark.contract
@@ -89,21 +88,6 @@ def test_a_picture_made_at_the_very_deadline_is_delivered_or_not_there(booth: Bo
     assert delivered == made
     assert eventually(lambda: stored_files() == sorted(f"results/{pk}.jpg" for pk in made))
     assert Job.objects.filter(is_finalized=True).count() == 4
-
-
-def new_job() -> NewJob:
-    job_id = uuid4()
-    return NewJob(
-        id=job_id,
-        slot_id="slot-001",
-        provider_id="by hand",  # no worker takes it
-        operation_id="none",
-        settings_json={},
-        template_media={},
-        payload_path=f"payloads/{job_id}.jpg",
-        payload_mime_type="image/jpeg",
-        payload_digest=hashlib.sha256(job_id.bytes).digest(),
-    )
 
 
 async def finished_around_the_deadline(queue: Queue, claim: Claim, until: float, offset: float) -> bool:
