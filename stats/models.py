@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
@@ -15,6 +17,10 @@ class JSONInOrder(models.JSONField):
 
     def db_type(self, connection: object) -> str:
         return "json"
+
+    def from_db_value(self, value: Any, expression: object, connection: object) -> Any:
+        """Django keeps psycopg from decoding `jsonb` in order to do so itself; `json` comes decoded."""
+        return value
 
 
 class ProcessingLog(models.Model):
