@@ -30,5 +30,5 @@ if TEST_POSTGRES:
     }
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name
-PROVIDERS += ["tests.sandbox.providers.Instant", "tests.sandbox.providers.Queued"]
+PROVIDERS += [f"tests.sandbox.providers.{name}" for name in ("Instant", "Queued", "Fetching")]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # except where a test is about the slow one
