@@ -33,7 +33,7 @@ SWEEP_SECONDS = 1.0
 
 
 class Worker:
-    """Works until told to stop. `once`: works off what waits now, then ends by itself."""
+    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `QueueUnavailable`."""
 
     def __init__(
         self, queue: Queue, providers: Collection[str], concurrency: int, grace_seconds: float, once: bool = False
@@ -92,8 +92,12 @@ class Worker:
         if places <= 0:
             return 0
         try:
+            if any(run.lease.seconds_left() < HEARTBEAT_SECONDS for run, _ in self._running.values()):
+                await self._beat()  # the database was away: our own jobs must not look like those of a dead worker
             claims = await self._queue.claim(self._providers, places)
         except QueueUnavailable as error:
+            if self._once:
+                raise
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
             return 0
         for claim in claims:

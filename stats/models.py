@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
@@ -16,8 +18,9 @@ class JSONInOrder(models.JSONField):
     def db_type(self, connection: object) -> str:
         return "json"
 
-    def from_db_value(self, value: object, expression: object, connection: object) -> object:
-        return value  # psycopg has parsed it: Django keeps it from doing so for `jsonb` alone
+    def from_db_value(self, value: Any, expression: object, connection: object) -> Any:
+        """Django keeps psycopg from decoding `jsonb` in order to do so itself; `json` comes decoded."""
+        return value
 
 
 class ProcessingLog(models.Model):

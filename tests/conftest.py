@@ -106,6 +106,7 @@ class Processes:
 
     port: int
     started: list[subprocess.Popen[bytes]]
+    crew: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -146,6 +147,17 @@ class Processes:
         self.started.append(process)
         return process
 
+    def staff(self) -> None:
+        """Sees to it that a worker is at work."""
+        if self.crew is None:
+            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+
+    def send_home(self) -> None:
+        if self.crew is not None:
+            self.crew.terminate()
+            self.crew.wait(30)
+            self.crew = None
+
     def stop(self) -> None:
         for process in self.started:
             if process.poll() is None:
@@ -154,8 +166,21 @@ class Processes:
             process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def at_large() -> list[Processes]:
+    """The service that all tests share, once one of them has asked for it."""
+    return []
+
+
 @pytest.fixture
-def processes(database: None, sandbox: Sandbox) -> Iterator[Processes]:
+def alone(at_large: list[Processes], sandbox: Sandbox) -> None:
+    """For tests that claim jobs themselves: the shared service has no worker to take them away."""
+    for shared in at_large:
+        shared.send_home()
+
+
+@pytest.fixture
+def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Processes]:
     """For tests that need processes of their own: to kill, or with other settings."""
     own = Processes(free_port(0), [])
     yield own
@@ -164,13 +189,13 @@ def processes(database: None, sandbox: Sandbox) -> Iterator[Processes]:
 
 @pytest.fixture(scope="session")
 def shared_processes(
-    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker
+    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker, at_large: list[Processes]
 ) -> Iterator[Processes]:
     shared = Processes(free_port(0), [])
+    at_large.append(shared)
     try:
         with django_db_blocker.unblock():
             shared.web(PROVIDER_RETRY_PAUSE_SECONDS="0")
-            shared.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
         yield shared
     finally:
         shared.stop()
@@ -187,15 +212,22 @@ class Booth:
 
 
 @pytest.fixture
-def booth(shared_processes: Processes, database: None, sandbox: Sandbox) -> Booth:
-    """A booth at the door of a service with a web process and a worker of four places."""
-    return Booth(shared_processes.url)
+def service(shared_processes: Processes, database: None, sandbox: Sandbox) -> Processes:
+    """The shared service, with a web process and a worker of four places."""
+    shared_processes.staff()
+    return shared_processes
 
 
 @pytest.fixture
-def web(shared_processes: Processes, database: None) -> Iterator[httpx.Client]:
+def booth(service: Processes) -> Booth:
+    """A booth at the service's door."""
+    return Booth(service.url)
+
+
+@pytest.fixture
+def web(service: Processes) -> Iterator[httpx.Client]:
     """A browser or script on the same service."""
-    with closing(httpx.Client(base_url=shared_processes.url, timeout=70)) as client:
+    with closing(httpx.Client(base_url=service.url, timeout=70)) as client:
         yield client
 
 
