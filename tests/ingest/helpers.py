@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import signal
 import socket
 import threading
 import time
@@ -115,10 +114,9 @@ def new_job() -> NewJob:
 
 @contextmanager
 def no_worker(shared: Processes) -> Iterator[None]:
-    """The shared worker does nothing meanwhile."""
-    worker = shared.started[1]
-    worker.send_signal(signal.SIGSTOP)
+    """The shared worker is away meanwhile."""
+    shared.send_home()
     try:
         yield
     finally:
-        worker.send_signal(signal.SIGCONT)
+        shared.staff()

@@ -256,8 +256,8 @@ def test_purge_counters_never_fall(booth: Booth, web: httpx.Client) -> None:
     assert of_kind(scrape(web), "purge_runs_total", "media") == 1
 
 
-def test_every_process_gives_the_same_answer(booth: Booth, web: httpx.Client, processes: Processes) -> None:
-    make_picture(booth)
+def test_every_process_gives_the_same_answer(processes: Processes, booth: Booth, web: httpx.Client) -> None:
+    make_picture(booth)  # `processes` comes first, since it sends the shared worker home
     processes.web()
     with httpx.Client(base_url=processes.url) as other:
         one, two = scrape(web), scrape(other)
