@@ -194,12 +194,16 @@ async def close_overdue(queue: Queue, job_id: UUID) -> bool:
 
 
 async def _first_of(main: asyncio.Task[None], sides: Collection[asyncio.Task[None]]) -> None:
-    """Waits for `main`. A side task that ends with an error ends the worker with it."""
+    """Waits for `main`. A side task that ends with an error ends the worker with it, and `main` first: it would claim
+    again what is being handed back."""
     pending: set[asyncio.Task[None]] = {main, *sides}
-    while main in pending:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+    try:
+        while main in pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        await _cancel([main])
 
 
 async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
