@@ -16,8 +16,8 @@ HELD = 40
 
 
 def test_a_held_booth_costs_no_thread(processes: Processes) -> None:
-    use_sandbox("instant")
-    web = processes.web(QUEUE_MAX_IN_FLIGHT_JOBS=str(HELD), WORKER_GRACE_SECONDS="1")  # and no worker: all wait
+    use_sandbox("instant", "hold")
+    web = processes.web(QUEUE_MAX_IN_FLIGHT_JOBS=str(HELD), WORKER_GRACE_SECONDS="1")
     booth = Booth(processes.url)
     replies = [in_background(lambda i=i: booth.post(jpeg(), id=str(i))) for i in range(HELD)]  # type: ignore[misc]
     for _ in range(200):
