@@ -22,7 +22,7 @@ from bench import scenarios, stage  # noqa: E402 - only once Django is set up
 from bench.scenarios import SCENARIOS, Line, Options  # noqa: E402
 from photoslot.embedded_postgres import EmbeddedPostgresError  # noqa: E402
 
-FULL = Options(rounds=3, photos=12, held=300)
+FULL = Options(rounds=3, photos=10, held=300)
 QUICK = Options(rounds=1, photos=8, held=100)
 VERDICTS = {True: "reached", False: "missed", None: ""}
 
@@ -67,7 +67,7 @@ def _measured(names: list[str], options: Options) -> int:
 
 
 def _print(line: Line) -> None:
-    columns = f"{line.label:34}{line.floor:>10}{line.ours:>18}  {line.target:17}{VERDICTS[line.reached]}"
+    columns = f"{line.label:36}{line.floor:>10}{line.ours:>18}  {line.target:17}{VERDICTS[line.reached]}"
     print(columns.rstrip(), flush=True)
 
 

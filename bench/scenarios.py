@@ -74,14 +74,17 @@ def sixty_booths(options: Options) -> Iterator[Line]:
 def held(options: Options) -> Iterator[Line]:
     """Booths that all wait for a slow provider at the same time."""
     stage.set_latency(HELD_LATENCY)
+    Job.objects.all().delete()
     with stage.service(places=options.held) as target:
         samples = stage.run_booths(
             Plan(target.url, options.held, SMALL_PHOTO_BYTES, photos=1, ramp=options.held / HELD_PER_SECOND)
         )
         memory = {name: running.peak_memory_mb() for name, running in target.processes.items()}
+    repeated = Job.objects.filter(claims__gt=1).count()
     at_once = max(_waiting_at(samples, sample.began) for sample in samples)
     longest = max(sample.ended - sample.began for sample in samples)
     yield Line(f"{options.held} booths held, answered", "", str(len(samples)), "all", len(samples) == options.held)
+    yield Line("  taken up twice (and so paid twice)", "", str(repeated), "0", repeated == 0)
     yield Line("  at once; longest wait", "", f"{at_once}; {longest:.1f} s")
     yield Line("  peak memory, web + worker", "", f"{memory['web']:.0f} + {memory['worker']:.0f} MB")
 
