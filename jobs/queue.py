@@ -478,14 +478,16 @@ class Queue:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection for one verb, bounded in time. Raises `QueueUnavailable`."""
+        """A connection for one verb, bounded in time once its turn has come. Raises `QueueUnavailable`."""
+        bound = settings.QUEUE_STATEMENT_TIMEOUT_MS / 1000
         try:
-            async with (
-                asyncio.timeout(settings.QUEUE_STATEMENT_TIMEOUT_MS / 1000),
-                self._turn,
-                self._pool.connection(timeout=CONNECT_SECONDS) as connection,
-            ):
-                yield connection
+            async with asyncio.timeout(bound):
+                await self._turn.acquire()
+            try:
+                async with asyncio.timeout(bound), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
+                    yield connection
+            finally:
+                self._turn.release()
         except AWAY as error:
             self._replace_dead_connections()
             raise QueueUnavailable(type(error).__name__) from error

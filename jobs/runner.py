@@ -7,8 +7,10 @@ import base64
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -62,6 +64,8 @@ class Runner:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._providers: dict[str, Provider[Any]] = {}
+        # One at a time, and never in the way of a booth's photo: staff can wait.
+        self._thumbnails = ThreadPoolExecutor(1, thread_name_prefix="thumbnail")
 
     def provider(self, provider_id: str) -> Provider[Any]:
         if provider_id not in self._providers:
@@ -69,9 +73,10 @@ class Runner:
         return self._providers[provider_id]
 
     def begin(self, claim: Claim) -> JobRun:
-        return JobRun(self._queue, self.provider(claim.provider_id), claim)
+        return JobRun(self._queue, self.provider(claim.provider_id), claim, self._thumbnails)
 
     async def aclose(self) -> None:
+        await asyncio.to_thread(self._thumbnails.shutdown)
         for provider in self._providers.values():
             await provider.aclose()
 
@@ -79,11 +84,12 @@ class Runner:
 class JobRun:
     """One job while this process has it; the observer of its attempts."""
 
-    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim) -> None:
+    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim, thumbnails: Executor) -> None:
         self.claim = claim
         self.lease = Lease.begin()
         self._queue = queue
         self._provider = provider
+        self._thumbnails = thumbnails
         self._clock = Clock.of(claim.seconds_left)
         self._report = Report()
         self._reference = claim.provider_job_reference
@@ -175,7 +181,7 @@ class JobRun:
                 return
         await media.tidy_up(self.claim)
         if isinstance(ending, Result):
-            await asyncio.to_thread(_thumbnail, self.claim, ending)
+            self._thumbnails.submit(_thumbnail, self.claim.id, ending.path)
 
     async def _insist(self, verb: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """The verb's answer. While the database is away and there is time it is asked again, so that no provider is
@@ -276,11 +282,9 @@ def _parsed(claim: Claim) -> OperationSettings:
         raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
 
 
-def _thumbnail(claim: Claim, result: Result) -> None:
+def _thumbnail(job_id: UUID, path: str) -> None:
     """Off the booth's path. A picture that has no thumbnail is still a picture, so a fault here is only logged."""
-    started = time.monotonic()
     try:
-        files.save_thumbnail(claim.id, files.read(result.path))
+        files.save_thumbnail(job_id, files.read(path))
     except (OSError, ValueError):
-        logger.exception("No thumbnail could be made")
-    logger.debug("Thumbnail in %.0f ms", (time.monotonic() - started) * 1000)
+        logger.exception("No thumbnail of job %s could be made", job_id)

@@ -33,12 +33,22 @@ SWEEP_SECONDS = 1.0
 
 
 class Worker:
-    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `QueueUnavailable`."""
+    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `QueueUnavailable`.
+
+    `pulse` is for the heartbeat alone: however busy `queue` is, no lease runs out for want of a connection.
+    """
 
     def __init__(
-        self, queue: Queue, providers: Collection[str], concurrency: int, grace_seconds: float, once: bool = False
+        self,
+        queue: Queue,
+        pulse: Queue,
+        providers: Collection[str],
+        concurrency: int,
+        grace_seconds: float,
+        once: bool = False,
     ) -> None:
         self._queue = queue
+        self._pulse = pulse
         self._providers = providers
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
@@ -123,7 +133,7 @@ class Worker:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _beat(self) -> None:
-        await self._queue.seen(
+        await self._pulse.seen(
             id=self._id,
             kind="worker",
             name=f"{socket.gethostname()} {os.getpid()}",
@@ -132,7 +142,7 @@ class Worker:
             is_listening=self._listener.is_connected,
         )
         runs = [run for run, _ in self._running.values()]
-        ours = await self._queue.extend([run.claim for run in runs]) if runs else set()
+        ours = await self._pulse.extend([run.claim for run in runs]) if runs else set()
         for run in runs:
             if run.claim.id in ours:
                 run.lease.prolong()

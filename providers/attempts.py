@@ -30,6 +30,8 @@ from providers.base import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LAST_POLL_SECONDS = 1.0  # before the deadline: what fetching and storing a picture takes
+
 
 class DeadlineReached(Exception):
     """No time is left for this photo."""
@@ -127,10 +129,11 @@ async def _poll(provider: Provider[Any], reference: str, clock: Clock, observer:
         else:
             if picture is not None:
                 return picture
-        if clock.left() <= provider.poll_seconds:
+        pause = min(provider.poll_seconds, clock.left() - LAST_POLL_SECONDS)
+        if pause <= 0:
             await asyncio.sleep(max(0, clock.left()))
             raise DeadlineReached
-        await asyncio.sleep(provider.poll_seconds)
+        await asyncio.sleep(pause)
 
 
 async def tell_cancelled(provider: Provider[Any], reference: str) -> None:

@@ -32,5 +32,5 @@ class Command(BaseCommand):
 
 
 async def work(providers: list[str], concurrency: int, once: bool) -> None:
-    async with open_queue() as queue:
-        await Worker(queue, providers, concurrency, settings.WORKER_GRACE_SECONDS, once).run()
+    async with open_queue() as queue, open_queue(connections=1) as pulse:
+        await Worker(queue, pulse, providers, concurrency, settings.WORKER_GRACE_SECONDS, once).run()
