@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
@@ -33,6 +36,7 @@ T = TypeVar("T")
 
 # Larger results are read from their file: in the row they would go through the write-ahead log twice.
 INLINE_BYTES = 64 * 1024
+LOWEST_PRIORITY = 19
 # A database that is away for a moment must not cost a picture that is already paid for.
 DATABASE_RETRY_SECONDS = 0.5
 
@@ -64,8 +68,7 @@ class Runner:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._providers: dict[str, Provider[Any]] = {}
-        # One at a time, and never in the way of a booth's photo: staff can wait.
-        self._thumbnails = ThreadPoolExecutor(1, thread_name_prefix="thumbnail")
+        self._thumbnails = ThreadPoolExecutor(1, "thumbnail", initializer=_step_back)
 
     def provider(self, provider_id: str) -> Provider[Any]:
         if provider_id not in self._providers:
@@ -280,6 +283,12 @@ def _parsed(claim: Claim) -> OperationSettings:
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
         raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
+
+
+def _step_back() -> None:
+    """This thread runs when no booth's photo wants the processor: staff can wait for their thumbnails."""
+    with suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own; elsewhere it stays
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
 def _thumbnail(job_id: UUID, path: str) -> None:
