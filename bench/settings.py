@@ -26,6 +26,7 @@ DATABASES["default"] |= {
     "HOST": POSTGRES.host,
     "PORT": embedded_postgres.PORT,
 }
+EMBEDDED_POSTGRES = POSTGRES
 PROVIDERS = ["bench.provider.Bench"]
 LOGGING = LOGGING | {
     "root": {"handlers": ["console"], "level": "WARNING"}
