@@ -47,10 +47,6 @@ MUTABLE_TABLES = [
 ]
 
 
-def pytest_sessionfinish() -> None:
-    shutil.rmtree(settings.MEDIA_ROOT, ignore_errors=True)
-
-
 @pytest.fixture(scope="session")
 def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """The test database, made by the migrations; the embedded server runs as long as it is needed."""

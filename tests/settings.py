@@ -1,6 +1,8 @@
 """The service as the tests run it: a database and a media folder of its own, and the sandbox's providers."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres://
 os.environ["SECRET_KEY"] = "tests"
 if "TEST_MEDIA_ROOT" not in os.environ:  # set for the processes that the tests start
     os.environ["TEST_MEDIA_ROOT"] = tempfile.mkdtemp(prefix="photoslot-test-")
+    atexit.register(shutil.rmtree, os.environ["TEST_MEDIA_ROOT"], ignore_errors=True)
 os.environ["MEDIA_ROOT"] = os.environ["TEST_MEDIA_ROOT"]
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(Path(os.environ["MEDIA_ROOT"]) / "secrets/runtime_credentials.json")
 
