@@ -60,7 +60,7 @@ class Job(models.Model):
 
     # The lease of the worker that has it. The token, never a worker's name, is what finishing is fenced by.
     claim_token = models.UUIDField(null=True)
-    lease_expires_at = models.DateTimeField(null=True)
+    lease_expires_at = models.DateTimeField(_("worker's lease until"), null=True)
     claims = models.PositiveSmallIntegerField(_("claims"), db_default=0)
     provider_job_reference = models.CharField(_("provider's reference"), max_length=255, null=True)
 

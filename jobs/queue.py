@@ -22,6 +22,7 @@ from uuid import UUID
 
 import psycopg
 from django.conf import settings
+from django.utils.translation import gettext_noop
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -394,7 +395,7 @@ class Queue:
 
     async def cancel(self, job_id: UUID, by: str) -> Closed | None:
         """Ends the job for staff; its booth and its worker learn of it at once. None: it has ended already."""
-        return await self._close(CANCEL, {"id": job_id}, [], "cancelled", Report(), f"Cancelled by {by}")
+        return await self._close(CANCEL, {"id": job_id}, [], "cancelled", Report(), by)
 
     async def overdue(self) -> list[UUID]:
         """Jobs past their deadline that nobody has ended yet."""
@@ -431,7 +432,7 @@ class Queue:
 
     async def drop_late_answer(self, claim: Claim, steps: Sequence[Step]) -> None:
         """Records a provider's answer that came after the job's end."""
-        late = _step(claim, "provider_responded", "The answer came after the job's end and was dropped")
+        late = _step(claim, "provider_responded", gettext_noop("The answer came after the job's end and was dropped"))
         async with self.connection() as connection, connection.transaction():
             await journal.write(connection, [*steps, late])
             await journal.count_late_answer(
@@ -454,14 +455,14 @@ class Queue:
         steps: Sequence[Step],
         outcome: str,
         report: Report,
-        message: str = "",
+        by: str | None = None,
     ) -> Closed | None:
         async with self.connection() as connection, connection.transaction():
             cursor = connection.cursor(row_factory=class_row(Closed))
             closed = await (await cursor.execute(statement, values)).fetchone()
             if closed is None:
                 return None
-            last = [_ended(closed, outcome, message)] if outcome in ("timeouts", "cancelled") else []
+            last = [_ended(closed, outcome, by)] if outcome in ("timeouts", "cancelled") else []
             await journal.write(connection, [*steps, *last])
             await journal.count(connection, _tally(closed, outcome, report))
         await self._notify(DONE_CHANNEL, str(closed.id))
@@ -543,12 +544,12 @@ def _tally(closed: Closed, outcome: str, report: Report) -> Tally:
 
 
 def _received(job: NewJob, ticket: Ticket) -> Step:
-    message = "Posted again; joins the job under way" if ticket.joined else "Photo received"
+    again = gettext_noop("Posted again; joins the job under way")
     return Step(
         job_id=ticket.job_id,
         slot_id=job.slot_id,
         status="received",
-        message=message,
+        message=again if ticket.joined else gettext_noop("Photo received"),
         details={
             "provider_id": job.provider_id,
             "expires_at": ticket.expires_at.isoformat(),
@@ -563,7 +564,8 @@ def _step(claim: Claim, status: str, message: str, **details: Any) -> Step:
 
 
 def _dispatched(claim: Claim) -> Step:
-    message = "Taken up by a worker" if claim.claims == 1 else "Taken up again: the worker before is gone"
+    again = gettext_noop("Taken up again by a worker")
+    message = gettext_noop("Taken up by a worker") if claim.claims == 1 else again
     return _step(claim, "dispatched", message, provider_reference=claim.provider_job_reference)
 
 
@@ -571,7 +573,7 @@ def _succeeded(claim: Claim, result: Result) -> Step:
     return _step(
         claim,
         "succeeded",
-        "Picture made",
+        gettext_noop("Picture made"),
         result_file_path=result.path,
         result_checksum=result.checksum,
         inline_preview=result.inline_base64 is not None,
@@ -582,25 +584,27 @@ def _failed(claim: Claim, failure: Failure) -> Step:
     return _step(
         claim,
         "failed",
-        "No picture could be made",
+        gettext_noop("No picture could be made"),
         error=failure.message,
         failure_reason="provider_error",
         reason=failure.reason.value,
     )
 
 
-def _ended(closed: Closed, outcome: str, message: str) -> Step:
+def _ended(closed: Closed, outcome: str, by: str | None) -> Step:
     """The last step of a job that its worker did not end."""
     status, reason = ("timeout", "timeout") if outcome == "timeouts" else ("failed", "cancelled")
+    late = gettext_noop("The deadline passed before there was a picture")
     return Step(
         job_id=closed.id,
         slot_id=closed.slot_id,
         status=status,
-        message=message or "The deadline passed before there was a picture",
+        message=gettext_noop("Cancelled by staff") if by else late,
         details={
             "provider_id": closed.provider_id,
             "provider_reference": closed.provider_job_reference,
             "failure_reason": reason,
+            "cancelled_by": by,
             "expires_at": closed.expires_at.isoformat(),
         },
     )

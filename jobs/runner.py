@@ -18,6 +18,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 from pydantic import ValidationError
 
 from jobs import files, media
@@ -261,7 +262,8 @@ class JobRun:
             "reason": error and error.reason.value,
             "error_class": error and type(error).__name__,
         }
-        message = "The provider answered with a picture" if error is None else "The attempt failed"
+        answered = gettext_noop("The provider answered with a picture")
+        message = answered if error is None else gettext_noop("The attempt failed")
         return Step(
             self.claim.id,
             self.claim.slot_id,

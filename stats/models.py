@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from slots.models import Slot
@@ -62,6 +63,11 @@ class ProcessingLog(models.Model):
 
     def __str__(self) -> str:
         return f"{self.job_id} {self.status}"
+
+    @property
+    def message_for_staff(self) -> str:
+        """The message in the reader's language; it is stored in English."""
+        return gettext(self.message) if self.message else ""
 
 
 class HourlyCounter(models.Model):

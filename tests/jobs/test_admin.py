@@ -283,7 +283,8 @@ def test_a_job_is_cancelled_logged_and_leaves_no_photo(state: str) -> None:
     assert f"The job was cancelled: {one.pk}." in page
     assert "Cancel this job" not in page
     assert Job.objects.get().failure_reason == "cancelled"
-    assert ProcessingLog.objects.get().message == f"Cancelled by {staff.username}"
+    step = ProcessingLog.objects.get()
+    assert (step.message, step.details["cancelled_by"]) == ("Cancelled by staff", staff.username)
     assert HourlyCounter.objects.get().cancelled == 1
     entry = LogEntry.objects.get()
     assert (entry.user, entry.object_id, entry.change_message) == (staff, str(one.pk), "Cancelled")
