@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import os
-import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -24,6 +19,7 @@ from pydantic import ValidationError
 from jobs import files, media
 from jobs.finish import finish
 from jobs.queue import LEASE_SECONDS, Claim, Failure, Outcome, Queue, QueueUnavailable, Report, Result
+from jobs.thumbnails import Thumbnails
 from photoslot.database import in_thread
 from photoslot.logs import correlation_id
 from providers import attempts, registry
@@ -37,7 +33,6 @@ T = TypeVar("T")
 
 # Larger results are read from their file: in the row they would go through the write-ahead log twice.
 INLINE_BYTES = 64 * 1024
-LOWEST_PRIORITY = 19
 # A database that is away for a moment must not cost a picture that is already paid for.
 DATABASE_RETRY_SECONDS = 0.5
 
@@ -69,7 +64,7 @@ class Runner:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._providers: dict[str, Provider[Any]] = {}
-        self._thumbnails = ThreadPoolExecutor(1, "thumbnail", initializer=_step_back)
+        self._thumbnails = Thumbnails()
 
     def provider(self, provider_id: str) -> Provider[Any]:
         if provider_id not in self._providers:
@@ -77,10 +72,15 @@ class Runner:
         return self._providers[provider_id]
 
     def begin(self, claim: Claim) -> JobRun:
+        self._thumbnails.rush()
         return JobRun(self._queue, self.provider(claim.provider_id), claim, self._thumbnails)
 
+    def rest(self) -> None:
+        """No job is under way any more."""
+        self._thumbnails.rest()
+
     async def aclose(self) -> None:
-        await asyncio.to_thread(self._thumbnails.shutdown)
+        await asyncio.to_thread(self._thumbnails.close)
         for provider in self._providers.values():
             await provider.aclose()
 
@@ -88,7 +88,7 @@ class Runner:
 class JobRun:
     """One job while this process has it; the observer of its attempts."""
 
-    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim, thumbnails: Executor) -> None:
+    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim, thumbnails: Thumbnails) -> None:
         self.claim = claim
         self.lease = Lease.begin()
         self._queue = queue
@@ -185,7 +185,7 @@ class JobRun:
                 return
         await media.tidy_up(self.claim)
         if isinstance(ending, Result):
-            self._thumbnails.submit(_thumbnail, self.claim.id, ending.path)
+            self._thumbnails.make_later(self.claim.id, ending.path)
 
     async def _insist(self, verb: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         """The verb's answer. While the database is away and there is time it is asked again, so that no provider is
@@ -285,17 +285,3 @@ def _parsed(claim: Claim) -> OperationSettings:
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
         raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
-
-
-def _step_back() -> None:
-    """This thread runs when no booth's photo wants the processor: staff can wait for their thumbnails."""
-    with suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own; elsewhere it stays
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
-
-
-def _thumbnail(job_id: UUID, path: str) -> None:
-    """Off the booth's path. A picture that has no thumbnail is still a picture, so a fault here is only logged."""
-    try:
-        files.save_thumbnail(job_id, files.read(path))
-    except (OSError, ValueError):
-        logger.exception("No thumbnail of job %s could be made", job_id)

@@ -122,6 +122,8 @@ class Worker:
             logger.error("The database went away; job %s is left to its deadline or another worker", run.claim.id)
         finally:
             self._running.pop(run.claim.id, None)
+            if not self._running:
+                self._runner.rest()
             self._wake.set()
 
     async def _heartbeat(self) -> None:
