@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -45,14 +46,29 @@ class Reason(TextChoices):
     INTERNAL = "internal", _("a fault of this service")
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one call used, in the provider's own words and numbers, and what that costs by our dated price table.
+
+    `cost` is None where the price is not known: unknown is shown as unknown, never as 0.
+    """
+
+    units: Mapping[str, int]  # such as {"input_tokens": 260, "output_tokens": 1120}
+    model: str
+    cost: Decimal | None = None  # US dollars
+
+
 class ProviderError(Exception):
     """A picture could not be made. `message` is for staff: never a key, a prompt or image bytes."""
 
-    def __init__(self, reason: Reason, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, message: str, *, retry_after: float | None = None, usage: Usage | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.retry_after = retry_after  # seconds; the provider's own wish
+        self.usage = usage  # what the provider bills all the same: a refusal costs its prompt
 
 
 class TransientError(ProviderError):
@@ -73,6 +89,16 @@ class Picture:
 
     data: bytes = field(repr=False)
     mime_type: str
+    usage: Usage | None = None  # of the call that made it
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How a provider is reached: the key, its address, and a proxy where only that leads there."""
+
+    key: str = field(repr=False)
+    base_url: str
+    proxy_url: str | None = field(default=None, repr=False)  # may hold a password
 
 
 @dataclass(frozen=True, slots=True)
