@@ -179,11 +179,16 @@ class Provider(ABC, Generic[P]):
     id: ClassVar[str]
     name: ClassVar[Text]
     operations: ClassVar[tuple[Operation, ...]]
+    default_base_url: ClassVar[str] = ""
+    needs_key: ClassVar[bool] = True
     requires_public_media: ClassVar[bool] = False  # it fetches the photo by URL
     has_queue: ClassVar[bool] = False  # `submit_job` is a short control call that answers `Accepted`
     repeatable: ClassVar[bool] = False  # trying again after an ambiguous fault costs nothing
     poll_seconds: ClassVar[float] = 2.5
     photo_types: ClassVar[frozenset[str]] = PHOTO_TYPES  # what a slot of this provider takes from booths
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
 
     @abstractmethod
     async def prepare_payload(self, request: Request) -> P:
@@ -199,6 +204,9 @@ class Provider(ABC, Generic[P]):
 
     async def cancel(self, reference: str) -> None:
         """Tell the provider to stop, where it can be told."""
+
+    async def check_account(self) -> None:
+        """The cheapest harmless call that shows whether the account works. Raises `ProviderError`."""
 
     async def aclose(self) -> None:
         """Close clients; the worker is about to exit."""
