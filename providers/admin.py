@@ -8,7 +8,6 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.forms import ModelForm
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -21,7 +20,7 @@ from providers.models import ProviderAccount
 TEST_SECONDS = 10.0
 
 
-class AccountForm(ModelForm[ProviderAccount]):
+class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     """The secrets are fields of the form only: left empty they stay, a hyphen removes them."""
 
     new_key = forms.CharField(
@@ -60,7 +59,7 @@ class AccountForm(ModelForm[ProviderAccount]):
 
 
 @admin.register(ProviderAccount)
-class ProviderAccountAdmin(admin.ModelAdmin[ProviderAccount]):
+class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = AccountForm
     list_display = ("__str__", "is_enabled", "has_key", "max_concurrent", "per_minute", "per_day", "breaker")
     readonly_fields = ("provider_id", "has_key", "key_updated_at", "key_updated_by", "has_proxy", "breaker")
