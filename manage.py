@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import nullcontext
 
@@ -19,13 +20,17 @@ def main() -> None:
 
     from photoslot.embedded_postgres import EmbeddedPostgresError
 
+    # Ends like Ctrl-C, so that the server is stopped then too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     needs_none = command in WITHOUT_DATABASE or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
         with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
             execute_from_command_line(sys.argv)
-    except (EmbeddedPostgresError, ImproperlyConfigured) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    except (ImproperlyConfigured, EmbeddedPostgresError) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says it
 
 
 if __name__ == "__main__":

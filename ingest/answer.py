@@ -16,16 +16,19 @@ from django.utils.translation import gettext as _
 from jobs import files
 from jobs.queue import Outcome, Queue, QueueUnavailable
 from photoslot.errors import ApiError, internal_error
-from photoslot.logs import correlation_id
 from providers.base import Reason
 
 logger = logging.getLogger(__name__)
 
+# Turns of the event loop from a connection that breaks, which ends a send that waits, until `gone` is set.
+TURNS_TO_LEARN = 3
 
-async def answer(queue: Queue, outcome: Outcome) -> HttpResponseBase:
+
+async def answer(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
+    """The picture, or the `ApiError` that says why there is none. `gone` is set once the booth has hung up."""
     match outcome.failure_reason:
         case None:
-            return await _picture(queue, outcome)
+            return await _picture(queue, outcome, gone)
         case "timeout":
             raise ApiError(
                 "sync_timeout",
@@ -50,13 +53,13 @@ def _provider_error(outcome: Outcome) -> ApiError:
     return ApiError("provider_error", message, reason=reason.value, job_id=str(outcome.id))
 
 
-async def _picture(queue: Queue, outcome: Outcome) -> HttpResponseBase:
+async def _picture(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_bytes_of, outcome)
     assert outcome.result_expires_at
     assert outcome.result_file_path
     extension = outcome.result_file_path.rpartition(".")[2]
     return StreamingHttpResponse(
-        _delivering(queue, outcome.id, data),
+        _delivering(queue, outcome.id, data, gone),
         content_type=outcome.result_mime_type,
         headers={
             "Content-Length": str(len(data)),
@@ -66,7 +69,6 @@ async def _picture(queue: Queue, outcome: Outcome) -> HttpResponseBase:
             "X-Job-Id": str(outcome.id),
             "X-Result-Url": settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id]),
             "X-Result-Expires-At": outcome.result_expires_at.isoformat(),
-            "X-Correlation-Id": correlation_id.get(),
         },
     )
 
@@ -78,10 +80,28 @@ def _bytes_of(outcome: Outcome) -> bytes:
     return files.read(outcome.result_file_path)
 
 
-async def _delivering(queue: Queue, job_id: UUID, data: bytes) -> AsyncIterator[bytes]:
-    """The picture, and behind its last byte the note that the booth has it. A broken connection never gets there."""
-    yield data
+async def _delivering(queue: Queue, job_id: UUID, data: bytes, gone: asyncio.Event) -> AsyncIterator[bytes]:
+    """The picture, and behind its last byte the note that the booth has it; not where the connection broke before.
+
+    The last byte goes by itself: a booth that hangs up before it has not got the picture, one that does behind it has.
+    """
+    yield data[:-1]
+    if await _is_broken(gone):
+        return
+    waited = asyncio.Event()
+    asyncio.get_running_loop().call_soon(waited.set)
+    yield data[-1:]
+    if waited.is_set() and await _is_broken(gone):  # it had to wait for what went before it
+        return
     try:
-        await queue.delivered(job_id)
+        # A booth that has everything may hang up at once, which cancels this; the note is still made.
+        await asyncio.shield(queue.delivered(job_id))
     except QueueUnavailable:
         logger.warning("Delivery of job %s could not be noted; posting it again would join it", job_id)
+
+
+async def _is_broken(gone: asyncio.Event) -> bool:
+    """Sending to a broken connection looks like sending to any other; some turns later its end is known."""
+    for _turn in range(TURNS_TO_LEARN):
+        await asyncio.sleep(0)
+    return gone.is_set()

@@ -94,7 +94,8 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Ticket:
 async def _recipe(queue: Queue, slot_id: str) -> Recipe:
     async with queue.connection() as connection:
         cursor = connection.cursor(row_factory=class_row(Recipe))
-        recipe = await (await cursor.execute(LOOK_UP, (slot_id,))).fetchone()
+        # Postgres takes no NUL; a slot with one in its name is as unknown as any other.
+        recipe = await (await cursor.execute(LOOK_UP, (slot_id.replace("\0", "?"),))).fetchone()
     if recipe is None:
         raise QueueUnavailable("not set up yet: run manage.py bootstrap")
     return recipe
@@ -114,6 +115,7 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
     limit = min(settings.INGEST_MAX_FILE_BYTES, (recipe.size_limit_mb or 2048) * 1024 * 1024)
     provider = registry.classes().get(recipe.provider_id)
     allowed = sorted(provider.photo_types) if provider else []
+    info = None
     try:
         info, digest = await asyncio.to_thread(photo.examine, upload, settings.INGEST_MAX_PIXELS)
     except photo.NotAPhoto:
@@ -121,16 +123,12 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
     except photo.TooManyPixels as error:
         raise ApiError("payload_too_large", _("The photo has too many pixels."), limit_pixels=error.limit) from None
     except photo.UnsupportedPhoto:
-        raise _unsupported(allowed) from None
+        pass  # told below: the size goes first
     if (upload.size or 0) > limit:
         raise ApiError("payload_too_large", _("The photo is larger than this slot takes."), limit_bytes=limit)
-    if info.mime_type not in allowed:
-        raise _unsupported(allowed)
+    if info is None or info.mime_type not in allowed:
+        raise ApiError("unsupported_media_type", _("Photos of this type are not taken here."), allowed=allowed)
     return info, digest
-
-
-def _unsupported(allowed: list[str]) -> ApiError:
-    return ApiError("unsupported_media_type", _("Photos of this type are not taken here."), allowed=allowed)
 
 
 async def _place(queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int) -> Ticket:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 from django.http.multipartparser import MultiPartParserError
+from django.utils.translation import gettext as _
 
 PHOTO_PARTS = ("fileToUpload", "file")
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 4096
+OWN_PARTS = ("password", "hash", "hash_hex")  # besides them, MAX_FIELDS of whatever the booth's program sends
 
 
 class MalformedForm(Exception):
@@ -29,20 +32,22 @@ class BoothForm:
 def read(request: HttpRequest) -> BoothForm:
     """Parses the body. Blocks: call it in a thread. Raises `MalformedForm`."""
     if request.content_type != "multipart/form-data":
-        raise MalformedForm("expected multipart/form-data")
+        raise MalformedForm(_("it is not multipart/form-data"))
+    # Sent in chunks its length is unknown, and Django would take it for empty.
+    request.META.setdefault("CONTENT_LENGTH", str(settings.INGEST_MAX_FILE_BYTES))
     try:
         fields, uploads = request.POST, request.FILES
-    except (MultiPartParserError, SuspiciousOperation) as error:
-        raise MalformedForm(type(error).__name__) from None
-    metadata = {name: _text(fields.getlist(name)) for name in fields if name != "password"}
-    if len(metadata) > MAX_FIELDS:
-        raise MalformedForm(f"more than {MAX_FIELDS} fields")
-    if too_long := next((n for n, v in metadata.items() if len((n + v).encode()) > MAX_FIELD_BYTES), None):
-        raise MalformedForm(f"field {too_long[:40]!r} is longer than {MAX_FIELD_BYTES} bytes")
+    except (MultiPartParserError, SuspiciousOperation, LookupError):  # the last: a charset that nobody knows
+        raise MalformedForm(_("its parts are damaged or too many")) from None
+    metadata = {_text(name): _text(*fields.getlist(name)) for name in fields if name != "password"}
+    if len(metadata.keys() - OWN_PARTS) > MAX_FIELDS:
+        raise MalformedForm(_("more than %s fields") % MAX_FIELDS)
+    if any(len(value.encode()) > MAX_FIELD_BYTES for value in metadata.values()):
+        raise MalformedForm(_("a field is longer than %s bytes") % MAX_FIELD_BYTES)
     photo = next((uploads[name] for name in PHOTO_PARTS if name in uploads), None)
     return BoothForm(fields.get("password", ""), cast("UploadedFile[Any] | None", photo), metadata)
 
 
-def _text(values: list[str]) -> str:
+def _text(*values: str) -> str:
     """All values of a field given more than once. A C string's NUL goes: Postgres takes none."""
     return ", ".join(values).replace("\0", "")

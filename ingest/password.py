@@ -13,9 +13,13 @@ from collections import OrderedDict
 from hashlib import sha256
 from ipaddress import ip_address
 
-from django.contrib.auth.hashers import check_password
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.hashers import check_password, make_password
+from django.db.models.functions import Now
 
+from ingest.models import IngestSettings
 from jobs.queue import Queue
+from photoslot.passwords import new_password
 
 # From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
 FAILURES_ALLOWED = 10
@@ -43,6 +47,16 @@ class TooManyFailures(Exception):
     """The address has posted wrong passwords too often."""
 
 
+def rotate(value: str = "", by: AbstractBaseUser | None = None) -> str:
+    """Sets the ingest password, to a generated one if none is given, and returns it: only its hash is kept.
+    Photos under way are not asked again."""
+    password = value or new_password()
+    IngestSettings.objects.filter(pk=1).update(
+        password_hash=make_password(password), password_updated_at=Now(), password_updated_by=by, updated_at=Now()
+    )
+    return password
+
+
 class PasswordGate:
     """Checks passwords for one process."""
 
@@ -50,6 +64,7 @@ class PasswordGate:
         self._queue = queue
         self._key = secrets.token_bytes(32)
         self._right: bytes | None = None
+        self._right_of = ""  # the hash that it is right for
         self._wrong: OrderedDict[bytes, None] = OrderedDict()
         self._slow_hash = asyncio.Lock()  # one at a time: guessing never takes more than one core
 
@@ -59,13 +74,18 @@ class PasswordGate:
         if digest == self._right:
             return
         address = _normal(address)
-        # While the right password is not known yet, a blocked address may be a booth's own: it gets its slow check.
-        if self._right is not None and await self._failures(address) >= FAILURES_ALLOWED:
+        is_blocked = await self._failures(address) >= FAILURES_ALLOWED
+        # While the right password of this hash is not known here yet, a blocked address may be that of a booth which
+        # has just got it: its password gets the slow check, and only a wrong one is turned away.
+        if is_blocked and self._right_of == encoded:
             raise TooManyFailures
-        if not await self._is_right(digest, password, encoded):
-            async with self._queue.connection() as connection:
-                await connection.execute(RECORD_FAILURE, (address,))
-            raise WrongPassword
+        if await self._is_right(digest, password, encoded):
+            return
+        if is_blocked:
+            raise TooManyFailures
+        async with self._queue.connection() as connection:
+            await connection.execute(RECORD_FAILURE, (address,))
+        raise WrongPassword
 
     async def _failures(self, address: str) -> int:
         async with self._queue.connection() as connection:
@@ -80,7 +100,7 @@ class PasswordGate:
             if digest in self._wrong or not encoded or not password:
                 return False
             if await asyncio.to_thread(check_password, password, encoded):
-                self._right = digest
+                self._right, self._right_of = digest, encoded
                 return True
         self._wrong[digest] = None
         if len(self._wrong) > REMEMBERED_WRONG:

@@ -15,13 +15,20 @@ from photoslot.errors import ApiError, from_exception, queue_unavailable
 
 @csrf_exempt
 async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
-    door: Door = request.scope["state"]["door"]  # type: ignore[attr-defined]
+    state = request.scope["state"]  # type: ignore[attr-defined]
+    door: Door = state["door"]
     try:
         if request.method != "POST":
-            raise ApiError("method_not_allowed", _("Post the photo as multipart/form-data."))
+            raise _only_post()
         ticket = await admit(door, request, slot_id)
-        return await answer(door.queue, await wait_for_end(door.queue, door.waiters, ticket))
+        return await answer(door.queue, await wait_for_end(door.queue, door.waiters, ticket), state["gone"])
     except QueueUnavailable:
         return queue_unavailable().response()
     except Exception as error:  # noqa: BLE001 - whatever it is, the booth gets the envelope; it is logged there
         return from_exception(error).response()
+
+
+def _only_post() -> ApiError:
+    error = ApiError("method_not_allowed", _("Post the photo as multipart/form-data."))
+    error.headers["Allow"] = "POST"
+    return error

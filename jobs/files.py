@@ -42,6 +42,10 @@ class AtomicFileSystemStorage(FileSystemStorage):
         Path(self.path(draft)).replace(self.path(name))
         return name
 
+    def delete(self, name: str) -> None:
+        """Raises `FileNotFoundError`: of two who remove a file at once, one alone did it."""
+        Path(self.path(name)).unlink()
+
 
 def payload_path(job_id: UUID, mime_type: str) -> str:
     return f"payloads/{job_id}.{EXTENSIONS[mime_type]}"
@@ -68,10 +72,11 @@ def save(path: str, content: IO[Any] | bytes) -> None:
     default_storage.save(path, ContentFile(content) if isinstance(content, bytes) else content)
 
 
-def read(path: str) -> bytes:
-    """Raises `FileNotFoundError`."""
+def read(path: str, first: int = 0, length: int = -1) -> bytes:
+    """The whole file, or so many bytes of it from `first`. Raises `FileNotFoundError`."""
     with default_storage.open(path) as file:
-        data: bytes = file.read()
+        file.seek(first)
+        data: bytes = file.read(length)
         return data
 
 
@@ -87,7 +92,10 @@ def delete(path: str | None) -> int | None:
     """Removes the file if it is there. Returns the bytes that this freed, None if there was nothing."""
     if not path or (freed := size(path)) is None:
         return None
-    default_storage.delete(path)
+    try:
+        default_storage.delete(path)
+    except FileNotFoundError:
+        return None
     return freed
 
 
@@ -97,6 +105,6 @@ def checksum(data: bytes) -> str:
 
 def save_thumbnail(job_id: UUID, data: bytes) -> None:
     """A small JPEG of a result, for staff."""
-    image = images.decode(data)
+    image = images.decode(data, useful_pixels=THUMBNAIL_PIXELS**2)  # its longer side is never below THUMBNAIL_PIXELS
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     save(thumbnail_path(job_id), images.encode(image, "jpeg", 80))

@@ -7,17 +7,24 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Count, Sum
+from django.db.models import Count
 from django.utils import timezone
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from jobs.models import Job, MediaObject, Process, PurgeRun
+from jobs.models import Job, MediaObject, Process, PurgeTotal
+from jobs.purge import KINDS
 
 SEEN_SECONDS = 15  # the contract's: a worker not seen for longer counts as none
 # A purge of results comes every 15 minutes, of temporary media every minute; twice that, and something is wrong.
 OVERDUE_RESULT = timedelta(minutes=30)
 OVERDUE_MEDIA = timedelta(minutes=2)
+PURGE_COUNTERS = {
+    "runs": "Purges so far.",
+    "removed_files": "Files that they removed.",
+    "removed_bytes": "What these took.",
+    "removed_rows": "Database rows that they removed.",
+}
 
 
 class Operation(Collector):
@@ -63,12 +70,16 @@ def _disk() -> Iterator[Metric]:
 
 
 def _purges() -> Iterator[Metric]:
-    done = PurgeRun.objects.filter(finished_at__isnull=False)
-    sums = done.aggregate(runs=Count("pk"), files=Sum("files"), bytes=Sum("bytes"), rows=Sum("rows"))
-    for name in ("runs", "files", "bytes", "rows"):
-        yield CounterMetricFamily(f"purge_{name}", f"Purges: {name} so far.", value=sums[name] or 0)
-    last = done.order_by("-finished_at").values_list("finished_at", flat=True).first()
-    yield _gauge("purge_last_run_timestamp_seconds", "When a purge last ended.", last.timestamp() if last else 0)
+    totals = {total.kind: total for total in PurgeTotal.objects.all()}
+    for name, text in PURGE_COUNTERS.items():
+        counter = CounterMetricFamily(f"purge_{name}", text, labels=["kind"])
+        for kind in KINDS:
+            counter.add_metric([kind], getattr(totals.get(kind), name.removeprefix("removed_"), 0))
+        yield counter
+    last = GaugeMetricFamily("purge_last_run_timestamp_seconds", "When such a purge last ended.", labels=["kind"])
+    for kind in KINDS:
+        last.add_metric([kind], totals[kind].last_run_at.timestamp() if kind in totals else 0)
+    yield last
     now = timezone.now()
     overdue = GaugeMetricFamily("overdue_artefacts", "Expired, and should be gone by now. Must be 0.", labels=["kind"])
     results = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lt=now - OVERDUE_RESULT)

@@ -88,6 +88,7 @@ class Job(models.Model):
         verbose_name = _("job")
         verbose_name_plural = _("jobs")
         ordering = ["-created_at"]
+        permissions = [("cancel_job", _("Can cancel a job"))]
         indexes = [
             # The queue itself: admission's count, claim's oldest first, the sweep of overdue jobs. Stays a page long.
             models.Index(fields=["created_at"], condition=Q(is_finalized=False), name="job_unfinished"),
@@ -101,6 +102,14 @@ class Job(models.Model):
             models.Index(fields=["-created_at", "id"], name="job_newest_first"),
             # The same for one slot, and a slot's latest results.
             models.Index(fields=["slot", "-created_at"], name="job_newest_of_slot"),
+            # The list's filter by provider, also one that is seldom used.
+            models.Index(fields=["provider_id", "-created_at"], name="job_newest_of_provider"),
+            # The list's filter by failure: a handful among a million, so that no walk through the others finds them.
+            models.Index(
+                fields=["failure_reason", "-created_at"],
+                condition=Q(failure_reason__isnull=False),
+                name="job_newest_failures",
+            ),
             # Purge: results whose time is up. Rows leave it when their file is gone.
             models.Index(
                 fields=["result_expires_at"], condition=Q(result_file_path__isnull=False), name="job_result_to_purge"
@@ -189,6 +198,20 @@ class Process(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
+
+
+class PurgeTotal(models.Model):
+    """What all purges of one kind have removed: metrics count on, also when old runs are forgotten."""
+
+    kind = models.CharField(primary_key=True, max_length=16)
+    runs = models.PositiveBigIntegerField(db_default=0)
+    files = models.PositiveBigIntegerField(db_default=0)
+    bytes = models.PositiveBigIntegerField(db_default=0)
+    rows = models.PositiveBigIntegerField(db_default=0)
+    last_run_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.kind
 
 
 class PurgeRun(models.Model):

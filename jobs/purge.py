@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 
 from jobs import files
-from jobs.models import Job, MediaObject, Process, PurgeRun
+from jobs.models import Job, MediaObject, Process, PurgeRun, PurgeTotal
 from stats.models import ProcessingLog
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,12 @@ class Removed:
     bytes: int = 0
     rows: int = 0
     failed: int = 0
+    _counted: set[str] = field(default_factory=set)  # `dry_run` comes upon a file again where a purge would not
 
     def file(self, path: str) -> bool:
         """Whether the file is gone now (with `dry_run`: would be)."""
+        if path in self._counted:
+            return True
         try:
             size = files.size(path) if self.dry_run else files.delete(path)
         except OSError as error:
@@ -52,20 +55,48 @@ class Removed:
             self.failed += 1
             return False
         if size is not None:
+            self._counted.add(path)
             self.files += 1
             self.bytes += size
         return True
 
+    def add(self, other: Removed) -> None:
+        self.files += other.files
+        self.bytes += other.bytes
+        self.rows += other.rows
+        self.failed += other.failed
+
 
 def purge(kinds: Iterable[str], dry_run: bool = False) -> Removed:
-    """Purges the given `KINDS`, and leaves a record of it (`PurgeRun`)."""
-    removed, started, kinds = Removed(dry_run), timezone.now(), list(kinds)
+    """Purges the given `KINDS`, and leaves a record of it (`PurgeRun`, `PurgeTotal`)."""
+    sum_of_all, started, kinds = Removed(dry_run), timezone.now(), list(kinds)
     for kind in kinds:
+        removed = Removed(dry_run)
         KINDS[kind](removed)
+        sum_of_all.add(removed)
+        if not dry_run:
+            _add_to_total(kind, removed)
     if not dry_run:
-        sums = {"files": removed.files, "bytes": removed.bytes, "rows": removed.rows}
-        PurgeRun.objects.create(started_at=started, finished_at=timezone.now(), kinds=kinds, **sums)
-    return removed
+        PurgeRun.objects.create(
+            started_at=started,
+            finished_at=timezone.now(),
+            kinds=kinds,
+            files=sum_of_all.files,
+            bytes=sum_of_all.bytes,
+            rows=sum_of_all.rows,
+        )
+    return sum_of_all
+
+
+def _add_to_total(kind: str, removed: Removed) -> None:
+    PurgeTotal.objects.get_or_create(pk=kind)
+    PurgeTotal.objects.filter(pk=kind).update(
+        runs=F("runs") + 1,
+        files=F("files") + removed.files,
+        bytes=F("bytes") + removed.bytes,
+        rows=F("rows") + removed.rows,
+        last_run_at=timezone.now(),
+    )
 
 
 def _media(removed: Removed) -> None:
@@ -108,19 +139,24 @@ KINDS: Mapping[str, Callable[[Removed], None]] = {"media": _media, "results": _r
 
 
 def _rows(due: QuerySet[Any], removed: Removed) -> None:
+    """Counted by the database, so that of two purges at once each counts its own; without what goes along."""
     model: Any = due.model
+    label = model._meta.label  # noqa: SLF001 - Django documents it
     for keys in _batches(due.values_list("pk", flat=True)):
-        removed.rows += len(keys) if removed.dry_run else model.objects.filter(pk__in=keys).delete()[0]
+        if removed.dry_run:
+            removed.rows += len(keys)
+        else:
+            removed.rows += model.objects.filter(pk__in=keys).delete()[1].get(label, 0)
 
 
 def _orphans(folder: str, is_over: Q, older_than: float, removed: Removed) -> None:
-    """Files that their job needs no more, and files whose job is not there."""
+    """Files that their job needs no more, and files whose job is not there (any more, not: not yet)."""
+    old = set(_files_in(folder, ORPHAN_SECONDS))
     for batch in _batches(_files_in(folder, older_than)):
         owners = {path: files.job_id_of(path) for path in batch}
         jobs = Job.objects.filter(pk__in=[job_id for job_id in owners.values() if job_id])
         known = set(jobs.values_list("pk", flat=True))
         over = set(jobs.filter(is_over).values_list("pk", flat=True))
-        old = set(_files_in(folder, ORPHAN_SECONDS))
         for path, job_id in owners.items():
             if job_id in over or (job_id not in known and path in old):
                 removed.file(path)

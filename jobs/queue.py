@@ -12,6 +12,7 @@ after it in a statement of its own, because at commit it takes a lock that the w
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from photoslot.database import connection_kwargs
 from providers.base import Reason
 from stats import journal
 from stats.journal import Step, Tally
+
+logger = logging.getLogger(__name__)
 
 READY_CHANNEL = "photoslot_ready"  # a job waits for a worker
 DONE_CHANNEL = "photoslot_done"  # a job has ended; the payload is its id
@@ -178,6 +181,13 @@ class Outcome:
     result_size_bytes: int | None
     result_expires_at: datetime | None
     expires_at: datetime
+    claim_token: UUID | None
+    provider_job_reference: str | None
+
+    def was_made_by(self, claim: Claim) -> bool:
+        """Whether the holder of this claim ended the job; nobody else can end it in these two ways."""
+        own_end = self.failure_reason in (None, Job.Failure.PROVIDER_ERROR)
+        return self.is_finalized and own_end and self.claim_token == claim.token
 
 
 # One statement, under the advisory lock, so that count and insert see the same queue. The photo's twin is looked for
@@ -296,7 +306,7 @@ OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= cloc
 
 LOOK = """
 SELECT id, slot_id, provider_id, is_finalized, failure_reason, error_reason, result_file_path, result_inline_base64,
-    result_mime_type, result_size_bytes, result_expires_at, expires_at
+    result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token, provider_job_reference
 FROM jobs_job WHERE id = %s
 """
 
@@ -327,24 +337,15 @@ class Queue:
 
     async def admit(self, job: NewJob, wait_seconds: int) -> Ticket:
         """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`."""
-        values = {name: getattr(job, name) for name in NewJob.__slots__} | {
-            "settings_json": Jsonb(job.settings_json),
-            "template_media": Jsonb(job.template_media),
-            "metadata": Jsonb(job.metadata),
-            "wait": timedelta(seconds=wait_seconds),
-            "dedupe": timedelta(seconds=settings.INGEST_DEDUPE_SECONDS),
-            "limit": settings.QUEUE_MAX_IN_FLIGHT_JOBS,
-        }
-        async with self.connection() as connection:
-            async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
-                cursor = connection.cursor(row_factory=class_row(Ticket))
-                ticket = await (await cursor.execute(ADMIT, values)).fetchone()
-                if ticket is None:
-                    raise QueueFull
-                await journal.write(connection, [_received(job, ticket)])
-            if not ticket.joined:
-                await _notify(connection, READY_CHANNEL)
+        async with self.connection() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
+            cursor = connection.cursor(row_factory=class_row(Ticket))
+            ticket = await (await cursor.execute(ADMIT, _admission(job, wait_seconds))).fetchone()
+            if ticket is None:
+                raise QueueFull
+            await journal.write(connection, [_received(job, ticket)])
+        if not ticket.joined:
+            await self._notify(READY_CHANNEL)
         return ticket
 
     async def claim(self, providers: Collection[str], limit: int) -> list[Claim]:
@@ -404,8 +405,9 @@ class Queue:
         """Hands unfinished jobs back for other workers."""
         ids, tokens = [claim.id for claim in claims], [claim.token for claim in claims]
         async with self.connection() as connection:
-            if (await connection.execute(RELEASE, (ids, tokens))).rowcount:
-                await _notify(connection, READY_CHANNEL)
+            released = (await connection.execute(RELEASE, (ids, tokens))).rowcount
+        if released:
+            await self._notify(READY_CHANNEL)
 
     async def look(self, job_id: UUID) -> Outcome | None:
         async with self.connection() as connection:
@@ -454,28 +456,38 @@ class Queue:
         report: Report,
         message: str = "",
     ) -> Closed | None:
-        async with self.connection() as connection:
-            async with connection.transaction():
-                cursor = connection.cursor(row_factory=class_row(Closed))
-                closed = await (await cursor.execute(statement, values)).fetchone()
-                if closed is None:
-                    return None
-                last = [_ended(closed, outcome, message)] if outcome in ("timeouts", "cancelled") else []
-                await journal.write(connection, [*steps, *last])
-                await journal.count(connection, _tally(closed, outcome, report))
-            await _notify(connection, DONE_CHANNEL, str(closed.id))
+        async with self.connection() as connection, connection.transaction():
+            cursor = connection.cursor(row_factory=class_row(Closed))
+            closed = await (await cursor.execute(statement, values)).fetchone()
+            if closed is None:
+                return None
+            last = [_ended(closed, outcome, message)] if outcome in ("timeouts", "cancelled") else []
+            await journal.write(connection, [*steps, *last])
+            await journal.count(connection, _tally(closed, outcome, report))
+        await self._notify(DONE_CHANNEL, str(closed.id))
         return closed
+
+    async def _notify(self, channel: str, payload: str = "") -> None:
+        """Best effort, in a turn of its own: the move it tells of is committed, so it must not seem to have failed.
+        Whoever does not hear of it finds it by polling."""
+        try:
+            async with self.connection() as connection:
+                await connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+        except QueueUnavailable as error:
+            logger.warning("Nobody could be notified on %s: %s", channel, error)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection for one verb, bounded in time. Raises `QueueUnavailable`."""
+        """A connection for one verb, bounded in time once its turn has come. Raises `QueueUnavailable`."""
+        bound = settings.QUEUE_STATEMENT_TIMEOUT_MS / 1000
         try:
-            async with (
-                asyncio.timeout(settings.QUEUE_STATEMENT_TIMEOUT_MS / 1000),
-                self._turn,
-                self._pool.connection(timeout=CONNECT_SECONDS) as connection,
-            ):
-                yield connection
+            async with asyncio.timeout(bound):
+                await self._turn.acquire()
+            try:
+                async with asyncio.timeout(bound), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
+                    yield connection
+            finally:
+                self._turn.release()
         except AWAY as error:
             self._replace_dead_connections()
             raise QueueUnavailable(type(error).__name__) from error
@@ -502,8 +514,15 @@ async def open_queue(connections: int = 8) -> AsyncIterator[Queue]:
         await pool.close()
 
 
-async def _notify(connection: AsyncConnection[Any], channel: str, payload: str = "") -> None:
-    await connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+def _admission(job: NewJob, wait_seconds: int) -> dict[str, Any]:
+    return {name: getattr(job, name) for name in NewJob.__slots__} | {
+        "settings_json": Jsonb(job.settings_json),
+        "template_media": Jsonb(job.template_media),
+        "metadata": Jsonb(job.metadata),
+        "wait": timedelta(seconds=wait_seconds),
+        "dedupe": timedelta(seconds=settings.INGEST_DEDUPE_SECONDS),
+        "limit": settings.QUEUE_MAX_IN_FLIGHT_JOBS,
+    }
 
 
 def _tally(closed: Closed, outcome: str, report: Report) -> Tally:

@@ -5,34 +5,44 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
+import threading
 import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+from uuid import UUID
 
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
+from pydantic import ValidationError
 
 from jobs import files, media
 from jobs.finish import finish
-from jobs.queue import LEASE_SECONDS, Claim, Closed, Failure, Queue, QueueUnavailable, Report, Result
+from jobs.queue import LEASE_SECONDS, Claim, Failure, Outcome, Queue, QueueUnavailable, Report, Result
 from photoslot.database import in_thread
 from photoslot.logs import correlation_id
 from providers import attempts, registry
 from providers.attempts import Clock, DeadlineReached
-from providers.base import PermanentError, Picture, Provider, ProviderError, Reason, Request
+from providers.base import OperationSettings, PermanentError, Picture, Provider, ProviderError, Reason, Request
 from slots import templates
 from stats.journal import Step
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Larger results are read from their file: in the row they would go through the write-ahead log twice.
 INLINE_BYTES = 64 * 1024
+LOWEST_PRIORITY = 19
 # A database that is away for a moment must not cost a picture that is already paid for.
-FINALIZE_RETRY_SECONDS = 0.5
+DATABASE_RETRY_SECONDS = 0.5
 
 
 class LeaseLost(Exception):
-    """The job may be another worker's by now."""
+    """The job has ended or is another worker's."""
 
 
 @dataclass(slots=True)
@@ -48,8 +58,8 @@ class Lease:
     def prolong(self) -> None:
         self.until = time.monotonic() + LEASE_SECONDS
 
-    def is_held(self) -> bool:
-        return time.monotonic() < self.until
+    def seconds_left(self) -> float:
+        return self.until - time.monotonic()
 
 
 class Runner:
@@ -58,6 +68,7 @@ class Runner:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._providers: dict[str, Provider[Any]] = {}
+        self._thumbnails = ThreadPoolExecutor(1, "thumbnail", initializer=_step_back)
 
     def provider(self, provider_id: str) -> Provider[Any]:
         if provider_id not in self._providers:
@@ -65,9 +76,10 @@ class Runner:
         return self._providers[provider_id]
 
     def begin(self, claim: Claim) -> JobRun:
-        return JobRun(self._queue, self.provider(claim.provider_id), claim)
+        return JobRun(self._queue, self.provider(claim.provider_id), claim, self._thumbnails)
 
     async def aclose(self) -> None:
+        await asyncio.to_thread(self._thumbnails.shutdown)
         for provider in self._providers.values():
             await provider.aclose()
 
@@ -75,11 +87,12 @@ class Runner:
 class JobRun:
     """One job while this process has it; the observer of its attempts."""
 
-    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim) -> None:
+    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim, thumbnails: Executor) -> None:
         self.claim = claim
         self.lease = Lease.begin()
         self._queue = queue
         self._provider = provider
+        self._thumbnails = thumbnails
         self._clock = Clock.of(claim.seconds_left)
         self._report = Report()
         self._reference = claim.provider_job_reference
@@ -98,18 +111,21 @@ class JobRun:
         self._making = asyncio.create_task(self._made(), name=f"make {self.claim.id}")
         try:
             picture = await self._making
+            await self._hold()
             ending: Result | Failure = await asyncio.to_thread(self._store, picture)
         except asyncio.CancelledError:
             if not self._is_stopped:
                 raise
-            await self._tell_provider()
+            await self._torn_down()
             return
         except DeadlineReached:
             await self._out_of_time()
             return
         except LeaseLost:
-            logger.warning("The lease ran out while the picture was made; the job is another worker's")
+            await self._drop(None, await self._queue.look(self.claim.id))
             return
+        except QueueUnavailable:
+            raise
         except ProviderError as error:
             ending = Failure(error.reason, error.message)
         except Exception as error:  # a fault of ours must end the job, not the worker; the booth is told at once
@@ -129,28 +145,29 @@ class JobRun:
             photo = await asyncio.to_thread(files.read, claim.payload_path)
         except FileNotFoundError:
             raise PermanentError(Reason.INTERNAL, "The stored photo is gone") from None
-        operation = registry.operation(claim.provider_id, claim.operation_id)
-        if operation is None:
-            raise PermanentError(Reason.BAD_SETTINGS, "The provider no longer has this operation")
-        parsed = operation.settings.model_validate(claim.settings_json)
+        parsed = _parsed(claim)
         keys = [key for key in parsed.template_keys() if key in claim.template_media]
+        ids = {key: claim.template_media[key] for key in keys}
+        is_public = self._provider.requires_public_media
         return Request(
             job_id=claim.id,
             operation=claim.operation_id,
             settings=parsed,
             photo=Picture(photo, claim.payload_mime_type),
-            templates=await in_thread(templates.load, {k: claim.template_media[k] for k in keys}) if keys else {},
-            photo_url=await in_thread(media.publish, claim, len(photo))
-            if self._provider.requires_public_media
-            else None,
+            templates=await self._insist(in_thread, templates.load, ids) if ids else {},
+            photo_url=await self._insist(in_thread, media.publish, claim, len(photo)) if is_public else None,
         )
 
-    def _store(self, picture: Picture) -> Result:
-        """Writes the file; only ever by the worker that has the job, since all workers write to the same name."""
+    async def _hold(self) -> None:
+        """Only the worker that has the job may write its file, since all workers write to the same name."""
         if self._clock.left() <= 0:
             raise DeadlineReached
-        if not self.lease.is_held():
-            raise LeaseLost
+        if self.lease.seconds_left() <= 0:  # no heartbeat came through; that alone makes the job nobody else's
+            if not await self._insist(self._queue.extend, [self.claim]):
+                raise LeaseLost
+            self.lease.prolong()
+
+    def _store(self, picture: Picture) -> Result:
         path = files.result_path(self.claim.id, picture.mime_type)
         files.save(path, picture.data)
         size = len(picture.data)
@@ -158,39 +175,52 @@ class JobRun:
         return Result(path, picture.mime_type, size, files.checksum(picture.data), inline)
 
     async def _finalize(self, ending: Result | Failure) -> None:
-        closed = await self._recorded(ending)
-        if closed is None and self._clock.left() <= 0:
-            closed = await self._queue.expire(self.claim.id, self._report)
-        if closed is None:
-            await self._too_late(ending)
-        else:
-            await media.tidy_up(closed)
-        if closed and isinstance(ending, Result):
-            await asyncio.to_thread(_thumbnail, self.claim, ending)
+        if await self._insist(self._queue.finalize, self.claim, ending, self._report) is None:
+            await self._expire()
+            outcome = await self._queue.look(self.claim.id)
+            # What a first try has done, whose answer was lost with the connection, is no late answer.
+            if outcome is None or not outcome.was_made_by(self.claim):
+                await self._drop(ending, outcome)
+                return
+        await media.tidy_up(self.claim)
+        if isinstance(ending, Result):
+            self._thumbnails.submit(_thumbnail, self.claim.id, ending.path)
 
-    async def _recorded(self, ending: Result | Failure) -> Closed | None:
-        """Finalizes, trying again while the database is away and there is time: the call is never made again."""
+    async def _insist(self, verb: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """The verb's answer. While the database is away and there is time it is asked again, so that no provider is
+        ever called twice for that. Raises `QueueUnavailable`."""
         while True:
             try:
-                return await self._queue.finalize(self.claim, ending, self._report)
-            except QueueUnavailable:
-                if self._clock.left() <= FINALIZE_RETRY_SECONDS:
-                    raise
-                logger.warning("The database is away; the finished job waits to be recorded")
-                await asyncio.sleep(FINALIZE_RETRY_SECONDS)
+                return await verb(*arguments)
+            except (QueueUnavailable, OperationalError, InterfaceError) as error:
+                if self._clock.left() <= DATABASE_RETRY_SECONDS:
+                    raise QueueUnavailable(str(error)) from error
+                logger.warning("The database is away; the job waits for it")
+                await asyncio.sleep(DATABASE_RETRY_SECONDS)
+
+    async def _expire(self) -> None:
+        if closed := await self._queue.expire(self.claim.id, self._report):
+            self._report.steps.clear()  # they are written
+            await media.tidy_up(closed)
 
     async def _out_of_time(self) -> None:
         await self._tell_provider()
-        closed = await self._queue.expire(self.claim.id, self._report)
-        if closed:
-            await media.tidy_up(closed)
+        await self._expire()
 
-    async def _too_late(self, ending: Result | Failure) -> None:
-        """The job has ended without us, or is another worker's, which then writes the file itself."""
-        await self._queue.drop_late_answer(self.claim, self._report.steps)
+    async def _torn_down(self) -> None:
+        """The provider is told to stop, unless another worker goes on with this very reference."""
         outcome = await self._queue.look(self.claim.id)
-        dropped = outcome is not None and outcome.is_finalized and outcome.result_file_path is None
-        if isinstance(ending, Result) and dropped:
+        if outcome is None or outcome.is_finalized or outcome.provider_job_reference != self._reference:
+            await self._tell_provider()
+
+    async def _drop(self, ending: Result | Failure | None, outcome: Outcome | None) -> None:
+        """An answer for a job that has ended, or that is another worker's, which then writes the file itself."""
+        if outcome is None or not outcome.is_finalized:
+            logger.warning("The lease ran out while the picture was made; the job is another worker's")
+            await self._queue.log(self._report.steps)
+            return
+        await self._queue.drop_late_answer(self.claim, self._report.steps)
+        if isinstance(ending, Result) and outcome.result_file_path is None:
             await asyncio.to_thread(files.delete, ending.path)
 
     async def _tell_provider(self) -> None:
@@ -201,7 +231,7 @@ class JobRun:
 
     async def accepted(self, reference: str) -> None:
         self._reference = reference
-        await self._queue.refer(self.claim, reference)
+        await self._insist(self._queue.refer, self.claim, reference)
 
     def polled(self) -> None:
         self._report.polls += 1
@@ -243,11 +273,27 @@ class JobRun:
         )
 
 
-def _thumbnail(claim: Claim, result: Result) -> None:
-    """Off the booth's path. A picture that has no thumbnail is still a picture, so a fault here is only logged."""
-    started = time.monotonic()
+def _parsed(claim: Claim) -> OperationSettings:
+    """The job's snapshot of settings, checked again: since then the service may have been upgraded."""
+    operation = registry.operation(claim.provider_id, claim.operation_id)
+    if operation is None:
+        raise PermanentError(Reason.BAD_SETTINGS, "The provider no longer has this operation")
     try:
-        files.save_thumbnail(claim.id, files.read(result.path))
+        return operation.settings.model_validate(claim.settings_json)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
+        raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
+
+
+def _step_back() -> None:
+    """This thread runs when no booth's photo wants the processor: staff can wait for their thumbnails."""
+    with suppress(OSError, AttributeError):  # Linux gives each thread a priority of its own; elsewhere it stays
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+
+
+def _thumbnail(job_id: UUID, path: str) -> None:
+    """Off the booth's path. A picture that has no thumbnail is still a picture, so a fault here is only logged."""
+    try:
+        files.save_thumbnail(job_id, files.read(path))
     except (OSError, ValueError):
-        logger.exception("No thumbnail could be made")
-    logger.debug("Thumbnail in %.0f ms", (time.monotonic() - started) * 1000)
+        logger.exception("No thumbnail of job %s could be made", job_id)

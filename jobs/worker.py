@@ -33,12 +33,22 @@ SWEEP_SECONDS = 1.0
 
 
 class Worker:
-    """Works until told to stop. `once`: works off what waits now, then ends by itself."""
+    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `QueueUnavailable`.
+
+    `pulse` is for the heartbeat alone: however busy `queue` is, no lease runs out for want of a connection.
+    """
 
     def __init__(
-        self, queue: Queue, providers: Collection[str], concurrency: int, grace_seconds: float, once: bool = False
+        self,
+        queue: Queue,
+        pulse: Queue,
+        providers: Collection[str],
+        concurrency: int,
+        grace_seconds: float,
+        once: bool = False,
     ) -> None:
         self._queue = queue
+        self._pulse = pulse
         self._providers = providers
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
@@ -92,8 +102,12 @@ class Worker:
         if places <= 0:
             return 0
         try:
+            if any(run.lease.seconds_left() < HEARTBEAT_SECONDS for run, _ in self._running.values()):
+                await self._beat()  # the database was away: our own jobs must not look like those of a dead worker
             claims = await self._queue.claim(self._providers, places)
         except QueueUnavailable as error:
+            if self._once:
+                raise
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
             return 0
         for claim in claims:
@@ -119,7 +133,7 @@ class Worker:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _beat(self) -> None:
-        await self._queue.seen(
+        await self._pulse.seen(
             id=self._id,
             kind="worker",
             name=f"{socket.gethostname()} {os.getpid()}",
@@ -128,7 +142,7 @@ class Worker:
             is_listening=self._listener.is_connected,
         )
         runs = [run for run, _ in self._running.values()]
-        ours = await self._queue.extend([run.claim for run in runs]) if runs else set()
+        ours = await self._pulse.extend([run.claim for run in runs]) if runs else set()
         for run in runs:
             if run.claim.id in ours:
                 run.lease.prolong()
@@ -190,12 +204,16 @@ async def close_overdue(queue: Queue, job_id: UUID) -> bool:
 
 
 async def _first_of(main: asyncio.Task[None], sides: Collection[asyncio.Task[None]]) -> None:
-    """Waits for `main`. A side task that ends with an error ends the worker with it."""
+    """Waits for `main`. A side task that ends with an error ends the worker with it, and `main` first: it would claim
+    again what is being handed back."""
     pending: set[asyncio.Task[None]] = {main, *sides}
-    while main in pending:
-        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+    try:
+        while main in pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+    finally:
+        await _cancel([main])
 
 
 async def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +27,7 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: 
 from django.utils.translation import gettext as _  # noqa: E402
 
 from ingest.door import Door  # noqa: E402
+from ingest.handler import BoothHandler  # noqa: E402
 from ingest.password import PasswordGate  # noqa: E402
 from jobs.notify import Listener, Waiters  # noqa: E402
 from jobs.queue import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
@@ -45,7 +46,10 @@ FORM_BYTES = 1024 * 1024
 SEEN_SECONDS = 5.0
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
+BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
+
 django_and_static = ASGIStaticFilesHandler(django)
+booths = BoothHandler()
 
 
 class BodyTooLarge(Exception):
@@ -65,6 +69,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
     limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
     started = False
+    scope["state"]["gone"] = gone = asyncio.Event()
 
     async def sending(message: Message) -> None:
         nonlocal started
@@ -77,13 +82,16 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        await django_and_static(scope, _counting(receive, limit), sending)
+        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
+        await handler(scope, _counting(receive, limit, gone), sending)
     except BodyTooLarge:
         error = ApiError(
             "payload_too_large",
             _("The photo is larger than any slot takes."),
             limit_bytes=settings.INGEST_MAX_FILE_BYTES,
         )
+        if b"expect" in headers:  # what comes next on this connection may or may not be the body
+            error.headers["Connection"] = "close"
         await _answer(error, sending)
     except asyncio.CancelledError:
         if not started:  # this process must leave before the job's end; the booth can post again at once
@@ -91,13 +99,16 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         raise
 
 
-def _counting(receive: Receive, limit: int) -> Receive:
-    """`receive` that raises once the body is larger than the limit, whatever the headers said."""
+def _counting(receive: Receive, limit: int, gone: asyncio.Event) -> Receive:
+    """`receive` that raises once the body is larger than the limit, whatever the headers said; and that sets `gone`
+    when the client has closed the connection, which sending to it does not tell."""
     size = 0
 
     async def counting() -> Message:
         nonlocal size
         message = await receive()
+        if message["type"] == "http.disconnect":
+            gone.set()
         size += len(message.get("body", b""))
         if size > limit:
             raise BodyTooLarge
@@ -154,7 +165,8 @@ async def _show_life(queue: Queue, listener: Listener) -> None:
                 logger.warning("The database does not answer (%s)", error)
             await asyncio.sleep(SEEN_SECONDS)
     finally:
-        await queue.gone(process_id)
+        with suppress(QueueUnavailable):  # leaving together with the database is no fault
+            await queue.gone(process_id)
 
 
 def _fell(task: asyncio.Task[None]) -> None:

@@ -11,15 +11,11 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.hashers import make_password
 from django.db import transaction
-from django.utils import timezone
 
 from ingest.models import IngestSettings
-
-# No 0/O, 1/l/I: these are read off a screen and typed into a booth. 16 of 55 characters are 92 bits.
-ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-PASSWORD_LENGTH = 16
+from ingest.password import rotate
+from photoslot.passwords import new_password
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +29,13 @@ class Credentials:
         return bool(self.admins or self.ingest_password)
 
 
-def new_password() -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(PASSWORD_LENGTH))
+def stored_ingest_password() -> str | None:
+    """What RUNTIME_CREDENTIALS_FILE says; None where that is lost. Staff may have rotated the password since."""
+    try:
+        known = json.loads(settings.RUNTIME_CREDENTIALS_FILE.read_text())
+        return known["ingest_password"] or None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def bootstrap() -> Credentials:
@@ -61,10 +62,7 @@ def _set_ingest_password() -> str | None:
     )
     if row.password_hash:
         return None
-    password = settings.INGEST_PASSWORD or new_password()
-    row.password_hash, row.password_updated_at = make_password(password), timezone.now()
-    row.save()
-    return str(password)
+    return rotate(settings.INGEST_PASSWORD)
 
 
 def _remember(path: Path, created: Credentials) -> None:

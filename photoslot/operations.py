@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable
 from datetime import timedelta
+from tempfile import NamedTemporaryFile
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import Error as DatabaseError
+from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from ingest.metrics import BoothSettings
 from jobs.metrics import SEEN_SECONDS, Operation
 from jobs.models import Process
+from jobs.public import read_only
 from photoslot.errors import ApiError
 from stats.metrics import FinishedJobs
 
 registry = CollectorRegistry(auto_describe=False)
 registry.register(FinishedJobs())
 registry.register(Operation())
+registry.register(BoothSettings())
 
 
 @never_cache
-@require_safe
+@read_only
 def healthz(request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": "ok"})
 
 
 @never_cache
-@require_safe
+@read_only
 def readyz(request: HttpRequest) -> HttpResponse:
     verdicts = {name: _verdict(check) for name, check in CHECKS.items()}
     return JsonResponse(
@@ -44,10 +47,10 @@ def readyz(request: HttpRequest) -> HttpResponse:
 
 
 @never_cache
-@require_safe
+@read_only
 def metrics(request: HttpRequest) -> HttpResponse:
-    given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-    if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), settings.METRICS_TOKEN.encode()):
+    given, wanted = request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"
+    if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), wanted.encode()):
         raise ApiError("invalid_credentials", _("Send METRICS_TOKEN as a bearer token."))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
@@ -71,9 +74,9 @@ def _migrations() -> bool:
 
 
 def _storage() -> bool:
-    probe = settings.MEDIA_ROOT / f".probe-{os.getpid()}"
-    probe.write_bytes(b"")
-    probe.unlink()
+    with NamedTemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as probe:
+        probe.write(b"writable")
+        probe.flush()  # a full disk says so only now
     return True
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import httpx
 from django.conf import settings
+from django.core.management.base import CommandError
 from django.db import connection
 
 from jobs.management.commands.release_expired import release_expired
@@ -33,9 +34,10 @@ MEDIA_PURGE_SECONDS = 60  # contract §2
 RESULTS_PURGE_SECONDS = 15 * 60
 # Of the grace, what remains for answering those whose photo could not be finished, and for closing.
 ANSWER_SECONDS = 2
+HOST = os.environ.get("HOST", "0.0.0.0")  # noqa: S104 - booths are other machines
 
 
-class StartError(Exception):
+class StartError(CommandError):
     """The service did not come up; the message says what to do."""
 
 
@@ -49,8 +51,9 @@ class Child:
     started: float = 0
 
     def start(self) -> None:
+        tethered = [sys.executable, "-m", "photoslot.tether", str(os.getpid()), *self.command]
         # A session of its own: Ctrl-C goes to the parent alone, which stops its children in order.
-        self.process = subprocess.Popen(self.command, cwd=settings.BASE_DIR, start_new_session=True)
+        self.process = subprocess.Popen(tethered, cwd=settings.BASE_DIR, start_new_session=True)
         self.started = time.monotonic()
 
     def keep_alive(self) -> None:
@@ -90,12 +93,14 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Service:
+        """Raises `StartError`, with nothing started, when the port is taken."""
+        _refuse_taken(self.port)
         self.children = [Child("web", web_command(self.port))]
         if settings.WORKER_CONCURRENCY:
             self.children.append(Child("worker", [sys.executable, "manage.py", "run_workers"]))
         for child in self.children:
             child.start()
-        self._scheduler = threading.Thread(target=self._purge_on_schedule, name="purge")
+        self._scheduler = threading.Thread(target=self._purge_on_schedule, name="purge", daemon=True)
         self._scheduler.start()
         return self
 
@@ -107,18 +112,20 @@ class Service:
         for child in self.children:
             child.wait(deadline - time.monotonic())
         if self._scheduler:
-            self._scheduler.join()
+            self._scheduler.join(max(0.1, deadline - time.monotonic()))  # a purge may be broken off anywhere
 
-    def wait_until_ready(self) -> None:
-        """Until the service can take a photo. Raises `StartError`."""
+    def wait_until_ready(self) -> bool:
+        """Until the service can take a photo. False: it was told to `stop` before. Raises `StartError`."""
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
+        while not self._stopping.wait(0.05):
             if dead := next((c for c in self.children if c.process and c.process.poll() is not None), None):
                 raise StartError(f"The {dead.name} process ended at once; its message is above.")
-            if self._is_ready():
-                return
-            time.sleep(0.05)
-        raise StartError(f"The service did not become ready in {READY_SECONDS:.0f} s; its messages are above.")
+            missing = self._missing()
+            if not missing:
+                return True
+            if time.monotonic() > deadline:
+                raise StartError(f"Not ready after {READY_SECONDS:.0f} s: {missing}. The messages above say why.")
+        return False
 
     def run(self) -> None:
         """Keeps the children alive until `stop`."""
@@ -127,14 +134,20 @@ class Service:
                 child.keep_alive()
 
     def stop(self) -> None:
+        """Called by a signal. The first lets photos under way be finished; another one leaves at once."""
+        if self._stopping.is_set():
+            for child in self.children:
+                child.signal(signal.SIGINT)
         self._stopping.set()
 
-    def _is_ready(self) -> bool:
-        path = "/readyz" if settings.WORKER_CONCURRENCY else "/healthz"
+    def _missing(self) -> str:
+        """What the service still lacks to take a photo; empty: nothing."""
         try:
-            return httpx.get(self.url + path, timeout=5).status_code == 200
-        except httpx.HTTPError:
-            return False
+            checks: dict[str, bool] = httpx.get(f"{self.url}/readyz", timeout=10).json()["checks"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return "web"
+        needed = {name: well for name, well in checks.items() if name != "worker" or settings.WORKER_CONCURRENCY}
+        return ", ".join(name for name, well in needed.items() if not well)
 
     def _purge_on_schedule(self) -> None:
         due: dict[Callable[[], None], float] = {_purge_media: 0, _purge_results: 0}
@@ -157,10 +170,23 @@ def free_port(wished: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def _refuse_taken(port: int) -> None:
+    """Asked before anything starts: whoever has the port would otherwise be taken for our own web process."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise StartError(
+                f"Port {port} cannot be used: {error.strerror}. Stop what uses it (this service, started before?), "
+                "or set PORT to another one."
+            ) from None
+
+
 def web_command(port: int) -> list[str]:
     """The web server. One that is told to stop waits for its booths as long as the worker has to finish them."""
     options = {
-        "--host": os.environ.get("HOST", "0.0.0.0"),  # noqa: S104 - booths are other machines
+        "--host": HOST,
         "--port": str(port),
         "--workers": str(settings.WEB_PROCESSES),
         "--timeout-graceful-shutdown": str(settings.WORKER_GRACE_SECONDS),

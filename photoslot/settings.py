@@ -109,6 +109,7 @@ INSTALLED_APPS = [
     "ingest",
 ]
 MIDDLEWARE = [
+    "photoslot.errors.EnvelopeMiddleware",  # first, so that it sees the refusals of all the others
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -117,7 +118,6 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "photoslot.errors.EnvelopeMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
 ROOT_URLCONF = "photoslot.urls"
@@ -151,6 +151,7 @@ TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", _("English")), ("ru", _("Russian"))]
 LOCALE_PATHS = [BASE_DIR / "locale"]
+FORMAT_MODULE_PATH = "photoslot.formats"
 
 LOGGING = {
     "version": 1,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -31,6 +30,8 @@ from providers.base import (
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LAST_POLL_SECONDS = 1.0  # before the deadline: what fetching and storing a picture takes
+
 
 class DeadlineReached(Exception):
     """No time is left for this photo."""
@@ -50,16 +51,20 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The time left for one photo, on this process's monotonic clock."""
+    """The time left for one photo, on the event loop's clock: the one that the time-outs go by."""
 
-    deadline: float  # time.monotonic()
+    deadline: float
 
     @classmethod
     def of(cls, seconds: float) -> Clock:
-        return cls(time.monotonic() + seconds)
+        return cls(_now() + seconds)
 
     def left(self) -> float:
-        return self.deadline - time.monotonic()
+        return self.deadline - _now()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def make_picture(
@@ -74,19 +79,19 @@ async def make_picture(
     )
     payload = None
     for number in range(1, attempts + 1):
-        started = time.monotonic()
+        started = _now()
         try:
             if reference is None and payload is None:
                 payload = await _within(clock, provider.prepare_payload(request))
             picture = await _attempt(provider, payload, clock, observer, reference)
         except ProviderError as error:
-            await observer.attempted(number, time.monotonic() - started, error)
+            await observer.attempted(number, _now() - started, error)
             if number == attempts or not _may_repeat(provider, error):
                 raise
             reference = None
             await _pause(clock, max(pause, error.retry_after or 0), error)
         else:
-            await observer.attempted(number, time.monotonic() - started, None)
+            await observer.attempted(number, _now() - started, None)
             return picture
     raise AssertionError("attempts is at least 1")
 
@@ -114,20 +119,21 @@ async def _submit(provider: Provider[Any], payload: Any, clock: Clock) -> Pictur
 
 
 async def _poll(provider: Provider[Any], reference: str, clock: Clock, observer: Observer) -> Picture:
-    """Asks until there is a picture. A poll that fails costs nothing, so transient faults are simply asked again."""
+    """Asks until there is a picture. A poll costs nothing, so one that fails or whose answer is lost is repeated."""
     while True:
         observer.polled()
         try:
             picture = await _within(clock, provider.poll_status(reference), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
-        except (TransientError, TimeoutError) as error:
+        except (TransientError, AmbiguousError, TimeoutError) as error:
             logger.info("Poll of %s failed (%s); asking again", provider.id, type(error).__name__)
         else:
             if picture is not None:
                 return picture
-        if clock.left() <= provider.poll_seconds:
+        pause = min(provider.poll_seconds, clock.left() - LAST_POLL_SECONDS)
+        if pause <= 0:
             await asyncio.sleep(max(0, clock.left()))
             raise DeadlineReached
-        await asyncio.sleep(provider.poll_seconds)
+        await asyncio.sleep(pause)
 
 
 async def tell_cancelled(provider: Provider[Any], reference: str) -> None:

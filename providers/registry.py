@@ -21,3 +21,14 @@ def classes() -> dict[str, type[Provider[Any]]]:
 def operation(provider_id: str, operation_id: str) -> Operation | None:
     provider = classes().get(provider_id)
     return next((o for o in provider.operations if o.id == operation_id), None) if provider else None
+
+
+def provider_name(provider_id: str) -> str:
+    """For people; the id itself where the provider is not there any more."""
+    provider = classes().get(provider_id)
+    return str(provider.name) if provider else provider_id
+
+
+def operation_name(provider_id: str, operation_id: str) -> str:
+    known = operation(provider_id, operation_id)
+    return str(known.name) if known else operation_id

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
+from itertools import count
 
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models.functions import Now
 from django.urls import reverse
+from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
 from slots import operations
+
+
+class SlotQuerySet(models.QuerySet["Slot"]):
+    def archive(self) -> int:
+        """Booths get 404 from now on; jobs under way go on. Returns how many were not archived before."""
+        return self.filter(archived_at=None).update(archived_at=Now(), updated_at=Now())
+
+    def restore(self) -> int:
+        return self.exclude(archived_at=None).update(archived_at=None, updated_at=Now())
+
+    def switch(self, on: bool) -> int:
+        return self.filter(is_active=not on).update(is_active=on, updated_at=Now())
 
 
 class Slot(models.Model):
@@ -39,6 +54,8 @@ class Slot(models.Model):
     created_at = models.DateTimeField(_("created"), db_default=Now(), editable=False)
     updated_at = models.DateTimeField(_("changed"), auto_now=True)
 
+    objects = SlotQuerySet.as_manager()
+
     class Meta:
         verbose_name = _("slot")
         verbose_name_plural = _("slots")
@@ -48,8 +65,18 @@ class Slot(models.Model):
         return f"{self.id} · {self.name}"
 
     def clean(self) -> None:
-        keys = set(self.bindings.values_list("setting_key", flat=True)) if not self._state.adding else set()
-        operations.validate(self.provider_id, self.operation_id, self.settings_json, keys)
+        operations.validate(self.provider_id, self.operation_id, self.settings_json, self.template_keys)
+
+    @cached_property
+    def template_keys(self) -> Collection[str]:
+        """What the settings may point to. A form that is about to change the bindings sets what there will be."""
+        return set() if self._state.adding else set(self.bindings.values_list("setting_key", flat=True))
+
+    @staticmethod
+    def next_id() -> str:
+        """The first id that is free."""
+        taken = set(Slot.objects.values_list("pk", flat=True))
+        return next(pk for number in count(1) if (pk := f"slot-{number:03d}") not in taken)
 
     @property
     def ingest_url(self) -> str:

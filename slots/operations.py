@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ MESSAGES: Mapping[str, str | Promise] = {
 
 def load(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
     """The settings as their operation's own type. Raises `ValidationError` with the fields at fault."""
+    if "\\u0000" in json.dumps(settings_json):
+        raise ValidationError({"settings_json": _("The character NUL cannot be stored.")})
     operation = registry.operation(provider_id, operation_id)
     if provider_id not in registry.classes():
         raise ValidationError({"provider_id": _("There is no such provider.")})

@@ -1,31 +1,79 @@
-"""Template media: reading them for a job, and checking and keeping a new one."""
+"""Template media: reading them for a job; checking, keeping, showing and removing one."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
+from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
 from django.core.files.uploadedfile import UploadedFile
+from django.db import transaction
+from django.utils.translation import gettext_lazy as _
 
+from photoslot import images
 from providers.base import PermanentError, Picture, Reason
 from slots.models import TemplateMedia
+
+MAX_MB: Final = 20  # each job that uses it reads it whole; a frame of 6000×4000 pixels has about 5
+PREVIEW_PIXELS: Final = 400_000  # sharp across half a page
+EXTENSIONS: Final[dict[images.Format, str]] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 def load(ids: Mapping[str, str]) -> dict[str, Picture]:
     """The images of these template media ids, by key. Raises `PermanentError` when one is gone."""
     found = {str(media.pk): media for media in TemplateMedia.objects.filter(pk__in=ids.values())}
     try:
-        return {key: Picture(found[pk].file.read(), found[pk].mime_type) for key, pk in ids.items()}
+        return {key: Picture(_read(found[pk]), found[pk].mime_type) for key, pk in ids.items()}
     except (KeyError, FileNotFoundError):
         raise PermanentError(Reason.BAD_TEMPLATE, "A template image is gone") from None
 
 
-def fill(media: TemplateMedia, upload: UploadedFile[Any], mime_type: str, extension: str) -> None:
-    """Puts the upload, already checked to be an image of that type, into a new template media. Does not save it."""
+def fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
+    """Puts the upload into a new template media; its name and declared type count for nothing. Does not save it.
+
+    Raises `ValidationError` unless it is a whole JPEG, PNG or WebP of a size that jobs can use.
+    """
+    if (upload.size or 0) > MAX_MB * 1024 * 1024:
+        raise ValidationError(_("The file is larger than %(limit)s MB."), params={"limit": MAX_MB})
     data = upload.read()
-    media.mime_type = mime_type
+    media.mime_type = _checked_type(data)
     media.size_bytes = len(data)
     media.checksum = hashlib.sha256(data).hexdigest()
-    media.file = ContentFile(data, name=f"upload.{extension}")
+    media.file = ContentFile(data, name=f"upload.{EXTENSIONS[images.FORMATS[media.mime_type]]}")
+
+
+def preview(media: TemplateMedia) -> Picture:
+    """A small copy for staff. Raises `FileNotFoundError`."""
+    image = images.decode(_read(media), max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
+    format: images.Format = "png" if image.mode == "RGBA" else "jpeg"
+    return Picture(images.encode(image, format, 85), images.MIME_TYPES[format])
+
+
+def remove(media: TemplateMedia) -> None:
+    """Removes the row and, once that is certain, the file. Raises `ProtectedError` while a slot uses it."""
+    with transaction.atomic():
+        media.delete()
+        transaction.on_commit(partial(default_storage.delete, str(media.file.name)))
+
+
+def _read(media: TemplateMedia) -> bytes:
+    with media.file.open() as file:
+        data: bytes = file.read()
+        return data
+
+
+def _checked_type(data: bytes) -> str:
+    try:
+        header = images.probe(data, max_pixels=settings.INGEST_MAX_PIXELS, mime_types=images.FORMATS)
+        images.decode(data, max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
+    except images.TooManyPixels:
+        text = _("The image has more than %(limit)s megapixels.")
+        raise ValidationError(text, params={"limit": settings.INGEST_MAX_PIXELS // 1_000_000}) from None
+    except images.ImageError:
+        raise ValidationError(_("The file is not a JPEG, PNG or WebP image, or it is damaged or cut short.")) from None
+    return header.mime_type

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
@@ -15,6 +17,10 @@ class JSONInOrder(models.JSONField):
 
     def db_type(self, connection: object) -> str:
         return "json"
+
+    def from_db_value(self, value: Any, expression: object, connection: object) -> Any:
+        """Django keeps psycopg from decoding `jsonb` in order to do so itself; `json` comes decoded."""
+        return value
 
 
 class ProcessingLog(models.Model):
@@ -46,6 +52,10 @@ class ProcessingLog(models.Model):
             models.Index(fields=["job_id", "id"], name="log_steps_of_job"),
             # One slot's latest steps: the log's filter in the admin.
             models.Index(fields=["slot", "-id"], name="log_of_slot"),
+            # The log's filter by a bad end: few, where the other steps are found at once among the newest.
+            models.Index(
+                fields=["status", "-id"], condition=models.Q(status__in=["timeout", "failed"]), name="log_of_failures"
+            ),
             # Retention: purge removes whole days from the old end.
             models.Index(fields=["occurred_at"], name="log_by_age"),
         ]

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
 from pytest_django.plugin import DjangoDbBlocker
@@ -38,6 +38,7 @@ MUTABLE_TABLES = [
     "jobs_mediaobject",
     "jobs_job",
     "jobs_purgerun",
+    "jobs_purgetotal",
     "stats_processinglog",
     "stats_hourlycounter",
     "ingest_passwordfailure",
@@ -68,7 +69,8 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
             pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 48}
         )
         yield
-        with connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
             cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")
         get_user_model()._default_manager.all().delete()
         Slot.objects.all().delete()
@@ -104,6 +106,7 @@ class Processes:
 
     port: int
     started: list[subprocess.Popen[bytes]]
+    crew: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -124,14 +127,36 @@ class Processes:
         return self.start("manage.py", "run_workers", *arguments, **environment)
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        return self._spawn(command, environment, None)
+
+    def command(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """A management command whose output and errors the test reads."""
+        return self._spawn(("manage.py", *arguments), {}, subprocess.PIPE)
+
+    def _spawn(
+        self, command: Sequence[str], environment: dict[str, str], output: int | None
+    ) -> subprocess.Popen[bytes]:
         name = connection.settings_dict["NAME"]
         process = subprocess.Popen(
             [sys.executable, *command],
+            stdout=output,
+            stderr=output,
             cwd=settings.BASE_DIR,
             env=os.environ | {"DJANGO_SETTINGS_MODULE": "tests.settings", "TEST_DATABASE_NAME": name} | environment,
         )
         self.started.append(process)
         return process
+
+    def staff(self) -> None:
+        """Sees to it that a worker is at work."""
+        if self.crew is None:
+            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+
+    def send_home(self) -> None:
+        if self.crew is not None:
+            self.crew.terminate()
+            self.crew.wait(30)
+            self.crew = None
 
     def stop(self) -> None:
         for process in self.started:
@@ -141,8 +166,21 @@ class Processes:
             process.wait(30)
 
 
+@pytest.fixture(scope="session")
+def at_large() -> list[Processes]:
+    """The service that all tests share, once one of them has asked for it."""
+    return []
+
+
 @pytest.fixture
-def processes(database: None, sandbox: Sandbox) -> Iterator[Processes]:
+def alone(at_large: list[Processes], sandbox: Sandbox) -> None:
+    """For tests that claim jobs themselves: the shared service has no worker to take them away."""
+    for shared in at_large:
+        shared.send_home()
+
+
+@pytest.fixture
+def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Processes]:
     """For tests that need processes of their own: to kill, or with other settings."""
     own = Processes(free_port(0), [])
     yield own
@@ -151,13 +189,13 @@ def processes(database: None, sandbox: Sandbox) -> Iterator[Processes]:
 
 @pytest.fixture(scope="session")
 def shared_processes(
-    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker
+    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker, at_large: list[Processes]
 ) -> Iterator[Processes]:
     shared = Processes(free_port(0), [])
+    at_large.append(shared)
     try:
         with django_db_blocker.unblock():
             shared.web(PROVIDER_RETRY_PAUSE_SECONDS="0")
-            shared.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
         yield shared
     finally:
         shared.stop()
@@ -174,15 +212,22 @@ class Booth:
 
 
 @pytest.fixture
-def booth(shared_processes: Processes, database: None, sandbox: Sandbox) -> Booth:
-    """A booth at the door of a service with a web process and a worker of four places."""
-    return Booth(shared_processes.url)
+def service(shared_processes: Processes, database: None, sandbox: Sandbox) -> Processes:
+    """The shared service, with a web process and a worker of four places."""
+    shared_processes.staff()
+    return shared_processes
 
 
 @pytest.fixture
-def web(shared_processes: Processes, database: None) -> Iterator[httpx.Client]:
+def booth(service: Processes) -> Booth:
+    """A booth at the service's door."""
+    return Booth(service.url)
+
+
+@pytest.fixture
+def web(service: Processes) -> Iterator[httpx.Client]:
     """A browser or script on the same service."""
-    with closing(httpx.Client(base_url=shared_processes.url, timeout=70)) as client:
+    with closing(httpx.Client(base_url=service.url, timeout=70)) as client:
         yield client
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -28,6 +29,7 @@ class Settings(OperationSettings):
 class Payload(NamedTuple):
     photo: bytes
     scenario: str
+    path: str = "/instant"
 
 
 class SandboxProvider(Provider[Payload]):
@@ -66,8 +68,21 @@ class Instant(SandboxProvider):
     name = "Sandbox, immediate"
 
     async def submit_job(self, payload: Payload) -> Picture:
-        answer = await self.call("POST", "/instant", payload.scenario, payload.photo)
+        answer = await self.call("POST", payload.path, payload.scenario, payload.photo)
         return Picture(answer.content, answer.headers["Content-Type"])
+
+
+class Fetching(Instant):
+    """Would fetch the photo by its public link; the sandbox only notes which it was, in the call's path."""
+
+    id = "fetching"
+    name = "Sandbox, fetching by URL"
+    requires_public_media = True
+
+    async def prepare_payload(self, request: Request) -> Payload:
+        assert request.photo_url
+        payload = await super().prepare_payload(request)
+        return payload._replace(path="/instant" + urlsplit(request.photo_url).path)
 
 
 class Queued(SandboxProvider):

@@ -6,7 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs.queue import open_queue
+from jobs.queue import QueueUnavailable, open_queue
 from jobs.worker import Worker
 from providers import registry
 
@@ -25,9 +25,12 @@ class Command(BaseCommand):
         known = list(registry.classes())
         if unknown := set(provider or ()) - set(known):
             raise CommandError(f"No such provider: {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
-        asyncio.run(work(provider or known, concurrency, once))
+        try:
+            asyncio.run(work(provider or known, concurrency, once))
+        except QueueUnavailable as error:
+            raise CommandError(f"The database does not answer ({error}).") from error
 
 
 async def work(providers: list[str], concurrency: int, once: bool) -> None:
-    async with open_queue() as queue:
-        await Worker(queue, providers, concurrency, settings.WORKER_GRACE_SECONDS, once).run()
+    async with open_queue() as queue, open_queue(connections=1) as pulse:
+        await Worker(queue, pulse, providers, concurrency, settings.WORKER_GRACE_SECONDS, once).run()

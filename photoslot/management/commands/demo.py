@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ingest.models import IngestSettings
 from photoslot.booth import Reply, fields, post_photo
+from photoslot.bootstrap import stored_ingest_password
 from photoslot.demo_scene import photo
-from photoslot.management.commands.run import prepare
-from photoslot.processes import Service, StartError, free_port
+from photoslot.management.commands.run import prepare, step
+from photoslot.processes import Service, free_port
 
 SLOT = "slot-012"
 FOLDER = settings.BASE_DIR / "var/demo"
@@ -26,32 +26,27 @@ class Command(BaseCommand):
         prepare(self)
         password = known_password()
         original = photo()
-        try:
-            with Service(free_port(settings.PORT)) as service:
-                service.wait_until_ready()
+        with Service(free_port(settings.PORT)) as service:
+            service.wait_until_ready()
+            with step("Posting the photo", "The service's own messages are above."):
                 started = time.monotonic()
                 reply = post_photo(f"{service.url}/ingest/{SLOT}", original, fields(password, original))
                 seconds = time.monotonic() - started
-        except (StartError, OSError) as error:
-            raise CommandError(f"The service could not be reached: {error}") from error
-        path = saved(original, reply)
+        with step("Saving the picture", f"Check that {FOLDER} can be written."):
+            path = saved(original, reply)
         self.stdout.write(f"Posted {FOLDER / 'original.jpg'} to {SLOT}; the picture came back in {seconds:.2f} s:")
         self.stdout.write(str(path))
 
 
 def known_password() -> str:
     """The ingest password in plain text, which only the first run's file has. Raises `CommandError`."""
-    path: Path = settings.RUNTIME_CREDENTIALS_FILE
-    try:
-        password = json.loads(path.read_text())["ingest_password"]
-    except (OSError, ValueError, KeyError):
-        password = settings.INGEST_PASSWORD
+    password = stored_ingest_password() or settings.INGEST_PASSWORD
     if not check_password(password, IngestSettings.objects.get().password_hash):
         raise CommandError(
-            f"The demo needs the ingest password, and {path} does not have the present one. "
-            "Set it anew in the admin (Booth settings) and put it into that file."
+            f"The demo needs the ingest password, and {settings.RUNTIME_CREDENTIALS_FILE} does not have the present "
+            "one. Set it anew in the admin (Booth settings) and put it into that file."
         )
-    return str(password)
+    return password
 
 
 def saved(original: bytes, reply: Reply) -> Path:

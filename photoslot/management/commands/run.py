@@ -1,16 +1,20 @@
 from __future__ import annotations
 
-import json
+import shlex
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.db import Error as DatabaseError
 
-from photoslot.bootstrap import bootstrap
+from photoslot.bootstrap import bootstrap, stored_ingest_password
 from photoslot.management.commands.bootstrap import described
-from photoslot.processes import Service, StartError
+from photoslot.processes import Service
 
 WELCOME = """
 photoslot is running. Ctrl-C stops it.
@@ -18,43 +22,51 @@ photoslot is running. Ctrl-C stops it.
   booth door  {url}/ingest/slot-001   (to slot-015)
   passwords   {credentials}
 Try it:
-  curl -f -o picture.jpg -F password={password} -F fileToUpload=@photo.jpg {url}/ingest/slot-001
+  curl -f -o picture.jpg --form-string "password={password}" -F fileToUpload=@photo.jpg {url}/ingest/slot-001
 """
+CREDENTIALS_READER = "import json, sys; print(json.load(open(sys.argv[1]))['ingest_password'])"
 
 
 class Command(BaseCommand):
     help = "Runs the whole service: database, web, worker and purge, until Ctrl-C."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        prepare(self)
         service = Service()
+        prepare(self)
         # SIGTERM must end like Ctrl-C, or the embedded Postgres would be left running.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop())
-        try:
-            with service:
-                service.wait_until_ready()
+        with service:
+            if service.wait_until_ready():
                 self.stdout.write(welcome())
+                self.stdout.flush()  # also into a pipe or a log
                 service.run()
-                self.stdout.write("Stopping …")
-        except StartError as error:
-            raise CommandError(str(error)) from None
+            self.stdout.write("Stopping …")
 
 
 def prepare(command: BaseCommand) -> None:
     """The schema and the first accounts; done already, it changes nothing."""
-    call_command("migrate", verbosity=0)
-    if created := bootstrap():
+    with step("Preparing the database", "Check that it can be reached (DATABASE_URL) and that its disk has space."):
+        call_command("migrate", verbosity=0)
+    with step("Creating the first accounts", f"Check that {settings.RUNTIME_CREDENTIALS_FILE} can be written."):
+        created = bootstrap()
+    if created:
         command.stdout.write(described(created))
+        command.stdout.flush()
+
+
+@contextmanager
+def step(name: str, advice: str) -> Iterator[None]:
+    """A failure becomes a sentence: which step it was, why, and what to do."""
+    try:
+        yield
+    except (DatabaseError, OSError, HTTPException) as error:
+        raise CommandError(f"{name} failed: {str(error).strip() or type(error).__name__}. {advice}") from error
 
 
 def welcome() -> str:
     path = settings.RUNTIME_CREDENTIALS_FILE
-    known = json.loads(path.read_text()).get("ingest_password") if path.exists() else None
+    password = f"$(python3 -c {shlex.quote(CREDENTIALS_READER)} {shlex.quote(str(path))})"
     return WELCOME.format(
-        url=settings.PUBLIC_BASE_URL,
-        credentials=path,
-        password=f'$(python3 -c \'import json; print(json.load(open("{path}"))["ingest_password"])\')'
-        if known
-        else "…",
+        url=settings.PUBLIC_BASE_URL, credentials=path, password=password if stored_ingest_password() else "…"
     )

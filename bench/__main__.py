@@ -1,0 +1,74 @@
+"""`python -m bench`: starts everything, measures, prints the table beside its targets."""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import django
+
+ROOT = Path(tempfile.mkdtemp(prefix="photoslot-bench-"))
+atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
+os.environ |= {"DJANGO_SETTINGS_MODULE": "bench.settings", "BENCH_ROOT": str(ROOT)}
+django.setup()
+
+from bench import scenarios, stage  # noqa: E402 - only once Django is set up
+from bench.scenarios import SCENARIOS, Line, Options  # noqa: E402
+from photoslot.embedded_postgres import EmbeddedPostgresError  # noqa: E402
+
+FULL = Options(rounds=3, photos=10, held=300)
+QUICK = Options(rounds=1, photos=8, held=100)
+VERDICTS = {True: "reached", False: "missed", None: ""}
+
+
+def main() -> int:
+    given = _arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
+    base = QUICK if given.quick else FULL
+    options = Options(base.rounds, base.photos, given.booths or base.held)
+    print(
+        f"Provider {scenarios.LATENCY} s, photo {scenarios.PHOTO_BYTES / 1e6:.2f} MB, {os.cpu_count()} cores, "
+        f"{options.rounds} rounds of floor and service in turn."
+    )
+    _print(Line("", "floor", "ours", "target"))
+    try:
+        with stage.database(), stage.fake_provider():
+            return _measured(given.only or list(SCENARIOS), options)
+    except (stage.BenchError, EmbeddedPostgresError) as error:
+        print(f"The bench could not start: {error}", file=sys.stderr)
+        return 1
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round, 100 booths held: a first impression")
+    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("--booths", type=int, help="how many booths are held at once (1000 takes a minute)")
+    return parser.parse_args()
+
+
+def _measured(names: list[str], options: Options) -> int:
+    """The exit code: a target that is missed is a figure, a post that fails is a fault."""
+    failures = 0
+    for name in names:
+        try:
+            for line in SCENARIOS[name](options):
+                _print(line)
+        except stage.BenchError as error:
+            failures += 1
+            print(f"{name} FAILED: {error}")
+    return int(failures > 0)
+
+
+def _print(line: Line) -> None:
+    columns = f"{line.label:36}{line.floor:>10}{line.ours:>18}  {line.target:17}{VERDICTS[line.reached]}"
+    print(columns.rstrip(), flush=True)
+
+
+sys.exit(main())

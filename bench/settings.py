@@ -1,0 +1,33 @@
+"""The service as the bench runs it: everything it writes is in BENCH_ROOT, and its slots use the fake provider."""
+
+import os
+from pathlib import Path
+
+from photoslot import embedded_postgres
+from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
+
+ROOT = Path(os.environ["BENCH_ROOT"])
+POSTGRES = EmbeddedPostgres(ROOT, "bench")
+
+# What the shell or a .env says must neither be touched by the bench nor change its figures.
+for name in ("DATABASE_LISTEN_URL", "DEBUG", "INGEST_DEDUPE_SECONDS", "WEB_PROCESSES", "SENTRY_DSN"):
+    os.environ[name] = ""
+os.environ["DATABASE_URL"] = "postgres:///"
+os.environ["SECRET_KEY"] = "bench"  # noqa: S105
+os.environ["MEDIA_ROOT"] = str(ROOT / "media")
+os.environ["RUNTIME_CREDENTIALS_FILE"] = str(ROOT / "credentials.json")
+
+from photoslot.settings import *  # noqa: E402, F403
+from photoslot.settings import DATABASES, LOGGING  # noqa: E402
+
+DATABASES["default"] |= {
+    "NAME": ACCOUNT,
+    "USER": ACCOUNT,
+    "HOST": POSTGRES.host,
+    "PORT": embedded_postgres.PORT,
+}
+EMBEDDED_POSTGRES = POSTGRES
+PROVIDERS = ["bench.provider.Bench"]
+LOGGING = LOGGING | {
+    "root": {"handlers": ["console"], "level": "WARNING"}
+}  # nothing between the lines of the table but what went wrong

@@ -1,0 +1,163 @@
+"""Starting and stopping what is measured, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib.auth.hashers import make_password
+from django.core.management import call_command
+
+from bench.booths import PASSWORD, Plan, Sample
+from bench.settings import POSTGRES
+from ingest.models import IngestSettings
+from jobs.models import Process
+from photoslot.processes import free_port, web_command
+from slots.models import Slot
+
+READY_SECONDS = 30.0
+STOP_SECONDS = 30.0
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+# As `web_command` starts the service; neither of the two needs a start-up of its own.
+UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning")
+# Connections outlive the other's turn: one that is closed while it is taken up again would look like a fault of ours.
+BARE = ("--no-access-log", "--lifespan", "off", "--timeout-keep-alive", "75")
+
+
+class BenchError(Exception):
+    """The bench could not be run; the message says at which step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A started process; its figures are the kernel's."""
+
+    process: subprocess.Popen[bytes]
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+    def peak_memory_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak
+        return int(peak[1]) / 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What booths can post to."""
+
+    url: str  # with {slot}
+    processes: dict[str, Running]
+
+
+@contextmanager
+def database() -> Iterator[None]:
+    """A fresh database with the migrations' fifteen slots; nothing of it is left behind."""
+    try:
+        with POSTGRES:
+            call_command("migrate", verbosity=0)
+            IngestSettings.objects.update_or_create(
+                pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 60}
+            )
+            yield
+    finally:
+        for folder in (POSTGRES.data.parent, POSTGRES.host):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def set_latency(seconds: float) -> None:
+    """How long the fake provider takes for the service's next photos."""
+    Slot.objects.update(provider_id="bench", operation_id="image_edit", settings_json={"seconds": seconds})
+
+
+@contextmanager
+def fake_provider() -> Iterator[None]:
+    """Leaves its address in the environment of the processes that are started within."""
+    port = free_port(0)
+    with _process(*UVICORN, *BARE, "--port", str(port), "bench.fake_provider:app") as running:
+        _wait_until(lambda: _is_open(port), running)
+        os.environ["BENCH_PROVIDER_URL"] = f"http://127.0.0.1:{port}/"
+        yield
+
+
+@contextmanager
+def floor(latency: float) -> Iterator[Target]:
+    port = free_port(0)
+    with _process(*UVICORN, *BARE, "--port", str(port), "bench.floor:app") as running:
+        _wait_until(lambda: _is_open(port), running)
+        yield Target(f"http://127.0.0.1:{port}/{latency}", {"floor": running})
+
+
+@contextmanager
+def service(places: int) -> Iterator[Target]:
+    """Web and worker, with room for so many photos at once."""
+    port = free_port(0)
+    url = f"http://127.0.0.1:{port}"
+    os.environ |= {"HOST": "127.0.0.1", "QUEUE_MAX_IN_FLIGHT_JOBS": str(places)}
+    with ExitStack() as stack:
+        worker = stack.enter_context(_process("manage.py", "run_workers", "--concurrency", str(places)))
+        web = stack.enter_context(_process(*web_command(port)[1:]))
+        _wait_until(lambda: _is_open(port) and _is_seen("worker") and _is_seen("web"), worker, web)
+        yield Target(f"{url}/ingest/{{slot}}", {"web": web, "worker": worker})
+
+
+def run_booths(plan: Plan) -> list[Sample]:
+    """Raises `BenchError` unless every post brought its picture."""
+    command = [sys.executable, "-m", "bench.booths", json.dumps(asdict(plan))]
+    result = subprocess.run(command, cwd=settings.BASE_DIR, stdout=subprocess.PIPE, check=False)
+    if result.returncode:
+        raise BenchError(f"The booths' process ended with code {result.returncode}; its message is above.")
+    samples = [Sample(*values) for values in json.loads(result.stdout)]
+    if errors := [sample.error for sample in samples if sample.error]:
+        raise BenchError(f"{len(errors)} of {len(samples)} posts to {plan.url} brought no picture, first: {errors[0]}")
+    return samples
+
+
+@contextmanager
+def _process(*command: str) -> Iterator[Running]:
+    process = subprocess.Popen([sys.executable, *command], cwd=settings.BASE_DIR)
+    try:
+        yield Running(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise BenchError(f"{command[-1]} did not stop within {STOP_SECONDS:.0f} s.") from None
+
+
+def _wait_until(is_ready: Callable[[], bool], *needed: Running) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while not is_ready():
+        if any(running.process.poll() is not None for running in needed):
+            raise BenchError("A process ended before it was ready; its message is above.")
+        if time.monotonic() > deadline:
+            raise BenchError(f"A process was not ready within {READY_SECONDS:.0f} s; its messages are above.")
+        time.sleep(0.05)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _is_seen(kind: str) -> bool:
+    """A process that leaves takes its row along, so this is the one just started."""
+    return Process.objects.filter(kind=kind).exists()

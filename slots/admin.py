@@ -1,0 +1,298 @@
+"""Staff's pages for slots and their template images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import UUID
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.defaultfilters import filesizeformat
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from photoslot.admin import STYLES, badge
+from providers import registry
+from slots import templates
+from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
+
+
+class ProviderFilter(admin.SimpleListFilter):
+    title = _("provider")
+    parameter_name = "provider_id"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(provider_id=self.value()) if self.value() else queryset
+
+
+class ArchiveFilter(admin.SimpleListFilter):
+    """Archived slots stay out of the way until they are asked for."""
+
+    title = _("archive")
+    parameter_name = "archived"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("Archived")), ("all", _("All"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Slot]) -> QuerySet[Slot]:
+        match self.value():
+            case "all":
+                return queryset
+            case "yes":
+                return queryset.exclude(archived_at=None)
+        return queryset.filter(archived_at=None)
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        default, *others = super().choices(changelist)
+        yield {**default, "display": _("In use")}
+        yield from others
+
+
+class PrettyJSONField(forms.JSONField):
+    def prepare_value(self, value: Any) -> Any:
+        return (
+            value
+            if isinstance(value, forms.fields.InvalidJSONInput)
+            else json.dumps(value, indent=2, ensure_ascii=False)
+        )
+
+
+class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Provider and operation are one choice, so that they always belong together."""
+
+    recipe = forms.ChoiceField(label=_("Provider and operation"))
+    settings_json = PrettyJSONField(
+        label=_("Settings"),
+        initial=dict,
+        required=False,  # an empty object is for the operation to judge
+        widget=forms.Textarea({"rows": 14, "cols": 90, "spellcheck": "false", "class": "vLargeTextField code"}),
+        help_text=_('A JSON object with what the operation takes, such as {"look": "sepia", "strength": 80}.'),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        saved = _recipe(self.instance) if self.instance.provider_id else ""
+        recipe = self.fields["recipe"]
+        assert isinstance(recipe, forms.ChoiceField)
+        recipe.choices = _recipes(saved)
+        recipe.initial = saved
+
+    def clean(self) -> None:
+        super().clean()
+        provider_id, _slash, operation_id = self.cleaned_data.get("recipe", "").partition("/")
+        self.instance.provider_id, self.instance.operation_id = provider_id, operation_id
+        self.instance.template_keys = self._template_keys()
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Says each fault once, beside the field that this form has for it."""
+        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
+            named = {"recipe" if k in ("provider_id", "operation_id") else k: v for k, v in error.error_dict.items()}
+            error = ValidationError({k: v for k, v in named.items() if k not in self.errors})
+        super().add_error(field, error)
+
+    def _template_keys(self) -> set[str]:
+        """The keys that the slot will have once the rows of template images in the same form are saved too."""
+        saved = TemplateBinding.objects.filter(slot_id=self.instance.pk)
+        keys: dict[int | str, str] = dict(saved.values_list("pk", "setting_key"))
+        for name in self.data:
+            if row := re.fullmatch(r"(bindings-\d+)-setting_key", name):
+                pk = self.data.get(f"{row[1]}-id") or row[1]
+                keys[int(pk) if pk.isdigit() else pk] = "" if self.data.get(f"{row[1]}-DELETE") else self.data[name]
+        return set(keys.values()) - {""}
+
+
+def _recipe(slot: Slot) -> str:
+    return f"{slot.provider_id}/{slot.operation_id}"
+
+
+def _recipes(saved: str) -> list[tuple[str, str]]:
+    """What this installation offers; a slot's own also where that is not offered any more."""
+    offered = {
+        f"{provider.id}/{operation.id}": f"{provider.name}: {operation.name}"
+        for provider in registry.classes().values()
+        for operation in provider.operations
+    }
+    return list(offered.items()) if saved in offered or not saved else [(saved, saved), *offered.items()]
+
+
+class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
+    model = TemplateBinding
+    fields = ("setting_key", "media", "preview")
+    readonly_fields = ("preview",)
+    autocomplete_fields = ("media",)
+    extra = 0
+
+    @admin.display(description=_("preview"))
+    def preview(self, binding: TemplateBinding) -> str:
+        return _thumbnail(binding.media_id) if binding.pk else ""
+
+
+@admin.register(Slot)
+class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    form = SlotForm
+    inlines = (BindingInline,)
+    list_display = ("id", "name", "archived", "recipe", "is_active", "size_limit_mb", "updated_at")
+    list_filter = (ArchiveFilter, "is_active", ProviderFilter)
+    search_fields = ("id", "name")
+    actions = ("switch_on", "switch_off", "archive", "restore")
+    readonly_fields = ("booth_url", "archived_at", "created_at", "updated_at")
+    fieldsets = (
+        (None, {"fields": ("id", "name", "is_active", "size_limit_mb")}),
+        (_("Recipe"), {"fields": ("recipe", "settings_json")}),
+    )
+    saved_fieldsets = (
+        (_("Booth"), {"fields": ("booth_url",)}),
+        (_("Times"), {"fields": ("created_at", "updated_at", "archived_at")}),
+    )
+
+    class Media:
+        css = STYLES
+
+    def get_fieldsets(self, request: HttpRequest, obj: Slot | None = None) -> Any:
+        return self.fieldsets if obj is None else self.fieldsets + self.saved_fieldsets
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Slot | None = None) -> Any:
+        return self.readonly_fields if obj is None else ("id", *self.readonly_fields)
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        return {"id": Slot.next_id(), **super().get_changeform_initial_data(request)}
+
+    def save_model(self, request: HttpRequest, obj: Slot, form: Any, change: bool) -> None:
+        # Django would turn an insert of an id that somebody took meanwhile into an update of theirs.
+        obj.save(force_insert=not change)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Slot | None = None) -> bool:
+        return False  # jobs and figures point to it: slots are archived
+
+    @admin.display(description=_("provider and operation"), ordering="provider_id")
+    def recipe(self, slot: Slot) -> str:
+        """In the list, and in place of the form's field of this name for those who may only look."""
+        operation = registry.operation_name(slot.provider_id, slot.operation_id)
+        return f"{registry.provider_name(slot.provider_id)}: {operation}"
+
+    @admin.display(description="", ordering="archived_at")
+    def archived(self, slot: Slot) -> str:
+        return badge("archived", gettext("archived")) if slot.archived_at else ""
+
+    @admin.display(description=_("booths post to"))
+    def booth_url(self, slot: Slot) -> SafeString:
+        example = f"curl -f -o picture.jpg -F password=… -F fileToUpload=@photo.jpg {slot.ingest_url}"
+        return format_html('<code>{}</code><pre class="pretty">{}</pre>', slot.ingest_url, example)
+
+    @admin.action(permissions=["change"], description=_("Switch the selected slots on"))
+    def switch_on(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
+        self._each(request, queryset, lambda slot: slot.switch(True), gettext("Switched on"))
+
+    @admin.action(permissions=["change"], description=_("Switch the selected slots off"))
+    def switch_off(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
+        self._each(request, queryset, lambda slot: slot.switch(False), gettext("Switched off"))
+
+    @admin.action(permissions=["change"], description=_("Archive the selected slots"))
+    def archive(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
+        self._each(request, queryset, SlotQuerySet.archive, gettext("Archived"))
+
+    @admin.action(permissions=["change"], description=_("Take the selected slots out of the archive"))
+    def restore(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
+        self._each(request, queryset, SlotQuerySet.restore, gettext("Taken out of the archive"))
+
+    def _each(
+        self, request: HttpRequest, queryset: SlotQuerySet, verb: Callable[[SlotQuerySet], int], done: str
+    ) -> None:
+        """The verb for each slot by itself, so that log and message name those that it changed."""
+        changed = [slot for slot in queryset if verb(Slot.objects.filter(pk=slot.pk))]
+        for slot in changed:
+            self.log_change(request, slot, done)
+        if changed:
+            self.message_user(request, f"{done}: {', '.join(slot.pk for slot in changed)}.", messages.SUCCESS)
+        else:
+            self.message_user(request, gettext("Nothing to do: the slots are so already."), messages.WARNING)
+
+
+class TemplateMediaForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_file(self) -> Any:
+        templates.fill(self.instance, self.cleaned_data["file"])
+        return self.instance.file
+
+
+@admin.register(TemplateMedia)
+class TemplateMediaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """A file is uploaded once; from then on only its label changes."""
+
+    form = TemplateMediaForm
+    list_display = ("preview", "label", "mime_type", "size", "used_by", "uploaded_by", "created_at")
+    list_display_links = ("label", "mime_type")
+    list_select_related = ("uploaded_by",)
+    list_per_page = 50
+    search_fields = ("label",)
+    # The file itself is never shown as a field: that would be a link, and template images have no public address.
+    saved_fields = ("preview", "used_by", "mime_type", "size", "checksum", "uploaded_by", "created_at")
+
+    class Media:
+        css = STYLES
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TemplateMedia]:
+        return super().get_queryset(request).prefetch_related("bindings")
+
+    def get_fields(self, request: HttpRequest, obj: TemplateMedia | None = None) -> Any:
+        return ("file", "label") if obj is None else ("label", *self.saved_fields)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: TemplateMedia | None = None) -> Any:
+        return () if obj is None else self.saved_fields
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.preview_view, cacheable=True)
+        return [path("<uuid:pk>/preview/", view, name="slots_templatemedia_preview"), *super().get_urls()]
+
+    def preview_view(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        """The only way to look at a template image from outside; the file never changes, so browsers may keep it."""
+        media = get_object_or_404(TemplateMedia, pk=pk)
+        if not self.has_view_or_change_permission(request, media):
+            raise PermissionDenied
+        try:
+            picture = templates.preview(media)
+        except FileNotFoundError:
+            raise Http404 from None
+        return HttpResponse(picture.data, picture.mime_type, headers={"Cache-Control": "private, max-age=3600"})
+
+    def save_model(self, request: HttpRequest, obj: TemplateMedia, form: Any, change: bool) -> None:
+        if not change:
+            obj.uploaded_by = request.user  # type: ignore[assignment]
+        super().save_model(request, obj, form, change)
+
+    def delete_model(self, request: HttpRequest, obj: TemplateMedia) -> None:
+        templates.remove(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TemplateMedia]) -> None:
+        for media in queryset:
+            templates.remove(media)
+
+    @admin.display(description=_("preview"))
+    def preview(self, media: TemplateMedia) -> SafeString:
+        return _thumbnail(media.pk)
+
+    @admin.display(description=_("size"), ordering="size_bytes")
+    def size(self, media: TemplateMedia) -> str:
+        return filesizeformat(media.size_bytes)
+
+    @admin.display(description=_("used by"))
+    def used_by(self, media: TemplateMedia) -> SafeString:
+        uses = ((reverse("admin:slots_slot_change", args=[b.slot_id]), str(b)) for b in media.bindings.all())
+        return format_html_join(", ", '<a href="{}">{}</a>', uses)
+
+
+def _thumbnail(media_id: UUID) -> SafeString:
+    address = reverse("admin:slots_templatemedia_preview", args=[media_id])
+    return format_html('<a href="{0}"><img class="thumbnail" src="{0}" loading="lazy" alt=""></a>', address)

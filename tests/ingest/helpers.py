@@ -1,0 +1,122 @@
+"""What the tests of the door share: posts of every kind, and what a refusal must look like."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+from django.contrib.auth.hashers import make_password
+
+from ingest.models import IngestSettings
+from jobs import media
+from jobs.models import Job
+from jobs.queue import Closed, NewJob, open_queue
+from photoslot.booth import Reply
+from stats.models import HourlyCounter, ProcessingLog
+from tests.conftest import PASSWORD, Processes, stored_files
+
+MEGABYTE = 1024 * 1024
+Part = tuple[str, bytes, str]
+
+
+def form(
+    photo: bytes | None, password: str | None = PASSWORD, part: str = "fileToUpload", **fields: str
+) -> dict[str, Any]:
+    """Keyword arguments that make `httpx` post the form; a plain field stands in for a photo that is not there."""
+    files: dict[str, Any] = {"time": (None, "1")} if photo is None else {part: ("IMG_1.JPG", photo, "image/jpeg")}
+    return {"data": fields if password is None else fields | {"password": password}, "files": files}
+
+
+def refusal(reply: httpx.Response | Reply, status: int, code: str) -> dict[str, Any]:
+    """The details of a refusal that looks as every refusal must."""
+    found, body = (reply.status, reply.body) if isinstance(reply, Reply) else (reply.status_code, reply.content)
+    assert found == status, body
+    headers = httpx.Headers(dict(reply.headers))
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Correlation-Id"]
+    envelope = json.loads(body)
+    assert envelope.keys() == {"error"}
+    assert envelope["error"].keys() == {"code", "message", "details"}
+    assert envelope["error"]["code"] == code
+    assert envelope["error"]["message"]
+    details = envelope["error"]["details"]
+    assert isinstance(details, dict)
+    return details
+
+
+def nothing_left() -> bool:
+    rows = [model._default_manager.exists() for model in (Job, ProcessingLog, HourlyCounter)]
+    return not any(rows) and stored_files() == []
+
+
+def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
+    """Looks until the condition holds, for what comes after an answer; fails when it never does."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        threading.Event().wait(0.01)
+    return found
+
+
+def raw_post(url: str, slot: str = "slot-001", headers: Mapping[str, str] | None = None, **content: Any) -> bytes:
+    """The bytes of a request, for tests that send it their own way."""
+    request = httpx.Request("POST", f"{url}/ingest/{slot}", headers=dict(headers or {}), **content)
+    lines = [f"POST /ingest/{slot} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + request.read()
+
+
+def connect(url: str, source: str = "127.0.0.1") -> socket.socket:
+    address = httpx.URL(url)
+    return socket.create_connection((address.host, address.port or 80), 70, source_address=(source, 0))
+
+
+def use_password(password: str, algorithm: str = "default") -> None:
+    IngestSettings.objects.update(password_hash=make_password(password, hasher=algorithm))
+
+
+def cancel(job_id: UUID) -> Closed | None:
+    """As staff do it."""
+
+    async def cancelled() -> Closed | None:
+        async with open_queue() as queue:
+            closed = await queue.cancel(job_id, "serg")
+            if closed:
+                await media.tidy_up(closed)
+            return closed
+
+    return asyncio.run(cancelled())
+
+
+def new_job() -> NewJob:
+    job_id = uuid4()
+    return NewJob(
+        id=job_id,
+        slot_id="slot-001",
+        provider_id="by hand",  # no worker takes it
+        operation_id="none",
+        settings_json={},
+        template_media={},
+        payload_path=f"payloads/{job_id}.jpg",
+        payload_mime_type="image/jpeg",
+        payload_digest=hashlib.sha256(job_id.bytes).digest(),
+    )
+
+
+@contextmanager
+def no_worker(shared: Processes) -> Iterator[None]:
+    """The shared worker is away meanwhile."""
+    shared.send_home()
+    try:
+        yield
+    finally:
+        shared.staff()

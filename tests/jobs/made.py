@@ -1,0 +1,35 @@
+"""A picture as a booth got it, and its time running out."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from django.conf import settings
+from django.db.models import F
+
+from jobs import files
+from jobs.models import Job
+from tests.conftest import Booth, jpeg, use_sandbox
+
+
+def make_picture(booth: Booth) -> Job:
+    use_sandbox("instant")
+    reply = booth.post(jpeg())
+    assert reply.status == 200
+    return Job.objects.latest("created_at")
+
+
+def age(job: Job, hours: float) -> None:
+    """As if it had all happened so long ago: the database's clock stays, the row's times move."""
+    ago = timedelta(hours=hours)
+    times = ("created_at", "claimed_at", "expires_at", "finalized_at", "delivered_at", "result_expires_at")
+    Job.objects.filter(pk=job.pk).update(**{time: F(time) - ago for time in times})
+
+
+def result_file(job: Job) -> Path:
+    return Path(settings.MEDIA_ROOT / str(job.result_file_path))
+
+
+def thumbnail_file(job: Job) -> Path:
+    return Path(settings.MEDIA_ROOT / files.thumbnail_path(job.pk))

@@ -1,0 +1,43 @@
+"""The queue's statements go through its partial indexes, however many finished jobs the table holds."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from jobs.queue import ADMIT, CLAIM, LOOK, OVERDUE, Queue, _admission
+from tests.queueing import admitted, new_job, sql
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
+
+FINISHED = """
+INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_mime_type, payload_digest,
+    created_at, expires_at, is_finalized, finalized_at, status, delivered_at, result_checksum, result_mime_type,
+    result_size_bytes, result_expires_at)
+SELECT gen_random_uuid(), 'slot-001', 'instant', 'image_edit', '{}', 'image/jpeg', sha256(i::text::bytea),
+    now() - i * interval '1 s', now() - i * interval '1 s' + interval '48 s', true, now(), 'processing', now(), 'c',
+    'image/jpeg', 1, now()
+FROM generate_series(1, 20000) AS i
+"""
+# Statement, its values, and the indexes it must go by.
+STATEMENTS: dict[str, tuple[str, Any, set[str]]] = {
+    "admit": (ADMIT, _admission(new_job(), 30), {"job_unfinished", "job_undelivered_photo"}),
+    "claim": (CLAIM, {"providers": ["instant"], "limit": 4, "lease": "8 s"}, {"job_unfinished"}),
+    "overdue": (OVERDUE, None, {"job_unfinished"}),
+    "look": (LOOK, (uuid4(),), {"jobs_job_pkey"}),
+}
+
+
+async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
+    await sql(queue, FINISHED)
+    for _ in range(4):
+        await admitted(queue)
+    await sql(queue, "ANALYZE jobs_job")
+    for name, (statement, values, indexes) in STATEMENTS.items():
+        async with queue.connection() as connection:
+            lines = await (await connection.execute("EXPLAIN " + statement, values)).fetchall()
+        plan = "\n".join(line[0] for line in lines)
+        assert "Seq Scan on jobs_job" not in plan, f"{name}:\n{plan}"
+        assert all(index in plan for index in indexes), f"{name}:\n{plan}"

@@ -1,0 +1,51 @@
+"""`release_expired`, as cron calls it."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+
+import pytest
+
+from jobs.queue import Queue
+from tests.conftest import Processes, stored_files
+from tests.queueing import claimed, make_overdue, posted, row, sql, wire
+
+pytestmark = pytest.mark.e2e
+
+
+async def code(process: subprocess.Popen[bytes]) -> int:
+    return await asyncio.to_thread(process.wait, 30)
+
+
+async def test_it_ends_what_is_overdue_and_nothing_else(queue: Queue, processes: Processes) -> None:
+    jobs = [await posted(queue) for _ in range(4)]
+    await queue.claim(["instant"], 1)
+    for job_id in jobs[:3]:
+        await make_overdue(queue, job_id)
+    assert await code(processes.start("manage.py", "release_expired")) == 0
+    reasons = [(await row(queue, job_id))["failure_reason"] for job_id in jobs]
+    assert reasons == ["timeout", "timeout", "timeout", None]
+    assert stored_files() == [f"payloads/{jobs[3]}.jpg"]
+
+
+async def test_two_at_once_end_each_job_once(queue: Queue, processes: Processes) -> None:
+    for _ in range(10):
+        await make_overdue(queue, await posted(queue))
+    both = [processes.start("manage.py", "release_expired") for _ in range(2)]
+    assert [await code(process) for process in both] == [0, 0]
+    (counted,) = await sql(queue, "SELECT sum(timeouts) AS timeouts FROM stats_hourlycounter")
+    assert counted["timeouts"] == 10
+    assert stored_files() == []
+
+
+async def test_a_photo_that_is_gone_already_is_no_fault(queue: Queue, processes: Processes) -> None:
+    claim = await claimed(queue)
+    await make_overdue(queue, claim.id)
+    assert await code(processes.start("manage.py", "release_expired")) == 0
+
+
+async def test_without_a_database_it_fails(processes: Processes) -> None:
+    async with wire() as cable:
+        cable.cut()
+        assert await code(processes.start("manage.py", "release_expired", **cable.environment)) == 1

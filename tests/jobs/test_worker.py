@@ -1,0 +1,351 @@
+"""Workers as real processes: killed, told to leave, cut off from the database, and outlived by the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from jobs import media
+from jobs.queue import Queue
+from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
+from tests.queueing import Wire, counters, end_lease, ended, posted, row, sql, steps, until, wire
+from tests.sandbox.server import Call, Sandbox, developed
+
+pytestmark = pytest.mark.e2e
+
+Process = subprocess.Popen[bytes]
+
+
+async def calls(sandbox: Sandbox, count: int, method: str = "POST") -> list[Call]:
+    """Returns once so many have come in."""
+    return await asyncio.to_thread(sandbox.wait_for_calls, count, method)
+
+
+async def left(worker: Process) -> int:
+    return await asyncio.to_thread(worker.wait, 30)
+
+
+async def is_pending(queue: Queue, job_id: UUID) -> bool:
+    job = await row(queue, job_id)
+    return (job["status"], job["claim_token"], job["is_finalized"]) == ("pending", None, False)
+
+
+# A killed worker costs a lease, not a photo.
+
+
+@pytest.mark.parametrize(("provider", "posts"), [("instant", 2), ("queued", 1)])
+async def test_the_booth_of_a_killed_worker_gets_its_picture(
+    queue: Queue, processes: Processes, sandbox: Sandbox, provider: str, posts: int
+) -> None:
+    """The queue's provider is not paid twice: the second worker polls what the first has ordered."""
+    use = asyncio.to_thread(use_sandbox, provider, "hold")
+    processes.web()
+    worker = processes.worker()
+    await use
+    reply = in_background(lambda: Booth(processes.url).post(jpeg()))
+    await calls(sandbox, 1, "POST" if provider == "instant" else "GET")
+    worker.kill()
+    processes.worker()
+    (job,) = await sql(queue, "SELECT id FROM jobs_job")
+
+    async def taken_up_again() -> bool:
+        return bool((await row(queue, job["id"]))["claims"] == 2)
+
+    await until(taken_up_again)
+    sandbox.let_go()
+    answer = await asyncio.to_thread(reply)
+    assert (answer.status, answer.body) == (200, developed(jpeg()))
+    assert len(await calls(sandbox, posts)) == posts
+
+
+async def test_a_worker_that_was_held_up_does_not_cancel_what_another_goes_on_with(
+    queue: Queue, processes: Processes, sandbox: Sandbox
+) -> None:
+    stalled = processes.worker()
+    job_id = await posted(queue, "queued", "hold")
+    await calls(sandbox, 1, "GET")
+    stalled.send_signal(signal.SIGSTOP)
+    await end_lease(queue, job_id)
+    processes.worker()
+
+    async def taken_up_again() -> bool:
+        return bool((await row(queue, job_id))["claims"] == 2)
+
+    await until(taken_up_again)
+    (clock,) = await sql(queue, "SELECT clock_timestamp() AS now")
+    stalled.send_signal(signal.SIGCONT)
+    await until(lambda: is_idle(queue, stalled, clock["now"]))
+    sandbox.let_go()
+    assert (await ended(queue, job_id)).failure_reason is None
+    assert {call.method for call in sandbox.journal} == {"POST", "GET"}
+
+
+async def is_idle(queue: Queue, worker: Process, since: datetime) -> bool:
+    """The worker has shown itself without a job in its hands."""
+    shown = "SELECT busy FROM jobs_process WHERE name LIKE %s AND seen_at > %s AND busy = 0"
+    return bool(await sql(queue, shown, f"% {worker.pid}", since))
+
+
+# Leaving: the first signal drains, the second releases.
+
+
+async def test_told_to_leave_it_finishes_what_it_has_and_takes_no_more(
+    queue: Queue, processes: Processes, sandbox: Sandbox
+) -> None:
+    worker = processes.worker("--concurrency", "1")
+    running = await posted(queue, "instant", "hold")
+    await calls(sandbox, 1)
+    waiting = await posted(queue)
+    worker.send_signal(signal.SIGTERM)
+    sandbox.let_go()
+    assert await left(worker) == 0
+    assert (await ended(queue, running)).failure_reason is None
+    assert await steps(queue, waiting) == ["received"]
+    assert await sql(queue, "SELECT id FROM jobs_process WHERE name LIKE %s", f"% {worker.pid}") == []
+
+
+async def test_when_the_grace_is_over_the_rest_is_handed_back(
+    queue: Queue, processes: Processes, sandbox: Sandbox
+) -> None:
+    worker = processes.worker(WORKER_GRACE_SECONDS="1")
+    job_id = await posted(queue, "instant", "hold")
+    await calls(sandbox, 1)
+    told = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert await left(worker) == 0
+    assert time.monotonic() - told >= 1
+    assert await is_pending(queue, job_id)
+
+
+async def test_a_second_signal_hands_back_at_once(queue: Queue, processes: Processes, sandbox: Sandbox) -> None:
+    worker = processes.worker(WORKER_GRACE_SECONDS="300")
+    job_id = await posted(queue, "instant", "hold")
+    await calls(sandbox, 1)
+    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signal.SIGINT)
+    assert await left(worker) == 0
+    assert await is_pending(queue, job_id)
+    sandbox.let_go()
+    processes.worker()  # needs no lease to run out
+    assert (await ended(queue, job_id)).failure_reason is None
+
+
+# Arguments.
+
+
+async def test_once_works_off_what_waits_for_these_providers_and_leaves(queue: Queue, processes: Processes) -> None:
+    wanted = [await posted(queue, "queued"), await posted(queue, "fetching"), await posted(queue, "queued")]
+    other = await posted(queue, "instant")
+    worker = processes.worker("--once", "--concurrency", "1", "--provider", "queued", "--provider", "fetching")
+    assert await left(worker) == 0
+    assert all([(await row(queue, job_id))["result_checksum"] for job_id in wanted])
+    assert await is_pending(queue, other)
+
+
+async def test_once_without_a_database_is_a_failure(processes: Processes) -> None:
+    async with wire() as cable:
+        cable.cut()
+        assert await left(processes.worker("--once", **cable.environment)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"concurrency": 0}, "at least 1"),
+        ({"concurrency": -3}, "at least 1"),
+        ({"provider": ["instant", "mystery"]}, "No such provider: mystery. There are: studio, instant"),
+    ],
+)
+def test_nonsense_is_refused_in_a_sentence(arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(CommandError, match=sentence):
+        call_command("run_workers", **arguments)
+
+
+async def test_four_jobs_at_once(queue: Queue, processes: Processes, sandbox: Sandbox) -> None:
+    worker = processes.worker()
+    jobs = [await posted(queue, "instant", "hold") for _ in range(6)]
+    await calls(sandbox, 4)
+
+    async def says_so() -> bool:
+        name = f"% {worker.pid}"
+        (found,) = await sql(queue, "SELECT capacity, busy FROM jobs_process WHERE name LIKE %s", name)
+        return (found["capacity"], found["busy"]) == (4, 4)
+
+    await until(says_so)
+    assert len(sandbox.journal) == 4
+    sandbox.let_go()
+    assert {(await ended(queue, job_id)).failure_reason for job_id in jobs} == {None}
+
+
+# Tearing down: whoever has ended a job frees its place.
+
+
+@pytest.mark.parametrize(("provider", "method"), [("instant", "POST"), ("queued", "GET")])
+async def test_cancelling_tears_the_call_down(
+    queue: Queue, processes: Processes, sandbox: Sandbox, provider: str, method: str
+) -> None:
+    processes.worker("--concurrency", "1")
+    job_id = await posted(queue, provider, "hold")
+    await calls(sandbox, 1, method)
+    closed = await queue.cancel(job_id, "igor")
+    assert closed
+    await media.tidy_up(closed)
+    assert (await ended(queue, await posted(queue))).failure_reason is None  # the place is free
+    if provider == "queued":
+        assert len(await calls(sandbox, 1, "DELETE")) == 1
+    assert (await row(queue, job_id))["failure_reason"] == "cancelled"
+
+
+async def test_a_cancellation_frees_the_place_at_once(queue: Queue, processes: Processes, sandbox: Sandbox) -> None:
+    """Not at the next heartbeat, which may be two seconds away."""
+    processes.worker("--concurrency", "1")
+    jobs = [await posted(queue, "instant", "hold") for _ in range(4)]
+    for count, job_id in enumerate(jobs[:3], 1):
+        await calls(sandbox, count)
+        await queue.cancel(job_id, "igor")
+    await calls(sandbox, 4)
+    rows = [await row(queue, job_id) for job_id in jobs]
+    waits = [(after["claimed_at"] - before["finalized_at"]).total_seconds() for before, after in pairwise(rows)]
+    assert sorted(waits)[1] < 0.5, waits
+
+
+@pytest.mark.parametrize(("provider", "scenario"), [("instant", "hold"), ("queued", "never")])
+async def test_the_deadline_tears_the_call_down(
+    queue: Queue, processes: Processes, sandbox: Sandbox, provider: str, scenario: str
+) -> None:
+    processes.worker("--concurrency", "1")
+    job_id = await posted(queue, provider, scenario, wait_seconds=3)
+    next_id = await posted(queue)
+    assert (await ended(queue, job_id)).failure_reason == "timeout"  # nobody waits for it: the worker ends it
+    assert (await ended(queue, next_id)).failure_reason is None
+    if provider == "queued":
+        assert len(await calls(sandbox, 1, "DELETE")) == 1
+    assert not [path for path in stored_files() if str(job_id) in path]
+
+
+async def test_jobs_that_no_worker_has_are_swept(queue: Queue, processes: Processes) -> None:
+    job_id = await posted(queue, "studio", wait_seconds=1)
+    processes.worker("--provider", "instant")
+    assert (await ended(queue, job_id)).failure_reason == "timeout"
+
+    async def photo_is_gone() -> bool:
+        return stored_files() == []
+
+    await until(photo_is_gone)
+
+
+# A side task that dies takes the worker down loudly.
+
+BREAK_HEARTBEAT = """
+CREATE FUNCTION break_heartbeat() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+CREATE TRIGGER break_heartbeat BEFORE UPDATE ON jobs_process FOR EACH ROW WHEN (NEW.capacity = 77)
+    EXECUTE FUNCTION break_heartbeat();
+"""
+
+
+@asynccontextmanager
+async def broken_heartbeat(queue: Queue) -> AsyncIterator[None]:
+    await sql(queue, BREAK_HEARTBEAT)
+    try:
+        yield
+    finally:
+        await sql(queue, "DROP FUNCTION break_heartbeat CASCADE")
+
+
+async def test_a_dead_side_task_ends_the_worker_and_its_jobs_go_on(
+    queue: Queue, processes: Processes, sandbox: Sandbox
+) -> None:
+    async with broken_heartbeat(queue):
+        worker = processes.worker("--concurrency", "77")
+        job_id = await posted(queue, "instant", "hold")
+        await calls(sandbox, 1)
+        assert await left(worker) != 0
+    assert await is_pending(queue, job_id)
+
+
+# The database goes away and comes back.
+
+
+async def cut_off(queue: Queue, job_id: UUID, cable: Wire) -> None:
+    """Until the lease has run out, by the worker's clock too."""
+    cable.cut()
+    over = "SELECT id FROM jobs_job WHERE id = %s AND lease_expires_at < clock_timestamp() - interval '0.5 s'"
+    await until(lambda: sql(queue, over, job_id))
+
+
+@pytest.mark.parametrize("answered", ["meanwhile", "afterwards"])
+async def test_a_database_that_was_away_costs_neither_the_picture_nor_a_second_call(
+    queue: Queue, processes: Processes, sandbox: Sandbox, answered: str
+) -> None:
+    async with wire() as cable:
+        worker = processes.worker(**cable.environment)
+        job_id = await posted(queue, "instant", "hold")
+        await calls(sandbox, 1)
+        await cut_off(queue, job_id, cable)
+        if answered == "meanwhile":
+            sandbox.let_go()
+            for _ in range(3):  # tries to reach the database, which every half second has one of
+                cable.was_refused.clear()
+                await cable.was_refused.wait()
+        cable.mend()
+        if answered == "afterwards":
+            await until(lambda: sql(queue, "SELECT id FROM jobs_job WHERE lease_expires_at > clock_timestamp()"))
+            sandbox.let_go()
+        assert (await ended(queue, job_id)).failure_reason is None
+        worker.send_signal(signal.SIGTERM)
+        assert await left(worker) == 0
+    assert len(sandbox.journal) == 1
+    assert (await row(queue, job_id))["claims"] == 1
+
+
+async def test_an_order_is_noted_when_the_database_is_back(
+    queue: Queue, processes: Processes, sandbox: Sandbox
+) -> None:
+    """The connection breaks as the provider's reference is written."""
+    async with wire() as cable:
+        cable.sever_at = (b"SET provider_job_reference",)
+        processes.worker(**cable.environment)
+        job_id = await posted(queue, "queued", "hold")
+        await calls(sandbox, 1, "GET")
+        sandbox.let_go()
+        assert (await ended(queue, job_id)).failure_reason is None
+        assert not cable.sever_at  # it was
+    assert len(await calls(sandbox, 1)) == 1
+    assert (await row(queue, job_id))["claims"] == 1
+
+
+@pytest.mark.parametrize("broken_at", [(b"result_inline_base64 =", b"COMMIT"), (b"pg_notify",)])
+async def test_an_end_whose_acknowledgement_is_lost_is_no_late_answer(
+    queue: Queue, processes: Processes, broken_at: tuple[bytes, ...]
+) -> None:
+    async with wire() as cable:
+        cable.sever_at = broken_at
+        worker = processes.worker(**cable.environment)
+        job_id = await posted(queue)
+        assert (await ended(queue, job_id)).failure_reason is None
+        assert not cable.sever_at  # it was
+        worker.send_signal(signal.SIGTERM)
+        assert await left(worker) == 0
+    assert await steps(queue, job_id) == ["received", "dispatched", "provider_responded", "succeeded"]
+    assert (await counters(queue))["late_answers"] == 0
+    assert stored_files() == [f"results/{job_id}.jpg"]
+
+
+async def test_a_worker_that_starts_before_its_database_waits_for_it(queue: Queue, processes: Processes) -> None:
+    job_id = await posted(queue)
+    async with wire() as cable:
+        cable.cut()
+        processes.worker(**cable.environment)
+        await cable.was_refused.wait()
+        cable.mend()
+        assert (await ended(queue, job_id)).failure_reason is None

@@ -1,0 +1,300 @@
+"""The admin's pages for slots and template images."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from django.urls import reverse
+from PIL import Image
+
+from jobs import files
+from photoslot import images
+from slots.models import Slot, TemplateBinding, TemplateMedia
+from tests.conftest import jpeg, set_slot, stored_files
+from tests.staff import browser, errors_of, text_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+
+ADD = reverse("admin:slots_slot_add")
+LIST = reverse("admin:slots_slot_changelist")
+MEDIA_LIST = reverse("admin:slots_templatemedia_changelist")
+MEDIA_ADD = reverse("admin:slots_templatemedia_add")
+
+
+@pytest.fixture
+def admin() -> Client:
+    return browser(superuser=True)
+
+
+def change(slot_id: str = "slot-001") -> str:
+    return reverse("admin:slots_slot_change", args=[slot_id])
+
+
+def form(settings_json: Any, recipe: str = "studio/image_edit", bindings: Any = (), **more: Any) -> dict[str, Any]:
+    """What the browser posts; each binding is a dict of its row's fields."""
+    text = settings_json if isinstance(settings_json, str) else json.dumps(settings_json)
+    rows = {f"bindings-{n}-{field}": value for n, row in enumerate(bindings) for field, value in row.items()}
+    saved = sum("id" in row for row in bindings)
+    totals = {"bindings-TOTAL_FORMS": len(bindings), "bindings-INITIAL_FORMS": saved}
+    return {"name": "New", "is_active": "on", "recipe": recipe, "settings_json": text} | totals | rows | more
+
+
+def upload(client: Client, data: bytes, name: str = "x.jpg", label: str = "Mood") -> Any:
+    file = SimpleUploadedFile(name, data, content_type="image/jpeg")
+    return client.post(MEDIA_ADD, {"file": file, "label": label})
+
+
+def stored(client: Client, data: bytes | None = None) -> TemplateMedia:
+    assert upload(client, data or jpeg()).status_code == 302
+    return TemplateMedia.objects.get()
+
+
+def png(mode: str = "RGBA", size: tuple[int, int] = (60, 40)) -> bytes:
+    return images.encode(Image.new(mode, size), "png")
+
+
+def act(client: Client, action: str, *slot_ids: str) -> str:
+    answer = client.post(LIST, {"action": action, "_selected_action": slot_ids}, follow=True)
+    return text_of(answer)
+
+
+def test_the_list_names_provider_and_operation_in_a_constant_number_of_queries(
+    admin: Client, django_assert_num_queries: Any
+) -> None:
+    with django_assert_num_queries(5):  # session, user, count, rows, and the count of all
+        page = text_of(admin.get(LIST))
+    assert "slot-013 Comic - Studio (built in): Look" in page
+
+
+def test_a_new_slot_is_offered_the_next_free_id(admin: Client) -> None:
+    Slot.objects.filter(pk="slot-007").delete()
+    assert admin.get(ADD).context["adminform"].form.initial["id"] == "slot-007"
+    assert admin.post(ADD, form({"look": "noir"}, id="slot-007")).status_code == 302
+    slot = Slot.objects.get(pk="slot-007")
+    assert (slot.provider_id, slot.operation_id, slot.settings_json) == ("studio", "image_edit", {"look": "noir"})
+    assert admin.get(ADD).context["adminform"].form.initial["id"] == "slot-016"
+
+
+def test_an_id_that_is_taken_never_overwrites(admin: Client) -> None:
+    assert "id" in errors_of(admin.post(ADD, form({"look": "noir"}, id="slot-001")))
+    assert Slot.objects.get(pk="slot-001").name == "Black and white film"
+
+
+def test_an_id_stays_for_good(admin: Client) -> None:
+    assert admin.post(change(), form({"look": "noir"}, id="slot-099")).status_code == 302
+    assert not Slot.objects.filter(pk="slot-099").exists()
+    assert Slot.objects.get(pk="slot-001").settings_json == {"look": "noir"}
+
+
+@pytest.mark.parametrize(
+    ("settings_json", "sentences"),
+    [
+        ('{"look": "sepia",', ["Enter a valid JSON."]),
+        ("", ["Must be an object."]),
+        ("null", ["Must be an object."]),
+        ("{}", ["look: This setting is required."]),
+        ({"look": "sepia", "frame": "gone"}, ["The slot has no template image under the key: gone."]),
+        (
+            {"look": "sepia", "strength": 101, "x": 1},
+            ["strength: Must be at most 100.", "x: This operation has no such setting."],
+        ),
+    ],
+)
+def test_faults_stand_beside_the_settings(admin: Client, settings_json: Any, sentences: list[str]) -> None:
+    answer = admin.post(change(), form(settings_json))
+    assert answer.status_code == 200
+    assert errors_of(answer) == {"settings_json": sentences}
+    assert Slot.objects.get(pk="slot-001").settings_json == {"look": "black_and_white"}
+
+
+def test_what_was_typed_stays_to_be_corrected(admin: Client) -> None:
+    assert '{"look": oops' in text_of(admin.post(change(), form('{"look": oops')))
+
+
+def test_settings_are_shown_indented(admin: Client) -> None:
+    assert '{ "look": "poster", "output": {' in text_of(admin.get(change("slot-014")))
+    assert "\n  &quot;look&quot;: &quot;poster&quot;" in admin.get(change("slot-014")).content.decode()
+
+
+def test_a_recipe_that_is_not_offered_is_refused_in_one_sentence(admin: Client) -> None:
+    (sentence,) = errors_of(admin.post(change(), form({"look": "noir"}, recipe="studio/dance")))["recipe"]
+    assert "studio/dance is not one of" in sentence
+
+
+def test_settings_that_are_no_json_are_not_judged_further(admin: Client) -> None:
+    answer = admin.post(ADD, form("look: sepia", id="slot-016"))
+    assert errors_of(answer) == {"settings_json": ["Enter a valid JSON."]}
+
+
+def test_a_slot_of_a_provider_that_is_gone_shows_it_and_cannot_be_saved_so(admin: Client) -> None:
+    set_slot(provider_id="acme")
+    assert "acme/image_edit" in text_of(admin.get(change()))
+    answer = admin.post(change(), form({"look": "noir"}, recipe="acme/image_edit"))
+    assert errors_of(answer) == {"recipe": ["There is no such provider."]}
+
+
+def test_a_template_image_added_in_the_same_form_counts(admin: Client) -> None:
+    row = {"setting_key": "mood", "media": stored(admin).pk}
+    answer = admin.post(change(), form({"style": "mood"}, "studio/style_transfer", [row]))
+    assert answer.status_code == 302
+    assert Slot.objects.get(pk="slot-001").bindings.get().setting_key == "mood"
+
+
+@pytest.mark.parametrize("leaving", [{"DELETE": "on"}, {"setting_key": "other"}])
+def test_a_template_image_leaving_in_the_same_form_does_not(admin: Client, leaving: dict[str, str]) -> None:
+    media = stored(admin)
+    binding = TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
+    row = {"id": binding.pk, "slot": "slot-001", "setting_key": "mood", "media": media.pk} | leaving
+    answer = admin.post(change(), form({"style": "mood"}, "studio/style_transfer", [row]))
+    assert "settings_json" in errors_of(answer)
+    assert TemplateBinding.objects.get().setting_key == "mood"
+
+
+def test_the_booths_address_is_shown_with_an_example(admin: Client) -> None:
+    page = text_of(admin.get(change("slot-003")))
+    assert "-F fileToUpload=@photo.jpg http://localhost:8000/ingest/slot-003" in page
+
+
+def test_archived_slots_leave_the_list_until_asked_for(admin: Client) -> None:
+    assert "Archived: slot-002, slot-003." in act(admin, "archive", "slot-002", "slot-003")
+    assert "slot-002" not in text_of(admin.get(LIST))
+    assert "slot-002" in text_of(admin.get(LIST, {"archived": "yes"}))
+    assert "slot-001" not in text_of(admin.get(LIST, {"archived": "yes"}))
+    assert "slot-002 Film noir archived" in text_of(admin.get(LIST, {"archived": "all"}))
+    assert list(LogEntry.objects.values_list("object_id", "change_message")) == [
+        ("slot-003", "Archived"),
+        ("slot-002", "Archived"),
+    ]
+
+
+def test_the_way_back_out_of_the_archive(admin: Client) -> None:
+    Slot.objects.filter(pk="slot-002").archive()
+    admin.post(f"{LIST}?archived=yes", {"action": "restore", "_selected_action": ["slot-002"]})
+    assert Slot.objects.get(pk="slot-002").archived_at is None
+
+
+def test_switching_names_what_it_changed_and_only_that(admin: Client) -> None:
+    set_slot("slot-002", is_active=False)
+    before = Slot.objects.get(pk="slot-001").updated_at
+    assert "Switched off: slot-001." in act(admin, "switch_off", "slot-001", "slot-002")
+    slot = Slot.objects.get(pk="slot-001")
+    assert not slot.is_active
+    assert slot.updated_at > before
+    assert "Switched on: slot-001, slot-002." in act(admin, "switch_on", "slot-001", "slot-002")
+    assert "Nothing to do" in act(admin, "switch_on", "slot-001")
+
+
+@pytest.mark.parametrize("action", ["archive", "restore", "switch_on", "switch_off", "delete_selected"])
+def test_who_may_only_look_changes_nothing(action: str) -> None:
+    viewer = browser("slots.view_slot")
+    before = list(Slot.objects.values())
+    act(viewer, action, "slot-001")
+    assert viewer.post(change(), form({"look": "noir"})).status_code == 403
+    assert list(Slot.objects.values()) == before
+
+
+def test_who_may_only_look_sees_the_recipe() -> None:
+    page = text_of(browser("slots.view_slot").get(change("slot-003")))
+    assert "Studio (built in): Look" in page
+    assert '"look": "sepia"' in page
+
+
+def test_slots_are_never_deleted(admin: Client) -> None:
+    assert admin.post(reverse("admin:slots_slot_delete", args=["slot-001"]), {"post": "yes"}).status_code == 403
+    act(admin, "delete_selected", "slot-001")
+    assert Slot.objects.filter(pk="slot-001").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "mime_type", "extension"), [(jpeg(), "image/jpeg", "jpg"), (png(), "image/png", "png")]
+)
+def test_an_upload_is_what_its_bytes_are(admin: Client, data: bytes, mime_type: str, extension: str) -> None:
+    assert upload(admin, data, "evil.svg").status_code == 302
+    media = TemplateMedia.objects.get()
+    assert (media.mime_type, media.size_bytes, media.label) == (mime_type, len(data), "Mood")
+    assert len(media.checksum) == 64
+    assert media.uploaded_by is not None
+    assert stored_files() == [f"templates/{media.pk}.{extension}"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"GIF89a" + bytes(100),
+        jpeg(800, 600)[:3000],
+        png(size=(500, 500))[:200],
+        pytest.param(b"\0" * (20 * 1024 * 1024 + 1), id="too large"),
+    ],
+)
+def test_what_is_no_whole_image_is_refused_and_leaves_nothing(admin: Client, data: bytes) -> None:
+    assert list(errors_of(upload(admin, data))) == ["file"]
+    assert not TemplateMedia.objects.exists()
+    assert stored_files() == []
+
+
+def test_an_image_of_too_many_pixels_is_refused(admin: Client, settings: Any) -> None:
+    settings.INGEST_MAX_PIXELS = 1_000_000
+    told = errors_of(upload(admin, png("RGB", (1001, 1000))))
+    assert told == {"file": ["The image has more than 1 megapixels."]}
+
+
+def test_the_preview_is_for_staff_who_may_look(admin: Client) -> None:
+    media = stored(admin, jpeg(3000, 2000))
+    address = reverse("admin:slots_templatemedia_preview", args=[media.pk])
+    answer = browser("slots.view_templatemedia").get(address)
+    assert images.probe(answer.content).width < 800
+    assert "private" in answer.headers["Cache-Control"]
+    assert browser("slots.view_slot").get(address).status_code == 403
+    assert Client().get(address).url.startswith("/admin/login/")  # type: ignore[attr-defined]
+
+
+def test_no_page_links_to_the_file_and_it_has_no_public_address(admin: Client) -> None:
+    media = stored(admin)
+    TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
+    address = reverse("admin:slots_templatemedia_change", args=[media.pk])
+    for page in (address, MEDIA_LIST, change()):
+        content = admin.get(page).content.decode()
+        assert str(media.file.name) not in content
+        assert reverse("admin:slots_templatemedia_preview", args=[media.pk]) in content
+    assert admin.get(f"/{media.file.name}").status_code == 404
+
+
+def test_the_file_stays_and_the_label_changes(admin: Client) -> None:
+    media = stored(admin)
+    file = SimpleUploadedFile("other.jpg", jpeg(colour="red"))
+    address = reverse("admin:slots_templatemedia_change", args=[media.pk])
+    assert admin.post(address, {"file": file, "label": "Evening"}).status_code == 302
+    changed = TemplateMedia.objects.get()
+    assert (changed.label, changed.checksum) == ("Evening", media.checksum)
+    assert files.read(str(changed.file.name)) == jpeg()
+
+
+def test_the_list_of_template_images_says_where_they_are_used(admin: Client, django_assert_num_queries: Any) -> None:
+    for colour in ("red", "green", "blue"):
+        upload(admin, jpeg(colour=colour), label=colour)
+    for media in TemplateMedia.objects.all():
+        TemplateBinding.objects.create(slot_id="slot-002", setting_key=media.label, media=media)
+    with django_assert_num_queries(6):  # session, user, two counts, rows, bindings
+        page = text_of(admin.get(MEDIA_LIST))
+    assert "slot-002: red" in page
+
+
+@pytest.mark.parametrize("way", ["page", "action"])
+def test_deleting_is_refused_while_a_slot_uses_it_then_takes_the_file_along(admin: Client, way: str) -> None:
+    media = stored(admin)
+    binding = TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
+    page = reverse("admin:slots_templatemedia_delete", args=[media.pk]), {"post": "yes"}
+    action = MEDIA_LIST, {"action": "delete_selected", "_selected_action": [media.pk], "post": "yes"}
+    address, data = page if way == "page" else action
+    assert "slot-001: mood" in text_of(admin.post(address, data))
+    assert stored_files() == [media.file.name]
+    binding.delete()
+    admin.post(address, data)
+    assert not TemplateMedia.objects.exists()
+    assert stored_files() == []
