@@ -1,12 +1,12 @@
-"""The sandbox of the paid providers: one server on a real socket, a prefix for each provider, a journal of all requests.
+"""The sandbox of the paid providers: one server on a real socket, a prefix for each, a journal of all requests.
 
     /gemini/…      speaks as generativelanguage.googleapis.com
     /openai/v1/…   as api.openai.com
     /turbotext/…   as www.turbotext.ru
 
-A `Speaker` validates a request strictly and answers it. What it plays instead of a success is asked for by a token in the
-prompt, `[[scenario]]` or `[[scenario:argument]]`, or by `Speaker.play`, one scenario for each of the next requests that would
-make a picture. Faults of the wire itself are the same for all providers and live here (`FAULTS`).
+A `Speaker` validates a request strictly and answers it. What it plays instead of a success is asked for by a token in
+the prompt, `[[scenario]]` or `[[scenario:argument]]`, or by `Speaker.play`, one scenario for each of the next requests
+that would make a picture. Faults of the wire itself are the same for all providers and live here (`FAULTS`).
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         reply = Reply(404, b"no such host") if speaker is None else speaker.answer(request)
         FAULTS[reply.fault](self, request, reply)
 
-    do_GET = do_POST = do_DELETE = do_PUT = _any
+    do_GET = do_POST = do_DELETE = do_PUT = _any  # noqa: N815
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -250,7 +250,7 @@ FAULTS: dict[str, Callable[[_Handler, Received, Reply], None]] = {
 }
 
 
-def common(scenario: str, argument: str, reply: Reply) -> Reply:
+def common(scenario: str, argument: str, reply: Reply) -> Reply:  # noqa: PLR0911 - a table of replies
     """What every provider can play, laid over its successful reply."""
     if scenario in FAULTS:
         reply.fault, reply.argument = scenario, argument
