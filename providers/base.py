@@ -200,5 +200,9 @@ class Provider(ABC, Generic[P]):
     async def cancel(self, reference: str) -> None:
         """Tell the provider to stop, where it can be told."""
 
+    def release(self, payload: P) -> None:
+        """The photo is done with, however that ended: what `prepare_payload` put somewhere may go. Called once for each
+        payload, and must not wait: what takes time goes on in a task that `aclose` waits for."""
+
     async def aclose(self) -> None:
         """Close clients; the worker is about to exit."""
