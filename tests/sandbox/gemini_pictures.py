@@ -60,7 +60,7 @@ def drawn(inputs: list[Image.Image], size: tuple[int, int], stamp: str) -> Image
 
 def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    image.save(out, format, **options)
+    image.save(out, format, **({"compress_level": 1} if format == "PNG" else {}) | options)
     return out.getvalue()
 
 
