@@ -242,6 +242,21 @@ async def test_nothing_of_ours_is_in_a_message(gemini: Gemini, google: Google) -
     assert KEY not in error.message
 
 
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        ("in_a_list", "HTTP 503 UNAVAILABLE: The model is overloaded. Please try again later."),
+        ("day", "HTTP 429 RESOURCE_EXHAUSTED: You exceeded your current quota, please check your plan and billing"),
+        ("html_502", "HTTP 502"),
+        ("finish:IMAGE_OTHER", "finished with IMAGE_OTHER: As the sandbox was told. (response sandbox-"),
+        ("block:SAFETY", "prompt blocked: SAFETY"),
+    ],
+)
+async def test_the_providers_own_words_are_kept(gemini: Gemini, google: Google, scenario: str, words: str) -> None:
+    google.play(scenario)
+    assert words in (await fail(gemini, retry={"attempts": 1}))[0].message
+
+
 @pytest.mark.parametrize("quoted", ["A" * 3000, "-_aB9" * 40, SECRET_PROMPT, KEY])
 def test_what_a_provider_quotes_is_cut_out(quoted: str) -> None:
     text = said(f'Base64 decoding failed for "{quoted}" and so on', KEY, SECRET_PROMPT)

@@ -13,7 +13,7 @@ from PIL import Image
 from photoslot import images
 from photoslot.demo_scene import scene
 from providers.base import PermanentError, Picture, ProviderError, Reason
-from providers.gemini import USEFUL_SIDE, Gemini
+from providers.gemini import Gemini
 from tests.providers.gemini_cast import PHOTO, account, declared, fail, generations, make, parts, request, sent
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
@@ -111,15 +111,25 @@ async def test_the_models_and_their_sizes(
     assert Image.open(BytesIO(picture.data)).size == pixels
 
 
-@pytest.mark.parametrize(("format", "size"), [("HEIF", (300, 200)), ("JPEG", (4000, 3000))])
-async def test_the_photo_is_prepared(gemini: Gemini, google: Google, format: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("format", "size", "wish", "side"),
+    [
+        ("HEIF", (300, 200), None, 300),
+        ("JPEG", (4200, 2800), None, 2048),
+        ("JPEG", (4200, 2800), "2K", 3000),
+        ("JPEG", (4200, 2800), "4K", 4096),
+    ],
+)
+async def test_the_photo_is_prepared(
+    gemini: Gemini, google: Google, format: str, size: tuple[int, int], wish: str | None, side: int
+) -> None:
     exif = Image.Exif()
     exif[0x010F] = "SECRET-CAMERA"
     data = encoded(scene(300, 200).resize(size), format, exif=exif)
-    await make(gemini, request(Picture(data, "image/heic")))
+    await make(gemini, request(Picture(data, "image/heic"), image_size=wish))
     photo = parts(google)[0]
     assert photo["inlineData"]["mimeType"] == "image/jpeg"
-    assert max(shown(photo).size) == min(USEFUL_SIDE, size[0])
+    assert max(shown(photo).size) == side
     assert b"SECRET-CAMERA" not in base64.b64decode(photo["inlineData"]["data"])
 
 
