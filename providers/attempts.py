@@ -72,6 +72,22 @@ async def make_picture(
 ) -> Picture:
     """The picture. With a `reference` an earlier worker's job is polled first, and nothing is submitted while that
     lives. Raises `ProviderError` when it cannot be made, `DeadlineReached` when time is up."""
+    prepared: list[Any] = []
+    try:
+        return await _made(provider, request, clock, observer, reference, prepared)
+    finally:
+        for payload in prepared:
+            provider.release(payload)
+
+
+async def _made(
+    provider: Provider[Any],
+    request: Request,
+    clock: Clock,
+    observer: Observer,
+    reference: str | None,
+    prepared: list[Any],
+) -> Picture:
     retry = request.settings.retry
     attempts = (retry and retry.attempts) or settings.PROVIDER_ATTEMPTS
     pause = (
@@ -83,6 +99,7 @@ async def make_picture(
         try:
             if reference is None and payload is None:
                 payload = await _within(clock, provider.prepare_payload(request))
+                prepared.append(payload)
             picture = await _attempt(provider, payload, clock, observer, reference)
         except ProviderError as error:
             await observer.attempted(number, _now() - started, error)

@@ -198,6 +198,10 @@ class Provider(ABC, Generic[P]):
     async def submit_job(self, payload: P) -> Picture | Accepted:
         """One attempt. Raises `ProviderError`; is cancelled when its time is up."""
 
+    def release(self, payload: P) -> None:
+        """The photo is done with, however that ended: what `prepare_payload` put somewhere may go. Called once for each
+        payload, and must not wait: what takes time goes on in a task that `aclose` waits for."""
+
     async def poll_status(self, reference: str) -> Picture | None:
         """The picture, or None while the provider still works on it."""
         raise NotImplementedError(f"{self.id} has no queue")

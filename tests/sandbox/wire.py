@@ -90,8 +90,7 @@ class WireSandbox:
         self._changed = threading.Condition()
         self._gate = threading.Event()
         self.speakers = {kind.prefix: kind(self) for kind in speakers}
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
 
     @property
     def url(self) -> str:
@@ -147,6 +146,11 @@ class WireSandbox:
                     self._changed.notify_all()
                 return False
         return True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of the standard library's 5, fifteen booths at once lose some to a reset
 
 
 class _Handler(BaseHTTPRequestHandler):
