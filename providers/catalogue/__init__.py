@@ -3,6 +3,8 @@
     {"models": {"<id>": {"status": "current" | "retired", "retired_on": "2026-10-29", "use_instead": ["<id>"],
                          "released_on": "2026-10-07", "source": "…", …what the provider's adapter asks for…}}}
 
+A model with a `retired_on` in the future is usable until that day (UTC).
+
 An operator can add a model, or correct one, without a release: a file of the same name and shape in the folder that
 PROVIDER_CATALOGUE_DIR names is laid over ours, model by model.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,8 +37,13 @@ def usable(provider_id: str, model: str) -> dict[str, Any]:
     """The model's facts. Raises `ValueError` that names the alternatives where it is unknown or retired."""
     known = models(provider_id)
     facts = known.get(model)
-    if facts is not None and facts["status"] == "current":
+    if facts is not None and _is_current(facts):
         return facts
-    current = sorted(name for name, of in known.items() if of["status"] == "current")
+    current = sorted(name for name, of in known.items() if _is_current(of))
     instead = ", ".join(facts["use_instead"] if facts else current)
     raise ValueError(f"{model} {'was retired on ' + facts['retired_on'] if facts else 'is not known'}. Use: {instead}")
+
+
+def _is_current(facts: dict[str, Any]) -> bool:
+    today = datetime.now(UTC).date().isoformat()
+    return bool(facts["status"] == "current" and facts.get("retired_on", "9999") > today)
