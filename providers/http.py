@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
@@ -40,6 +41,7 @@ class Http:
             base_url=account.base_url,
             proxy=account.proxy_url,
             headers=dict(headers),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: a session would join jobs to each other
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             follow_redirects=False,
