@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -90,7 +91,7 @@ class WireSandbox:
         self._changed = threading.Condition()
         self._gate = threading.Event()
         self.speakers = {kind.prefix: kind(self) for kind in speakers}
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
+        self._server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
         self._server.daemon_threads = True
 
     @property
@@ -147,6 +148,13 @@ class WireSandbox:
                     self._changed.notify_all()
                 return False
         return True
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client may hang up whenever it likes; anything else is a fault of the sandbox and is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # whatever it was given
 
 
 class _Handler(BaseHTTPRequestHandler):
