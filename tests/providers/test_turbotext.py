@@ -175,6 +175,7 @@ async def test_no_key_prompt_or_link_is_logged(cast: Cast, caplog: pytest.LogCap
         ("error_object:limit,", PermanentError, Reason.QUOTA),
         ("error_object:face_not_detected,url", PermanentError, Reason.BAD_PHOTO),
         ("error_object:face_not_detected,url_image_target", PermanentError, Reason.BAD_TEMPLATE),
+        ("error_object:url_error,url_image_target", PermanentError, Reason.BAD_SETTINGS),
         ("http:400", PermanentError, Reason.BAD_SETTINGS),
         ("http:401", PermanentError, Reason.AUTH),
         ("http:403", PermanentError, Reason.AUTH),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from django.conf import settings
 from pydantic import ValidationError
 
 from providers import catalogue
@@ -58,6 +61,13 @@ def test_a_retired_method_is_refused_with_the_alternatives(monkeypatch: pytest.M
     monkeypatch.setitem(catalogue.models("turbotext"), "mix_images", facts)
     with pytest.raises(ValidationError, match=r"mix_images was retired on 2027-01-01\. Use: generate_image2image"):
         StyleTransfer(style="mood")
+
+
+def test_the_examples_of_the_documentation_work() -> None:
+    page = (settings.BASE_DIR / "docs/providers/turbotext.md").read_text()
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)]
+    for operation, example in zip(Turbotext.operations, examples, strict=True):
+        operation.settings.model_validate(example)
 
 
 def test_settings_point_to_their_templates() -> None:
