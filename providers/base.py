@@ -164,7 +164,9 @@ class Request:
     settings: OperationSettings
     photo: Picture
     templates: Mapping[str, Picture]  # by `setting_key`
-    photo_url: str | None = None  # public and temporary; set for providers with `requires_public_media`
+    # Public and temporary links, for providers with `requires_public_media`: of the photo, and of templates by key.
+    photo_url: str | None = None
+    template_urls: Mapping[str, str] = field(default_factory=dict)
 
 
 P = TypeVar("P")

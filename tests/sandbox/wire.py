@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from collections import deque
@@ -151,6 +152,11 @@ class WireSandbox:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # of the standard library's 5, fifteen booths at once lose some to a reset
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client may hang up whenever it likes; anything else is a fault of the sandbox and is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # whatever it was given
 
 
 class _Handler(BaseHTTPRequestHandler):
