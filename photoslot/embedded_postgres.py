@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import secrets
 import shlex
 import shutil
 import stat
@@ -161,11 +162,16 @@ class EmbeddedPostgres:
         self._claim = None
         try:
             if _is_last(claim) and self._state():
-                self._run("pg_ctl", "stop", "-w", "-t", str(STOP_SECONDS), "-m", "fast", "-D", str(self.data))
+                self._stop_server()
         finally:
             os.close(claim)
 
+    def _stop_server(self) -> None:
+        self._run("pg_ctl", "stop", "-w", "-t", str(STOP_SECONDS), "-m", "fast", "-D", str(self.data))
+
     def _ensure_running(self) -> None:
+        if self._is_root:
+            self._set_foreign_data_aside()
         self._check_version()
         deadline = time.monotonic() + START_SECONDS
         while (state := self._state()) in ("starting", "stopping"):  # left so by a process that was killed
@@ -189,6 +195,21 @@ class EmbeddedPostgres:
         if not _works_in(pid, self.data):
             return None
         return lines[7].strip() if len(lines) > 7 else "starting"  # the eighth line is written last
+
+    def _set_foreign_data_aside(self) -> None:
+        """Root's data are found by the checkout's path; those of an earlier checkout at the same path are not ours.
+        Both sides keep a mark: where they differ, the data stay beside their place and a new server begins empty."""
+        ours, theirs = (place / f"{self._name}.mark" for place in (self._root / "var/postgres", self._home))
+        if ours.exists() and theirs.exists() and ours.read_text() == theirs.read_text():
+            return
+        if self._state():
+            self._stop_server()
+        if self.data.exists():
+            self.data.rename(self._home / f"{self._name}.before-{time.time_ns()}")
+        mark = secrets.token_hex(16)
+        for place in (ours, theirs):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(mark)
 
     def _check_version(self) -> None:
         ours = _wheel().version.split(".")[0]
