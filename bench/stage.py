@@ -88,7 +88,7 @@ def set_latency(seconds: float) -> None:
 @contextmanager
 def fake_provider() -> Iterator[None]:
     """Leaves its address in the environment of the processes that are started within."""
-    port = free_port(0)
+    port = free_port()
     with _process(*UVICORN, *BARE, "--port", str(port), "bench.fake_provider:app") as running:
         _wait_until(lambda: _is_open(port), running)
         os.environ["BENCH_PROVIDER_URL"] = f"http://127.0.0.1:{port}/"
@@ -97,7 +97,7 @@ def fake_provider() -> Iterator[None]:
 
 @contextmanager
 def floor(latency: float) -> Iterator[Target]:
-    port = free_port(0)
+    port = free_port()
     with _process(*UVICORN, *BARE, "--port", str(port), "bench.floor:app") as running:
         _wait_until(lambda: _is_open(port), running)
         yield Target(f"http://127.0.0.1:{port}/{latency}", {"floor": running})
@@ -106,7 +106,7 @@ def floor(latency: float) -> Iterator[Target]:
 @contextmanager
 def service(places: int) -> Iterator[Target]:
     """Web and worker, with room for so many photos at once."""
-    port = free_port(0)
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     os.environ |= {"HOST": "127.0.0.1", "QUEUE_MAX_IN_FLIGHT_JOBS": str(places)}
     with ExitStack() as stack:

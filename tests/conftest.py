@@ -178,7 +178,7 @@ def alone(at_large: list[Processes], sandbox: Sandbox) -> None:
 @pytest.fixture
 def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Processes]:
     """For tests that need processes of their own: to kill, or with other settings."""
-    own = Processes(free_port(0), [])
+    own = Processes(free_port(), [])
     yield own
     own.stop()
 
@@ -187,7 +187,7 @@ def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Process
 def shared_processes(
     django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker, at_large: list[Processes]
 ) -> Iterator[Processes]:
-    shared = Processes(free_port(0), [])
+    shared = Processes(free_port(), [])
     at_large.append(shared)
     try:
         with django_db_blocker.unblock():

@@ -86,7 +86,7 @@ def test_other_addresses_are_not_touched(web: httpx.Client) -> None:
 
 def test_failures_count_in_all_processes_together(processes: Processes) -> None:
     processes.web()
-    other = Processes(free_port(0), processes.started)
+    other = Processes(free_port(), processes.started)
     other.web()
     half = FAILURES_ALLOWED // 2
     assert guess(processes.url, half) + guess(other.url, half) == [401] * FAILURES_ALLOWED

@@ -80,11 +80,11 @@ async def test_attempts_that_failed_are_logged_and_counted(queue: Queue, service
 async def nothing_is_left(queue: Queue, job_id: UUID) -> None:
     """Of the photo; a result and its thumbnail may be."""
 
-    async def photo_is_gone() -> bool:
-        return files.size(files.payload_path(job_id, "image/jpeg")) is None
+    async def photo_and_link_are_gone() -> bool:
+        is_gone = files.size(files.payload_path(job_id, "image/jpeg")) is None
+        return is_gone and await sql(queue, "SELECT id FROM jobs_mediaobject") == []
 
-    await until(photo_is_gone)
-    assert await sql(queue, "SELECT id FROM jobs_mediaobject") == []
+    await until(photo_and_link_are_gone)
 
 
 @pytest.mark.parametrize("scenario", ["ok", "refuses", "hold"])

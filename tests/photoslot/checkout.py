@@ -26,7 +26,7 @@ class Checkout:
     def __init__(self, root: Path) -> None:
         shutil.copytree(settings.BASE_DIR, root, ignore=NOT_COPIED)
         self.root = root
-        self.port = free_port(0)
+        self.port = free_port()
         self.server = EmbeddedPostgres(root, "run")
         self.messages = root / "messages.log"
         self.messages.touch()

@@ -26,7 +26,7 @@ class Command(BaseCommand):
         prepare(self)
         password = known_password()
         original = photo()
-        with Service(free_port(settings.PORT)) as service:
+        with Service(free_port()) as service:
             service.wait_until_ready()
             with step("Posting the photo", "The service's own messages are above."):
                 started = time.monotonic()
