@@ -18,7 +18,7 @@ run: $(VENV)/.runtime ## start everything and stay: admin, API and booth door on
 test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## style, types, architecture, migrations, translations
+check: $(VENV)/.dev ## style, types, the rooms' imports, migrations
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
