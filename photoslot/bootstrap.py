@@ -1,4 +1,5 @@
-"""First run: the administrators, the ingest password and the booth settings. Run again it changes nothing."""
+"""First run: the administrators, the ingest password, the booth settings and the provider accounts. Run again it
+changes nothing."""
 
 from __future__ import annotations
 
@@ -11,11 +12,13 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import transaction
 
 from ingest.models import IngestSettings
 from ingest.password import rotate
 from photoslot.passwords import new_password
+from providers.models import first_accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ def bootstrap() -> Credentials:
     """Creates what is missing. The file is written before the rows are committed, so no password is ever lost."""
     with transaction.atomic():
         created = Credentials(_create_admins(), _set_ingest_password())
+        _create_accounts()
         if created:
             _remember(settings.RUNTIME_CREDENTIALS_FILE, created)
     return created
@@ -63,6 +67,17 @@ def _set_ingest_password() -> str | None:
     if row.password_hash:
         return None
     return rotate(settings.INGEST_PASSWORD)
+
+
+def _create_accounts() -> None:
+    """For each provider that has none. Raises `ImproperlyConfigured` for an address that is none."""
+    for account in first_accounts(os.environ):
+        try:
+            account.clean_fields()
+        except ValidationError as error:
+            variables = f"{account.provider_id.upper()}_BASE_URL"
+            raise ImproperlyConfigured(f"{variables}: {' '.join(error.messages)}") from None
+        account.save()
 
 
 def _remember(path: Path, created: Credentials) -> None:

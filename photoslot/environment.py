@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
@@ -35,7 +36,7 @@ def flag(name: str, default: bool) -> bool:
     return text in ("1", "true", "yes", "on") if text else default
 
 
-def generated_secret(path: Path) -> str:
+def generated_secret(path: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
     """The secret in `path`, made on first use (mode 0600); two processes that start at once get the same one."""
     try:
         return path.read_text().strip()
@@ -44,7 +45,7 @@ def generated_secret(path: Path) -> str:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_urlsafe(48))
+        file.write(make())
     try:
         os.link(draft, path)  # fails where another process was first: then its secret counts
     except FileExistsError:

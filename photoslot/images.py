@@ -57,7 +57,9 @@ class Header:
     mime_type: str
     width: int
     height: int
-    is_plain: bool  # stored upright, in RGB and without a colour profile: the pixels can be used as they lie
+    is_plain: (
+        bool  # stored upright, in RGB and (for want of another profile) in sRGB: the pixels are usable as they lie
+    )
 
 
 def probe(data: bytes, *, max_pixels: int = MAX_PIXELS, mime_types: Collection[str] | None = None) -> Header:
@@ -147,8 +149,17 @@ def _header(image: ImageFile.ImageFile, mime_types: Collection[str] | None) -> H
         raise ImageError(f"{mime_type} is not one of {', '.join(mime_types)}")
     orientation = _orientation(image)
     width, height = image.size if orientation < 5 else image.size[::-1]
-    plain = orientation == 1 and image.mode in ("RGB", "RGBA") and not image.info.get("icc_profile")
+    plain = orientation == 1 and image.mode in ("RGB", "RGBA") and _says_srgb(image.info.get("icc_profile"))
     return Header(mime_type, width, height, plain)
+
+
+def _says_srgb(profile: bytes | None) -> bool:
+    if not profile:
+        return True
+    try:
+        return _is_srgb(ImageCms.ImageCmsProfile(BytesIO(profile)))
+    except (ImageCms.PyCMSError, OSError):
+        return False
 
 
 def _decoded(image: ImageFile.ImageFile, useful_pixels: int | None) -> Image.Image:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import environ
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
@@ -54,6 +55,11 @@ if not SECRET_KEY:
     if not EMBEDDED_POSTGRES and not DEBUG:
         raise ImproperlyConfigured("SECRET_KEY must be set when DATABASE_URL is set and DEBUG is off.")
     SECRET_KEY = generated_secret(SECRETS_DIR / "secret_key")
+FERNET_KEYS = words("FERNET_KEYS", "")  # the first encrypts provider keys, the others still decrypt
+if not FERNET_KEYS:
+    if not EMBEDDED_POSTGRES and not DEBUG:
+        raise ImproperlyConfigured("FERNET_KEYS must be set when DATABASE_URL is set and DEBUG is off.")
+    FERNET_KEYS = [generated_secret(SECRETS_DIR / "fernet_key", lambda: Fernet.generate_key().decode())]
 
 # The queue and the waiting (contract §2, §4, §10)
 QUEUE_MAX_IN_FLIGHT_JOBS = integer("QUEUE_MAX_IN_FLIGHT_JOBS", 12, 1, 100_000)
@@ -73,7 +79,12 @@ WORKER_CONCURRENCY = integer("WORKER_CONCURRENCY", 4, 0, 256)
 WORKER_GRACE_SECONDS = integer("WORKER_GRACE_SECONDS", 20, 0, 300)
 
 # Providers: the adapters this installation offers, in the order staff see them.
-PROVIDERS = ["providers.studio.Studio"]
+PROVIDERS = [
+    "providers.studio.Studio",
+    "providers.gemini.Gemini",
+    "providers.openai.OpenAI",
+    "providers.turbotext.Turbotext",
+]
 PROVIDER_ATTEMPTS = integer("PROVIDER_ATTEMPTS", 5, 1, 5)
 PROVIDER_RETRY_PAUSE_SECONDS = integer("PROVIDER_RETRY_PAUSE_SECONDS", 3, 0, 30)
 PROVIDER_CALL_TIMEOUT_SECONDS = integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 1, 60)
@@ -96,6 +107,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "photoslot",
+    "providers",
     "slots",
     "stats",
     "jobs",

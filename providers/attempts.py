@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from django.conf import settings
 from providers.base import (
     Accepted,
     AmbiguousError,
+    OperationSettings,
     PermanentError,
     Picture,
     Provider,
@@ -25,6 +26,7 @@ from providers.base import (
     Reason,
     Request,
     TransientError,
+    Usage,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,13 @@ class Observer(Protocol):
 
     def polled(self) -> None: ...
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None) -> None:
+    async def permit(self) -> None:
+        """Called before each call that submits; returns when it may be made. Raises `ProviderError` when it may not."""
+
+    async def rest(self, seconds: float) -> None:
+        """Sleeps between attempts."""
+
+    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         """An attempt ended, with a picture or an error."""
 
 
@@ -67,31 +75,66 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
+Finish = Callable[[Picture], Coroutine[Any, Any, Picture]]
+
+
 async def make_picture(
-    provider: Provider[Any], request: Request, clock: Clock, observer: Observer, reference: str | None = None
+    provider: Provider[Any],
+    request: Request,
+    clock: Clock,
+    observer: Observer,
+    finish: Finish,
+    reference: str | None = None,
+    earlier: int = 0,
 ) -> Picture:
-    """The picture. With a `reference` an earlier worker's job is polled first, and nothing is submitted while that
-    lives. Raises `ProviderError` when it cannot be made, `DeadlineReached` when time is up."""
+    """The picture, as `finish` leaves it; one that it refuses is another failed attempt. With a `reference` an earlier
+    worker's job is polled first, and nothing is submitted while that lives; `earlier` attempts were made before.
+    Raises `ProviderError` when it cannot be made, `DeadlineReached` when time is up."""
+    prepared: list[Any] = []
+    try:
+        return await _made(provider, request, clock, observer, finish, reference, earlier, prepared)
+    finally:
+        for payload in prepared:
+            provider.release(payload)
+
+
+async def _made(
+    provider: Provider[Any],
+    request: Request,
+    clock: Clock,
+    observer: Observer,
+    finish: Finish,
+    reference: str | None,
+    earlier: int,
+    prepared: list[Any],
+) -> Picture:
     retry = request.settings.retry
-    attempts = (retry and retry.attempts) or settings.PROVIDER_ATTEMPTS
+    attempts = max((retry and retry.attempts) or settings.PROVIDER_ATTEMPTS, earlier + 1)
     pause = (
         settings.PROVIDER_RETRY_PAUSE_SECONDS if retry is None or retry.pause_seconds is None else retry.pause_seconds
     )
     payload = None
-    for number in range(1, attempts + 1):
-        started = _now()
+    for number in range(earlier + 1, attempts + 1):
+        started, usage = _now(), None
         try:
-            if reference is None and payload is None:
-                payload = await _within(clock, provider.prepare_payload(request))
-            picture = await _attempt(provider, payload, clock, observer, reference)
+            if reference is None:
+                if payload is None:
+                    payload = await _within(clock, provider.prepare_payload(request))
+                    prepared.append(payload)
+                await observer.permit()
+                started = _now()
+            answer = await _attempt(provider, payload, clock, observer, reference)
+            seconds, usage = _now() - started, answer.usage
+            picture = await _within(clock, finish(answer))
         except ProviderError as error:
-            await observer.attempted(number, _now() - started, error)
-            if number == attempts or not _may_repeat(provider, error):
+            error.usage = error.usage or usage
+            await observer.attempted(number, _now() - started, error, error.usage)
+            if number == attempts or not _may_repeat(provider, request, error):
                 raise
             reference = None
-            await _pause(clock, max(pause, error.retry_after or 0), error)
+            await _pause(clock, observer, max(pause, error.retry_after or 0), error)
         else:
-            await observer.attempted(number, _now() - started, None)
+            await observer.attempted(number, seconds, None, usage)
             return picture
     raise AssertionError("attempts is at least 1")
 
@@ -160,14 +203,19 @@ async def _within(clock: Clock, call: Coroutine[Any, Any, T], limit: float | Non
         raise
 
 
-def _may_repeat(provider: Provider[Any], error: ProviderError) -> bool:
+def _may_repeat(provider: Provider[Any], request: Request, error: ProviderError) -> bool:
     if isinstance(error, AmbiguousError):
-        return provider.repeatable
+        return may_repeat_ambiguous(provider, request.settings)
     return not isinstance(error, PermanentError)
 
 
-async def _pause(clock: Clock, seconds: float, error: ProviderError) -> None:
+def may_repeat_ambiguous(provider: Provider[Any], settings: OperationSettings) -> bool:
+    """Rule 12: where it cannot cost anything, or the slot says so."""
+    return provider.repeatable or bool(settings.retry and settings.retry.repeat_ambiguous)
+
+
+async def _pause(clock: Clock, observer: Observer, seconds: float, error: ProviderError) -> None:
     """Waits before the next attempt; when that would be too late, the fault found is the answer, and at once."""
     if seconds >= clock.left():
         raise error
-    await asyncio.sleep(seconds)
+    await observer.rest(seconds)

@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 from uuid import UUID
 
@@ -45,14 +46,29 @@ class Reason(TextChoices):
     INTERNAL = "internal", _("a fault of this service")
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one call used, in the provider's own words and numbers, and what that costs by our dated price table.
+
+    `cost` is None where the price is not known: unknown is shown as unknown, never as 0.
+    """
+
+    units: Mapping[str, int]  # such as {"input_tokens": 260, "output_tokens": 1120}
+    model: str
+    cost: Decimal | None = None  # US dollars
+
+
 class ProviderError(Exception):
     """A picture could not be made. `message` is for staff: never a key, a prompt or image bytes."""
 
-    def __init__(self, reason: Reason, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, message: str, *, retry_after: float | None = None, usage: Usage | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.retry_after = retry_after  # seconds; the provider's own wish
+        self.usage = usage  # what the provider bills all the same: a refusal costs its prompt
 
 
 class TransientError(ProviderError):
@@ -73,6 +89,16 @@ class Picture:
 
     data: bytes = field(repr=False)
     mime_type: str
+    usage: Usage | None = None  # of the call that made it
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """How a provider is reached: the key, its address, and a proxy where only that leads there."""
+
+    key: str = field(repr=False)
+    base_url: str
+    proxy_url: str | None = field(default=None, repr=False)  # may hold a password
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +128,7 @@ class Retry(BaseModel):
 
     attempts: int | None = Field(default=None, ge=1, le=5)
     pause_seconds: float | None = Field(default=None, ge=0, le=30)
+    repeat_ambiguous: bool = False  # also a paid call whose answer was lost: it may be billed twice (rule 12)
 
 
 class OperationSettings(BaseModel):
@@ -138,7 +165,9 @@ class Request:
     settings: OperationSettings
     photo: Picture
     templates: Mapping[str, Picture]  # by `setting_key`
-    photo_url: str | None = None  # public and temporary; set for providers with `requires_public_media`
+    # Public and temporary links, for providers with `requires_public_media`: of the photo, and of templates by key.
+    photo_url: str | None = None
+    template_urls: Mapping[str, str] = field(default_factory=dict)
 
 
 P = TypeVar("P")
@@ -153,11 +182,26 @@ class Provider(ABC, Generic[P]):
     id: ClassVar[str]
     name: ClassVar[Text]
     operations: ClassVar[tuple[Operation, ...]]
+    default_base_url: ClassVar[str] = ""
+    needs_key: ClassVar[bool] = True
     requires_public_media: ClassVar[bool] = False  # it fetches the photo by URL
     has_queue: ClassVar[bool] = False  # `submit_job` is a short control call that answers `Accepted`
     repeatable: ClassVar[bool] = False  # trying again after an ambiguous fault costs nothing
     poll_seconds: ClassVar[float] = 2.5
     photo_types: ClassVar[frozenset[str]] = PHOTO_TYPES  # what a slot of this provider takes from booths
+
+    # The pictures behind public links, for `requires_public_media`: their types, and the pixels that are of use.
+    media_accepts: ClassVar[frozenset[str]] = frozenset({"image/jpeg", "image/png"})
+    media_useful_pixels: ClassVar[int] = 4_000_000
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+
+    @classmethod
+    def public_base_url_problem(cls, public_base_url: str, base_url: str) -> Promise | None:
+        """For `requires_public_media`: why no slot can work with that PUBLIC_BASE_URL, in a sentence; None if it may.
+        `base_url` is the provider's own address."""
+        return None
 
     @abstractmethod
     async def prepare_payload(self, request: Request) -> P:
@@ -167,12 +211,19 @@ class Provider(ABC, Generic[P]):
     async def submit_job(self, payload: P) -> Picture | Accepted:
         """One attempt. Raises `ProviderError`; is cancelled when its time is up."""
 
+    def release(self, payload: P) -> None:
+        """The photo is done with, however that ended: what `prepare_payload` put somewhere may go. Called once for each
+        payload, and must not wait: what takes time goes on in a task that `aclose` waits for."""
+
     async def poll_status(self, reference: str) -> Picture | None:
         """The picture, or None while the provider still works on it."""
         raise NotImplementedError(f"{self.id} has no queue")
 
     async def cancel(self, reference: str) -> None:
         """Tell the provider to stop, where it can be told."""
+
+    async def check_account(self) -> None:
+        """The cheapest harmless call that shows whether the account works. Raises `ProviderError`."""
 
     async def aclose(self) -> None:
         """Close clients; the worker is about to exit."""

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from photoslot import embedded_postgres
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgres(ROOT, "test")
 os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres:///"
 os.environ["SECRET_KEY"] = "tests"
+os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"tests only: 32 bytes, no secret!").decode()
 if "TEST_MEDIA_ROOT" not in os.environ:  # set for the processes that the tests start
     os.environ["TEST_MEDIA_ROOT"] = tempfile.mkdtemp(prefix="photoslot-test-")
     atexit.register(shutil.rmtree, os.environ["TEST_MEDIA_ROOT"], ignore_errors=True)

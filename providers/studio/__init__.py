@@ -62,6 +62,7 @@ class Studio(Provider[Payload]):
         Operation("style_transfer", _("Palette of a picture"), StyleTransfer),
     )
     repeatable = True
+    needs_key = False
 
     async def prepare_payload(self, request: Request) -> Payload:
         return await asyncio.to_thread(_prepared, request)

@@ -156,6 +156,13 @@ def test_a_cmyk_file_is_not_plain() -> None:
     assert not images.probe(encoded(halves().convert("CMYK"), "JPEG")).is_plain
 
 
+@pytest.mark.parametrize(("description", "plain"), [("sRGB IEC61966", True), ("Wide Gamut, X", False)])
+def test_a_file_is_plain_if_its_profile_says_srgb(description: str, plain: bool) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    named = profile.replace("sRGB built-in".encode("utf-16-be"), description.encode("utf-16-be"))
+    assert images.probe(encoded(halves(), "JPEG", icc_profile=named)).is_plain == plain
+
+
 @pytest.mark.parametrize("size", [(1200, 800), (800, 1200)])
 def test_a_picture_is_scaled_down_to_the_useful_pixels(size: tuple[int, int]) -> None:
     exif = Image.Exif()

@@ -26,7 +26,9 @@ from providers.base import (
     Request,
     Retry,
     TransientError,
+    Usage,
 )
+from tests.providers.observing import Permissive, unchanged
 
 pytestmark = pytest.mark.unit
 
@@ -112,7 +114,7 @@ class Script(Provider[str]):
 
 
 @dataclass
-class Witness:
+class Witness(Permissive):
     attempts: list[tuple[int, float, ProviderError | None]] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     polls: int = 0
@@ -123,7 +125,7 @@ class Witness:
     def polled(self) -> None:
         self.polls += 1
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None) -> None:
+    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.attempts.append((number, seconds, error))
 
 
@@ -137,7 +139,7 @@ def make(
     request = Request(uuid4(), "image_edit", OperationSettings(retry=retry), PHOTO, {})
 
     async def made() -> Picture:
-        return await make_picture(provider, request, Clock.of(seconds), witness or Witness(), reference)
+        return await make_picture(provider, request, Clock.of(seconds), witness or Witness(), unchanged, reference)
 
     return run(made())
 

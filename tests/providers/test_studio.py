@@ -14,6 +14,7 @@ from providers.base import OperationSettings, PermanentError, Picture, Reason, R
 from providers.studio import ImageEdit, Studio, StyleTransfer
 from providers.studio.looks import LOOKS, LookName
 from providers.studio.style import to_oklab, to_srgb
+from tests.providers.observing import KEYLESS
 
 pytestmark = pytest.mark.unit
 
@@ -24,7 +25,7 @@ ORIGINAL = images.decode(PHOTO.data)
 
 def make(settings: OperationSettings, photo: Picture = PHOTO, **templates: Picture) -> Picture:
     async def run() -> Picture:
-        studio = Studio()
+        studio = Studio(KEYLESS)
         request = Request(uuid4(), "any", settings, photo, templates)
         return await studio.submit_job(await studio.prepare_payload(request))
 

@@ -10,6 +10,7 @@ import httpx
 
 from providers.base import (
     Accepted,
+    Account,
     AmbiguousError,
     Operation,
     OperationSettings,
@@ -35,7 +36,10 @@ class Payload(NamedTuple):
 class SandboxProvider(Provider[Payload]):
     operations = (Operation("image_edit", "Negative", Settings),)
 
-    def __init__(self) -> None:
+    needs_key = False
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(account)
         self.client = httpx.AsyncClient(base_url=os.environ["SANDBOX_URL"], timeout=None)  # noqa: S113
 
     async def prepare_payload(self, request: Request) -> Payload:

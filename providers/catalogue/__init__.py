@@ -1,0 +1,49 @@
+"""What a provider's models can do and cost, as data: one JSON file a provider, every figure with its date and source.
+
+    {"models": {"<id>": {"status": "current" | "retired", "retired_on": "2026-10-29", "use_instead": ["<id>"],
+                         "released_on": "2026-10-07", "source": "…", …what the provider's adapter asks for…}}}
+
+A model with a `retired_on` in the future is usable until that day (UTC).
+
+An operator can add a model, or correct one, without a release: a file of the same name and shape in the folder that
+PROVIDER_CATALOGUE_DIR names is laid over ours, model by model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+@cache
+def models(provider_id: str) -> dict[str, dict[str, Any]]:
+    """All models of the provider by id, retired ones included."""
+    known: dict[str, dict[str, Any]] = json.loads((HERE / f"{provider_id}.json").read_text())["models"]
+    folder = os.environ.get("PROVIDER_CATALOGUE_DIR")
+    own = Path(folder) / f"{provider_id}.json" if folder else None
+    if own and own.exists():
+        for model, facts in json.loads(own.read_text())["models"].items():
+            known[model] = known.get(model, {}) | facts
+    return known
+
+
+def usable(provider_id: str, model: str) -> dict[str, Any]:
+    """The model's facts. Raises `ValueError` that names the alternatives where it is unknown or retired."""
+    known = models(provider_id)
+    facts = known.get(model)
+    if facts is not None and _is_current(facts):
+        return facts
+    current = sorted(name for name, of in known.items() if _is_current(of))
+    instead = ", ".join(facts["use_instead"] if facts else current)
+    raise ValueError(f"{model} {'was retired on ' + facts['retired_on'] if facts else 'is not known'}. Use: {instead}")
+
+
+def _is_current(facts: dict[str, Any]) -> bool:
+    today = datetime.now(UTC).date().isoformat()
+    return bool(facts["status"] == "current" and facts.get("retired_on", "9999") > today)

@@ -1,0 +1,145 @@
+"""A successful HTTP answer: its picture, or why there is none, and what it cost."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+
+from photoslot import images
+from providers import catalogue
+from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
+from providers.gemini.errors import said
+from providers.gemini.settings import PROVIDER
+from providers.http import Answer
+
+MILLION: Final = 1_000_000
+_DATA_URI: Final = re.compile(r"data:[^,]{0,100},")
+_TO_STANDARD: Final = str.maketrans("-_", "+/")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why there is no picture, and how often one photo is tried again for it."""
+
+    reason: Reason
+    repeats: int = 0
+
+
+_REFUSED, _CONFIG = Verdict(Reason.REFUSED), Verdict(Reason.BAD_SETTINGS)
+UNKNOWN: Final = Verdict(Reason.NO_IMAGE, repeats=1)  # the list of reasons is open
+TEXT_ONLY: Final = "STOP"
+
+FINISH: Final[Mapping[str, Verdict]] = {
+    TEXT_ONLY: Verdict(Reason.NO_IMAGE, repeats=1),
+    "NO_IMAGE": Verdict(Reason.NO_IMAGE, repeats=3),
+    "IMAGE_OTHER": UNKNOWN,
+    "OTHER": UNKNOWN,
+    "MALFORMED_RESPONSE": UNKNOWN,
+    "MAX_TOKENS": UNKNOWN,
+    "CONTINUATION": Verdict(Reason.NO_IMAGE),
+    "IMAGE_SAFETY": Verdict(Reason.REFUSED, repeats=1),  # the filter of the output: another draw may well pass it
+    "IMAGE_PROHIBITED_CONTENT": _REFUSED,
+    "PROHIBITED_CONTENT": _REFUSED,
+    "SAFETY": _REFUSED,
+    "BLOCKLIST": _REFUSED,
+    "SPII": _REFUSED,
+    "MODEL_ARMOR": _REFUSED,
+    "IMAGE_RECITATION": _REFUSED,
+    "RECITATION": _REFUSED,
+    "LANGUAGE": _CONFIG,
+    "ESCALATION": _CONFIG,
+    "MISSING_THOUGHT_SIGNATURE": _CONFIG,
+    "MALFORMED_FUNCTION_CALL": _CONFIG,
+    "UNEXPECTED_TOOL_CALL": _CONFIG,
+    "TOO_MANY_TOOL_CALLS": _CONFIG,
+    "PUP_LIMITED_DISABLED": Verdict(Reason.AUTH),  # the account is restricted
+}
+
+
+class _NoPictureError(Exception):
+    """What the provider called it, and its sentence on it."""
+
+
+def picture_of(answer: Answer, model: str, seen: Counter[str], *secrets: str) -> Picture:
+    """The last picture that is not a thought. Raises `ProviderError`; `seen` counts this photo's refusals by kind.
+    Decodes megabytes: call it in a thread."""
+    usage = None
+    try:
+        body = answer.json()
+        usage = _usage(body.get("usageMetadata") or {}, body.get("modelVersion"), model)
+        data = _decoded(_last_picture(body))
+        return Picture(data, images.probe(data).mime_type, usage)
+    except _NoPictureError as found:
+        kind, sentence = found.args
+        raise _refusal(kind, said(sentence, *secrets), seen, usage) from None
+    except images.ImageError as error:
+        raise AmbiguousError(Reason.NO_IMAGE, f"the picture cannot be used: {error}", usage=usage) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        text = f"the answer is not as documented ({type(error).__name__})"
+        raise AmbiguousError(Reason.NO_IMAGE, text, usage=usage) from None
+
+
+def _last_picture(body: dict[str, Any]) -> str:
+    blocked = body.get("promptFeedback") or {}
+    if reason := blocked.get("blockReason"):
+        raise _NoPictureError("PROMPT_BLOCKED", f"prompt blocked: {reason} {blocked.get('blockReasonMessage', '')}")
+    candidates = body.get("candidates") or []
+    parts = [
+        part for c in candidates for part in (c.get("content") or {}).get("parts") or [] if not part.get("thought")
+    ]
+    pictures = [part["inlineData"]["data"] for part in parts if "inlineData" in part]
+    if pictures:
+        return str(pictures[-1])
+    first = candidates[0] if candidates else {}
+    kind = str(first.get("finishReason", "no candidate"))
+    response = f"(response {body.get('responseId', 'without an id')})"
+    raise _NoPictureError(kind, f"finished with {kind}: {first.get('finishMessage', 'no picture')} {response}")
+
+
+def _refusal(kind: str, message: str, seen: Counter[str], usage: Usage | None) -> ProviderError:
+    verdict = _REFUSED if kind == "PROMPT_BLOCKED" else FINISH.get(kind, UNKNOWN)
+    seen[kind] += 1
+    error = TransientError if seen[kind] <= verdict.repeats else PermanentError
+    return error(verdict.reason, message, usage=usage)
+
+
+def _decoded(data: str) -> bytes:
+    """Base64 of either alphabet, with or without padding, also as a data URI."""
+    text = _DATA_URI.sub("", data, count=1).translate(_TO_STANDARD).rstrip("=")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+def _usage(counts: dict[str, Any], version: str | None, model: str) -> Usage | None:
+    """None where the answer names none. The picture's own tokens are told apart from text by the details."""
+    if not counts:
+        return None
+    details = counts.get("candidatesTokensDetails") or []
+    answered = counts.get("candidatesTokenCount", 0)
+    pictured = sum(d.get("tokenCount", 0) for d in details if d.get("modality") == "IMAGE") if details else answered
+    units = {
+        "input_tokens": counts.get("promptTokenCount", 0),
+        "image_tokens": pictured,
+        "text_tokens": max(0, answered - pictured),
+        "thought_tokens": counts.get("thoughtsTokenCount", 0),
+    }
+    return Usage(units, version or model, cost(model, units, dt.datetime.now(dt.UTC).date()))
+
+
+def cost(model: str, units: Mapping[str, int], on: dt.date) -> Decimal | None:
+    """US dollars by the prices of that day; None where the catalogue knows none."""
+    prices = catalogue.models(PROVIDER).get(model, {}).get("prices", [])
+    price = max((p for p in prices if p["from"] <= on.isoformat()), key=lambda p: p["from"], default=None)
+    if price is None:
+        return None
+    text = units["text_tokens"] + units["thought_tokens"]
+    return (
+        units["input_tokens"] * Decimal(price["input"])
+        + units["image_tokens"] * Decimal(price["output_image"])
+        + text * Decimal(price["output_text"])
+    ) / MILLION

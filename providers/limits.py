@@ -1,0 +1,182 @@
+"""What an account allows, held by all workers together through Postgres: calls a minute and a day, and a circuit
+breaker that spares a provider which does not work, and booths the waiting for it. (Calls at once are held by the
+queue's claim.)
+
+Verbs on the connection, and so in the transaction, of the caller. The account's row lock makes them exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, Usage
+from providers.models import ProviderCall
+
+# Seconds. A minute, and how much later one call may reach the provider than another.
+WINDOW_SECONDS = 61
+
+# After how many failures in a row an account is not asked any more, and for how many seconds. A provider that is
+# overloaded may be well again soon; a key or a balance is mended by a person.
+BREAKER = {Reason.OVERLOADED: (5, 30), Reason.AUTH: (2, 300), Reason.QUOTA: (2, 300)}
+# Then one call is let through to see; the others go on being refused until it has ended, or for this long.
+PROBE_SECONDS = 60
+
+ACCOUNT = """
+SELECT is_enabled, per_minute, per_day, open_reason,
+    extract(epoch FROM open_until - clock_timestamp())::float8 AS open_seconds
+FROM providers_provideraccount WHERE provider_id = %s FOR UPDATE
+"""
+
+USED = """
+SELECT count(*) FILTER (WHERE at > clock.window_start) AS in_window,
+    count(*) FILTER (WHERE at >= clock.day_start) AS today,
+    extract(epoch FROM min(at) FILTER (WHERE at > clock.window_start) - clock.window_start)::float8 AS until_room
+FROM providers_providercall, (
+    SELECT clock_timestamp() - make_interval(secs => %(window)s) AS window_start,
+        date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS day_start
+) AS clock
+WHERE provider_id = %(provider_id)s AND at >= least(clock.window_start, clock.day_start)
+"""
+
+PROBE = """
+UPDATE providers_provideraccount SET open_until = clock_timestamp() + make_interval(secs => %s) WHERE provider_id = %s
+"""
+
+BEGIN = """
+INSERT INTO providers_providercall (provider_id, slot_id, job_id, at) VALUES (%s, %s, %s, clock_timestamp())
+RETURNING id
+"""
+
+END = """
+UPDATE providers_providercall SET
+    ended_at = clock_timestamp(), outcome = %(outcome)s, reason = %(reason)s, model = %(model)s, units = %(units)s,
+    cost_usd = %(cost)s
+WHERE id = %(id)s AND ended_at IS NULL
+RETURNING provider_id
+"""
+
+FAILED = """
+UPDATE providers_provideraccount SET
+    failures = failures + 1,
+    open_until = CASE WHEN failures + 1 >= %(most)s THEN clock_timestamp() + make_interval(secs => %(rest)s) END,
+    open_reason = CASE WHEN failures + 1 >= %(most)s THEN %(reason)s END
+WHERE provider_id = %(provider_id)s
+"""
+
+ANSWERED = """
+UPDATE providers_provideraccount SET failures = 0, open_until = NULL, open_reason = NULL
+WHERE provider_id = %s AND (failures > 0 OR open_until IS NOT NULL)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A call that may be made now, or not before `wait_seconds` have passed."""
+
+    call_id: int | None
+    wait_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    is_enabled: bool
+    per_minute: int | None
+    per_day: int | None
+    open_reason: str | None
+    open_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    in_window: int
+    today: int
+    until_room: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call came out."""
+
+    outcome: ProviderCall.Outcome
+    reason: Reason | None = None
+    usage: Usage | None = None
+
+    @classmethod
+    def of(cls, error: ProviderError | None, usage: Usage | None) -> Ending:
+        match error:
+            case None:
+                return cls(ProviderCall.Outcome.MADE, usage=usage)
+            case AmbiguousError():
+                return cls(ProviderCall.Outcome.AMBIGUOUS, error.reason, error.usage)
+            case ProviderError(reason=Reason.REFUSED):
+                return cls(ProviderCall.Outcome.REFUSED, error.reason, error.usage)
+        return cls(ProviderCall.Outcome.FAILED, error.reason, error.usage)
+
+
+async def begin_call(connection: AsyncConnection[Any], provider_id: str, slot_id: str, job_id: UUID) -> Permit:
+    """Writes the call down if it may be made now. Raises `PermanentError` when the account is off, its breaker is open
+    or its day is used up."""
+    cursor = connection.cursor(row_factory=class_row(_Account))
+    account = await (await cursor.execute(ACCOUNT, (provider_id,))).fetchone()
+    if account is not None:
+        _refuse_closed(account)
+        if wait := await _wait(connection, provider_id, account):
+            return Permit(None, wait)
+        if account.open_seconds is not None:
+            await connection.execute(PROBE, (PROBE_SECONDS, provider_id))
+    row = await (await connection.execute(BEGIN, (provider_id, slot_id, job_id))).fetchone()
+    assert row
+    return Permit(row[0])
+
+
+async def end_call(connection: AsyncConnection[Any], call_id: int, ending: Ending) -> None:
+    """Writes down how the call came out, and moves the breaker. The first ending stands."""
+    usage = ending.usage
+    values = {
+        "id": call_id,
+        "outcome": ending.outcome.value,
+        "reason": ending.reason and ending.reason.value,
+        "model": usage.model if usage else "",
+        "units": Jsonb(dict(usage.units) if usage else {}),
+        "cost": usage.cost if usage else None,
+    }
+    row = await (await connection.execute(END, values)).fetchone()
+    if row is not None:
+        await _move_breaker(connection, row[0], ending)
+
+
+async def _move_breaker(connection: AsyncConnection[Any], provider_id: str, ending: Ending) -> None:
+    """Whatever else a provider answers, it answers; a call that was torn down says nothing."""
+    if ending.outcome in (ProviderCall.Outcome.MADE, ProviderCall.Outcome.REFUSED):
+        await connection.execute(ANSWERED, (provider_id,))
+    elif ending.outcome == ProviderCall.Outcome.FAILED and ending.reason in BREAKER:
+        most, rest = BREAKER[ending.reason]
+        values = {"provider_id": provider_id, "most": most, "rest": rest, "reason": ending.reason.value}
+        await connection.execute(FAILED, values)
+
+
+def _refuse_closed(account: _Account) -> None:
+    if not account.is_enabled:
+        raise PermanentError(Reason.OVERLOADED, "The provider is switched off in its account")
+    if account.open_seconds is not None and account.open_seconds > 0:
+        reason = Reason(account.open_reason or Reason.OVERLOADED)
+        raise PermanentError(reason, "Not asked: the provider failed several times in a row")
+
+
+async def _wait(connection: AsyncConnection[Any], provider_id: str, account: _Account) -> float:
+    if account.per_minute is None and account.per_day is None:
+        return 0
+    cursor = connection.cursor(row_factory=class_row(_Used))
+    used = await (await cursor.execute(USED, {"provider_id": provider_id, "window": WINDOW_SECONDS})).fetchone()
+    assert used
+    if account.per_day is not None and used.today >= account.per_day:
+        raise PermanentError(Reason.QUOTA, "Not asked: the account's own limit of calls a day is reached")
+    if account.per_minute is not None and used.in_window >= account.per_minute:
+        return used.until_room or 0.1
+    return 0

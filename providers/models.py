@@ -1,0 +1,158 @@
+"""Provider accounts: how each provider is reached, how much of it may be used, and whether it answers at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from django.conf import settings
+from django.core.validators import MinValueValidator, URLValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from photoslot import crypto
+from providers import registry
+from providers.base import Account, Reason
+
+
+class ProviderAccount(models.Model):
+    """One for each provider. Key and proxy address are encrypted; nothing shows them again once they are saved."""
+
+    provider_id = models.CharField(_("provider"), max_length=32, primary_key=True, editable=False)
+    is_enabled = models.BooleanField(
+        _("on"), default=True, help_text=_("Photos for a provider that is off are refused with 503.")
+    )
+    encrypted_key = models.TextField(blank=True, editable=False)
+    key_updated_at = models.DateTimeField(_("key changed"), null=True, editable=False)
+    key_updated_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        models.SET_NULL,
+        null=True,
+        editable=False,
+        related_name="+",
+        verbose_name=_("key changed by"),
+    )
+    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[URLValidator(["http", "https"])])
+    encrypted_proxy_url = models.TextField(blank=True, editable=False)
+
+    max_concurrent = models.PositiveIntegerField(
+        _("calls at once"), null=True, blank=True, validators=[MinValueValidator(1)], help_text=_("Empty: no limit.")
+    )
+    per_minute = models.PositiveIntegerField(
+        _("calls a minute"), null=True, blank=True, validators=[MinValueValidator(1)], help_text=_("Empty: no limit.")
+    )
+    per_day = models.PositiveIntegerField(
+        _("calls a day (UTC)"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_("Empty: no limit."),
+    )
+
+    # The circuit breaker (`limits`): closed while `open_until` is empty.
+    failures = models.PositiveIntegerField(_("failures in a row"), db_default=0, editable=False)
+    open_until = models.DateTimeField(_("not asked until"), null=True, editable=False)
+    open_reason = models.CharField(_("because"), max_length=14, choices=Reason, null=True, editable=False)
+
+    class Meta:
+        verbose_name = _("provider account")
+        verbose_name_plural = _("provider accounts")
+        ordering = ["provider_id"]
+        constraints = [
+            models.CheckConstraint(
+                name="account_breaker_is_whole",
+                condition=Q(open_until=None, open_reason=None) | Q(open_until__isnull=False, open_reason__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        provider = registry.classes().get(self.provider_id)
+        return str(provider.name) if provider else self.provider_id
+
+    def set_key(self, key: str) -> None:
+        self.encrypted_key = crypto.encrypt(key)
+
+    def set_proxy_url(self, url: str) -> None:
+        self.encrypted_proxy_url = crypto.encrypt(url)
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the provider can be asked: it needs no key, or has one."""
+        provider = registry.classes().get(self.provider_id)
+        return provider is not None and (not provider.needs_key or bool(self.encrypted_key))
+
+    def opened(self) -> Account:
+        """The account as an adapter takes it. Raises `crypto.UnreadableSecretError`."""
+        provider = registry.classes()[self.provider_id]
+        return Account(
+            key=crypto.decrypt(self.encrypted_key),
+            base_url=self.base_url or provider.default_base_url,
+            proxy_url=crypto.decrypt(self.encrypted_proxy_url) or None,
+        )
+
+
+class ProviderCall(models.Model):
+    """One call that a provider counts or bills: written before it is made, ended when its outcome is known.
+
+    One whose worker was killed stays open, which is how the next worker knows that it may have been billed.
+    """
+
+    class Outcome(models.TextChoices):
+        MADE = "made", _("made a picture")
+        REFUSED = "refused", _("refused")
+        FAILED = "failed", _("failed")
+        LATE = "late", _("too late")
+        CANCELLED = "cancelled", _("cancelled")
+        AMBIGUOUS = "ambiguous", _("may have been billed")
+
+    provider_id = models.CharField(_("provider"), max_length=32)
+    slot_id = models.CharField(_("slot"), max_length=32)
+    job_id = models.UUIDField(_("job"))
+    at = models.DateTimeField(_("when"), db_default=Now())
+    ended_at = models.DateTimeField(_("ended"), null=True)
+    outcome = models.CharField(_("outcome"), max_length=10, choices=Outcome, null=True)
+    reason = models.CharField(_("reason"), max_length=14, choices=Reason, null=True)
+    model = models.CharField(_("model"), max_length=80, db_default="")
+    units = models.JSONField(_("used"), db_default={})
+    cost_usd = models.DecimalField(_("cost, USD"), max_digits=12, decimal_places=6, null=True)  # None: not known
+
+    class Meta:
+        verbose_name = _("provider call")
+        verbose_name_plural = _("provider calls")
+        ordering = ["-id"]
+        indexes = [
+            # The limits: one provider's calls of the last minute and of the day.
+            models.Index(fields=["provider_id", "at"], name="calls_of_provider"),
+            # Calls under way: few, whatever the table holds. Concurrency counts those that outlive their job.
+            models.Index(fields=["provider_id"], condition=Q(ended_at=None), name="calls_under_way"),
+            # One job's calls: its cost in the admin, its earlier attempts when it is taken up again.
+            models.Index(fields=["job_id"], name="calls_of_job"),
+            # Retention: purge removes from the old end.
+            models.Index(fields=["at"], name="calls_by_age"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                name="call_ended_has_outcome",
+                condition=Q(ended_at=None, outcome=None) | Q(ended_at__isnull=False, outcome__isnull=False),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.provider_id} {self.at}"
+
+
+def first_accounts(environment: Mapping[str, str]) -> list[ProviderAccount]:
+    """Accounts for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
+    `_BASE_URL` and `_PROXY_URL`. Not saved."""
+    known = set(ProviderAccount.objects.values_list("provider_id", flat=True))
+    accounts = []
+    for provider_id in registry.classes():
+        if provider_id in known:
+            continue
+        prefix = provider_id.upper()
+        account = ProviderAccount(provider_id=provider_id, base_url=environment.get(f"{prefix}_BASE_URL", ""))
+        account.set_key(environment.get(f"{prefix}_API_KEY", ""))
+        account.set_proxy_url(environment.get(f"{prefix}_PROXY_URL", ""))
+        accounts.append(account)
+    return accounts

@@ -1,0 +1,99 @@
+"""OpenAI's image models: photo, template images and prompt go into one `POST /images/edits`, the picture comes back.
+
+The call takes from six seconds to two minutes and is paid. OpenAI offers no way to ask again for an answer that was
+lost, so nothing is repeated once a request may have been worked on (`AmbiguousError`). `form` has the settings,
+`answers` reads what comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from django.utils.translation import gettext_lazy as _
+
+from photoslot import images
+from providers.base import (
+    Account,
+    Operation,
+    PermanentError,
+    Picture,
+    Provider,
+    Reason,
+    Request,
+)
+from providers.http import Http
+from providers.openai import answers
+from providers.openai.form import ImageEdit, StyleTransfer
+from providers.prepare import prepared
+
+USEFUL_SIDE = 2048  # pixels; a larger input shows up in the bill and hardly in a picture of 1536
+ACCEPTS = frozenset({"image/jpeg", "image/png", "image/webp"})
+MAX_BYTES = 50_000_000  # each image has to be smaller
+
+File = tuple[str, tuple[str, bytes, str]]  # part, (file name, bytes, type)
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """One request's form."""
+
+    fields: dict[str, str] = field(repr=False)
+    files: list[File] = field(repr=False)
+
+
+class OpenAI(Provider[Payload]):
+    id = "openai"
+    name = _("OpenAI")
+    default_base_url: ClassVar[str] = "https://api.openai.com/v1"
+    operations = (
+        Operation("image_edit", _("Edit by a prompt"), ImageEdit),
+        Operation("style_transfer", _("Style of a picture"), StyleTransfer),
+    )
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(account)
+        self._http = Http(account, {"Authorization": f"Bearer {account.key}"})
+
+    async def prepare_payload(self, request: Request) -> Payload:
+        return await asyncio.to_thread(_payload, request)
+
+    async def submit_job(self, payload: Payload) -> Picture:
+        answer = await self._http.send("POST", "/images/edits", is_paid=True, data=payload.fields, files=payload.files)
+        if not 200 <= answer.status < 300:
+            raise answers.fault(answer, self.account.key, payload.fields["prompt"])
+        # A 4K picture is up to 30 MB of base64.
+        return await asyncio.to_thread(answers.picture, answer, payload.fields["model"])
+
+    async def check_account(self) -> None:
+        """Lists the models: free, and refused for a key that is not accepted."""
+        answer = await self._http.send("GET", "/models")
+        if answer.status != 200:
+            raise answers.fault(answer, self.account.key)
+        answers.expect_models(answer)
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+def _payload(request: Request) -> Payload:
+    settings = request.settings
+    assert isinstance(settings, ImageEdit)
+    side = max((USEFUL_SIDE, *settings.sides()))
+    files = [_file("photo", request.photo, side, Reason.BAD_PHOTO)]
+    for key in settings.image_keys():
+        if key not in request.templates:
+            raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}")
+        files.append(_file(key, request.templates[key], side, Reason.BAD_TEMPLATE))
+    return Payload(settings.fields(), files)
+
+
+def _file(name: str, picture: Picture, side: int, reason: Reason) -> File:
+    try:
+        ready = prepared(picture, max_side=side, accepts=ACCEPTS)
+    except images.ImageError as error:
+        raise PermanentError(reason, f"{name}: {error}") from error
+    if len(ready.data) >= MAX_BYTES:
+        raise PermanentError(reason, f"{name}: larger than {MAX_BYTES} bytes")
+    return "image[]", (f"{name}.{images.FORMATS[ready.mime_type]}", ready.data, ready.mime_type)

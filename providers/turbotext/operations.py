@@ -1,0 +1,110 @@
+"""The three operations: their settings, and the fields of Turbotext's methods that they become."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
+
+from django.utils.translation import gettext_lazy as _
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from providers import catalogue
+from providers.base import Operation, OperationSettings, PermanentError, Reason, TemplateKey
+
+FACTS = catalogue.models("turbotext")
+LIMITS = FACTS["generate_image2image"]["limits"]
+DEFAULTS = FACTS["generate_image2image"]["defaults"]
+MAX_PROMPT_CHARACTERS = 2000  # Turbotext names no limit; longer than this is a paste gone wrong
+
+
+def _few_words(text: str) -> str:
+    if len(text.split()) > LIMITS["negative_prompt_words"]:
+        raise ValueError(f"at most {LIMITS['negative_prompt_words']} words")
+    return text
+
+
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
+NegativePrompt = Annotated[Prompt, AfterValidator(_few_words)]
+
+
+class Settings(OperationSettings):
+    """`method` is Turbotext's name of the operation: the last part of its address, and its entry in the catalogue."""
+
+    method: ClassVar[str]
+
+    @model_validator(mode="after")
+    def _method_is_offered(self) -> Self:
+        catalogue.usable("turbotext", self.method)
+        return self
+
+    @abstractmethod
+    def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
+        """What the method is sent. Raises `PermanentError(bad_template)` when a template has no public link."""
+
+
+class ImageEdit(Settings):
+    method = "generate_image2image"
+
+    prompt: Prompt
+    strength: int = Field(default=DEFAULTS["strength"], ge=LIMITS["strength"][0], le=LIMITS["strength"][1])  # percent
+    seed: int | None = Field(default=None, ge=LIMITS["seed"][0], le=LIMITS["seed"][1])  # None: another one each time
+    scale: float = Field(
+        default=DEFAULTS["scale"], ge=LIMITS["scale"][0], le=LIMITS["scale"][1], allow_inf_nan=False
+    )  # how closely the prompt is followed
+    negative_prompt: NegativePrompt | None = None
+    original_language: str = Field(default=DEFAULTS["original_language"], pattern=r"^[a-z]{2}$")  # of the prompt
+
+    def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
+        fields = {
+            "url": photo_url,
+            "content": self.prompt,
+            "strength": str(self.strength),
+            "scale": str(self.scale),
+            "original_language": self.original_language,
+        }
+        if self.seed is not None:
+            fields["seed"] = str(self.seed)
+        if self.negative_prompt is not None:
+            fields["negative_prompt"] = self.negative_prompt
+        return fields
+
+
+class StyleTransfer(Settings):
+    method = "mix_images"
+    template_fields: ClassVar[tuple[str, ...]] = ("style", "frame")
+
+    style: TemplateKey
+    prompt: Prompt | None = None
+
+    def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
+        fields = {"url_image_target": photo_url, "url": _link(template_urls, self.style)}
+        return fields | ({"content": self.prompt} if self.prompt else {})
+
+
+class IdentityTransfer(Settings):
+    method = "deepfake_photo"
+    template_fields: ClassVar[tuple[str, ...]] = ("face", "frame")
+
+    face: TemplateKey
+    face_restore: bool = False
+
+    def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
+        return {
+            "url": photo_url,
+            "url_image_target": _link(template_urls, self.face),
+            "face_restore": str(self.face_restore),  # "True" or "False", as Turbotext spells them
+        }
+
+
+OPERATIONS = (
+    Operation("image_edit", _("Edit by a prompt"), ImageEdit),
+    Operation("style_transfer", _("Style of a picture"), StyleTransfer),
+    Operation("identity_transfer", _("Face of a picture"), IdentityTransfer),
+)
+
+
+def _link(template_urls: Mapping[str, str], key: str) -> str:
+    if key not in template_urls:
+        raise PermanentError(Reason.BAD_TEMPLATE, f"no public link to template media with the key {key}")
+    return template_urls[key]

@@ -1,0 +1,23 @@
+"""The parts of an attempt's surroundings that an adapter's test has no interest in."""
+
+from __future__ import annotations
+
+import asyncio
+
+from providers.base import Account, Picture
+
+KEYLESS = Account("", "")
+
+
+class Permissive:
+    """Permits every call, and waits where it must."""
+
+    async def permit(self) -> None:
+        pass
+
+    async def rest(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def unchanged(picture: Picture) -> Picture:
+    return picture

@@ -1,0 +1,143 @@
+"""A photo on its way to a provider: what it loses, what it keeps, and when it is encoded again."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
+
+from photoslot import images
+from photoslot.demo_scene import scene
+from providers.base import Picture
+from providers.prepare import prepared
+
+pytestmark = pytest.mark.unit
+
+ALL = frozenset({"image/jpeg", "image/png", "image/webp"})
+PHOTO = scene(300, 200)
+SECRETS = (b"GPS-HERE", b"XMP-HERE", b"COMMENT-HERE", b"MAKER-HERE")
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def exif(orientation: int = 1) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    tags[0x010F] = "MAKER-HERE"
+    tags.get_ifd(0x8825)[0x1B] = b"GPS-HERE"
+    return tags
+
+
+def png_notes() -> PngImagePlugin.PngInfo:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("Comment", "COMMENT-HERE")
+    notes.add_itxt("XML:com.adobe.xmp", "XMP-HERE")
+    return notes
+
+
+NOTES: dict[str, Any] = {"exif": exif(), "xmp": b"XMP-HERE"}
+JPEG = encoded(PHOTO, "JPEG", quality=95, comment=b"COMMENT-HERE", **NOTES)
+PROGRESSIVE = encoded(PHOTO, "JPEG", quality=95, progressive=True, comment=b"COMMENT-HERE", **NOTES)
+MPO = encoded(PHOTO, "MPO", save_all=True, append_images=[PHOTO], quality=95, exif=exif())
+PNG = encoded(PHOTO, "PNG", pnginfo=png_notes(), exif=exif())
+WEBP = encoded(PHOTO, "WEBP", **NOTES)
+CUT_OUT = Image.merge("RGBA", (*PHOTO.split(), PHOTO.getchannel("R")))
+
+
+def send(data: bytes, mime_type: str = "image/jpeg", max_side: int = 2000, accepts: frozenset[str] = ALL) -> Picture:
+    return prepared(Picture(data, mime_type), max_side=max_side, accepts=accepts)
+
+
+def opened(picture: Picture) -> Image.Image:
+    return Image.open(BytesIO(picture.data))
+
+
+@pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, MPO, PNG, WEBP], ids=["jpeg", "progressive", "mpo", "png", "webp"])
+def test_metadata_goes_and_every_pixel_stays(data: bytes) -> None:
+    assert b"MAKER-HERE" in data
+    sent = send(data)
+    assert not [secret for secret in SECRETS if secret in sent.data]
+    assert len(sent.data) < len(data)
+    before, after = Image.open(BytesIO(data)).convert("RGB"), opened(sent).convert("RGB")
+    assert ImageChops.difference(before, after).getbbox() is None
+    assert not opened(sent).getexif()
+
+
+def test_a_webp_no_longer_announces_what_it_lost() -> None:
+    before, after = (data[20] & 0x0C for data in (WEBP, send(WEBP).data))  # the flags for EXIF and XMP
+    assert (before, after) == (0x0C, 0)
+
+
+def test_fill_bytes_and_restarts_are_read_over() -> None:
+    data = encoded(PHOTO, "JPEG", quality=95, restart_marker_blocks=1)
+    filled = data[:2] + b"\xff\xff" + data[2:]
+    assert send(filled).data == data
+
+
+@pytest.mark.parametrize("tail", [b"", b"\xff\xfe\x00\x12COMMENT-HERE1234", JPEG])
+def test_what_lies_behind_the_picture_goes(tail: bytes) -> None:
+    data = encoded(PHOTO, "JPEG", quality=95)
+    assert send(data + tail).data == data
+
+
+def test_a_photo_lying_on_its_side_is_turned() -> None:
+    sent = send(encoded(PHOTO.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif(6), quality=95))
+    assert opened(sent).size == PHOTO.size
+    assert max(ImageStat.Stat(ImageChops.difference(opened(sent), PHOTO)).mean) < 4
+    assert b"GPS-HERE" not in sent.data
+
+
+@pytest.mark.parametrize("size", [(6000, 4000), (4000, 6000), (6016, 4016), (3001, 3001)])
+def test_a_large_photo_is_scaled_to_the_useful_side(size: tuple[int, int]) -> None:
+    sent = send(encoded(Image.new("RGB", size, "teal"), "JPEG", exif=exif()), max_side=3000)
+    assert max(opened(sent).size) == 3000
+    assert min(opened(sent).size) == pytest.approx(min(size) * 3000 / max(size), abs=1)
+
+
+@pytest.mark.parametrize("accepts", [ALL, frozenset({"image/png"})])
+def test_heic_is_converted_to_what_the_provider_takes(accepts: frozenset[str]) -> None:
+    sent = send(encoded(PHOTO, "HEIF", quality=95), "image/heic", accepts=accepts)
+    assert sent.mime_type == ("image/jpeg" if "image/jpeg" in accepts else "image/png")
+    assert images.probe(sent.data).mime_type == sent.mime_type
+
+
+def test_the_type_is_read_from_the_bytes() -> None:
+    assert send(PNG, "image/jpeg").mime_type == "image/png"
+
+
+@pytest.mark.parametrize(("accepts", "mode"), [(ALL, "RGBA"), (frozenset({"image/jpeg"}), "RGB")])
+def test_a_cut_out_stays_one_where_it_can(accepts: frozenset[str], mode: str) -> None:
+    sent = send(encoded(CUT_OUT, "PNG"), "image/png", max_side=150, accepts=accepts)
+    assert opened(sent).mode == mode
+    assert opened(sent).size == (150, 100)
+
+
+def test_other_colours_are_converted_to_srgb() -> None:
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = swapped.replace(b"rXYZ", b"tmpX").replace(b"bXYZ", b"rXYZ").replace(b"tmpX", b"bXYZ")
+    sent = opened(send(encoded(Image.new("RGB", (40, 40), (220, 30, 30)), "JPEG", icc_profile=swapped)))
+    red, _, blue = sent.getpixel((20, 20))  # type: ignore[misc]
+    assert blue > red + 100
+    assert "icc_profile" not in sent.info
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_other_kinds_of_jpeg_become_rgb(mode: str) -> None:
+    assert opened(send(encoded(PHOTO.convert(mode), "JPEG"))).mode == "RGB"
+
+
+def test_an_animation_becomes_its_first_frame() -> None:
+    data = encoded(PHOTO, "WEBP", save_all=True, append_images=[Image.new("RGB", PHOTO.size)], lossless=True)
+    assert getattr(opened(send(data)), "n_frames", 1) == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", JPEG[:-700], PNG[:-700], WEBP[:60]])
+def test_what_cannot_be_read_is_said(data: bytes) -> None:
+    with pytest.raises(images.ImageError):
+        send(data)

@@ -1,0 +1,174 @@
+"""Turbotext's results: where they are fetched from, where never, and what they must be."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import aclosing
+
+import pytest
+
+from providers.base import Account, PermanentError, Reason, TransientError
+from providers.turbotext.downloads import Downloads
+from tests.sandbox.turbotext import KEY
+from tests.sandbox.turbotext_cast import Cast, colour, near, stage
+from tests.sandbox.wire import WireSandbox
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[WireSandbox]:
+    with stage() as running:
+        yield running
+
+
+@pytest.fixture
+def cast(sandbox: WireSandbox) -> Cast:
+    sandbox.reset()
+    return Cast(sandbox)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "download_http:404",
+        "download_http:410",
+        "download_http:503",
+        "download_http:429",
+        "download:lost",
+        "download:truncated",
+        "download:reset",
+        "download:html_200",
+        "download:empty",
+        "download:chunked",
+        "download:http10",
+        "octet_stream",
+    ],
+)
+async def test_a_download_that_fails_once_is_tried_again(cast: Cast, scenario: str) -> None:
+    picture = await cast.make(scenario)
+    assert (picture.mime_type, colour(picture)) == ("image/png", near("steelblue"))
+    assert len(cast.posts("create_queue")) == 1
+
+
+@pytest.mark.parametrize(
+    "scenario", ["gone:404", "gone:410", "gone:403", "not_found_page", "picture:empty", "picture:gif", "picture:bomb"]
+)
+async def test_a_result_that_is_no_picture(cast: Cast, scenario: str) -> None:
+    error = await cast.fault(scenario)
+    assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
+    assert error.usage
+    assert error.usage.units["photo_attempts"] == 1
+    assert len(cast.sandbox.calls("turbotext", "GET")) == 3
+
+
+async def test_a_result_that_is_too_large_is_asked_for_once(cast: Cast) -> None:
+    error = await cast.fault("picture:large")
+    assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
+    assert len(cast.sandbox.calls("turbotext", "GET")) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "mime_type"), [("jpeg", "image/jpeg"), ("webp", "image/webp"), ("alpha", "image/png")]
+)
+async def test_the_bytes_say_what_they_are(cast: Cast, kind: str, mime_type: str) -> None:
+    assert (await cast.make(f"picture:{kind}")).mime_type == mime_type
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "http://localhost:{port}/turbotext/download.php?f=x.png",  # the sandbox, by a name that is not the account's
+        "https://127.0.0.1:{port}/x.png",
+        "http://127.0.0.1:1/x.png",
+        "http://169.254.169.254/latest/meta-data",
+        "https://[::1]/x.png",
+        "https://evil.example/x.png",
+        "https://evilturbotext.ru/x.png",
+        "https://www.turbotext.ru.evil.example/x.png",
+        "https://www.turbotext.ru@evil.example/x.png",
+        "https://www.turbotext.ru:8443/x.png",
+        "//evil.example/x.png",
+        "ftp://www.turbotext.ru/x.png",
+        "file:///etc/passwd",
+        "http://[",
+    ],
+)
+async def test_a_link_to_anywhere_else_is_not_followed(cast: Cast, link: str) -> None:
+    port = cast.sandbox.url.rpartition(":")[2]
+    error = await cast.fault("link:" + link.format(port=port))
+    assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
+    assert cast.sandbox.calls("turbotext", "GET") == []
+
+
+async def test_a_redirect_to_anywhere_else_is_not_followed(cast: Cast) -> None:
+    error = await cast.fault(f"download:redirect:{cast.sandbox.url.replace('127.0.0.1', 'localhost')}/media/photo")
+    assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
+    assert "localhost" in error.message
+    assert len(cast.sandbox.calls("media", "GET")) == 1  # the provider's own fetch
+
+
+async def test_a_redirect_on_the_same_host_is_followed(cast: Cast) -> None:
+    picture = await cast.make("download:redirect:image/generate_image2image_id4001_0.png")
+    assert colour(picture) == near("steelblue")
+
+
+async def test_redirects_in_circles_end(cast: Cast) -> None:
+    assert (await cast.fault("loop")).reason == Reason.NO_IMAGE
+    assert len(cast.sandbox.calls("turbotext", "GET")) == 4
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["10.0.0.7"],
+        ["127.0.0.1"],
+        ["169.254.169.254"],
+        ["100.64.0.1"],
+        ["::1"],
+        ["fd00::1"],
+        ["::ffff:192.168.0.1"],
+        ["93.184.216.34", "192.168.0.1"],
+    ],
+)
+async def test_a_turbotext_name_that_leads_into_a_private_network_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    downloads = Downloads(Account(KEY, "https://www.turbotext.ru"), "https://www.turbotext.ru", ())
+    with pytest.raises(PermanentError, match="private network"):
+        await downloads.fetch("https://files.turbotext.ru/x.png")
+
+
+async def test_a_name_without_an_address_may_have_one_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    downloads = Downloads(Account(KEY, "https://www.turbotext.ru"), "https://www.turbotext.ru", ())
+    with pytest.raises(TransientError, match="no address of files"):
+        await downloads.fetch("https://files.turbotext.ru/x.png")
+
+
+@pytest.mark.parametrize("link", ["https://files.turbotext.ru/x.png", "http://files.turbotext.ru/x.png"])
+async def test_subdomains_are_asked_by_tls_only_and_through_the_proxy(link: str) -> None:
+    heard = asyncio.Queue[bytes]()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    async with server:
+        address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        account = Account(KEY, "https://www.turbotext.ru", proxy_url=address)
+        async with aclosing(Downloads(account, account.base_url, ())) as downloads:
+            with pytest.raises(TransientError):
+                await downloads.fetch(link)
+    asked = heard.get_nowait()
+    assert asked.startswith(b"CONNECT files.turbotext.ru:443 ")
+    assert KEY.encode() not in asked

@@ -1,0 +1,409 @@
+"""Turbotext's photo API as the sandbox speaks it: queue, polls, downloads, and its ways to go wrong.
+
+It really fetches the pictures it is given links to. What the documentation leaves open (the words for a wrong key, for
+an unknown id) is this sandbox's own choice; nothing may depend on it. Scenarios, by the request they spoil:
+
+    create_queue   any of `wire.common`; error:CODE  error_object:CODE,FIELD  error_number  http:STATUS,RETRY_AFTER
+                   no_queueid  queueid_string
+    get_result     poll:NAME (of `wire.common`, once)  poll_http:STATUS (once)  reconnect:N  forever  late_fetch
+                   poll_error:CODE  poll_error_object:CODE,FIELD  poll_error_number  forbidden  no_picture  says_nothing
+                   in_data  relative  absolute  malformed  link:URL
+    both           success_text  php_warning
+    download       download:NAME (of `wire.common`, once)  download_http:STATUS (once)  gone:STATUS  not_found_page
+                   octet_stream  loop  picture:KIND (of PICTURES)
+    webhook        webhook_late (waits for `deliver_late`)  webhook_twice
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from io import BytesIO
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+from PIL import Image, ImageDraw, ImageOps
+
+from tests.sandbox.wire import FAULTS, WAIT_SECONDS, Received, Reply, Speaker, WireSandbox, common
+
+KEY = "turbotext-key"
+FORM = "application/x-www-form-urlencoded"
+FETCH_SECONDS = 3.0
+TLS = ssl.create_default_context()
+MAX_FETCHED_BYTES = 50 * 1024 * 1024
+MAX_SIDE = 1024  # pixels of a result
+FIRST_ID = 4_001
+# The scenarios of `wire.common`, which spoil a `create_queue`.
+COMMON = FAULTS.keys() - {""} | {"html_502", "html_200", "empty", "bad_utf8", "bom", "wrong_type", "redirect"}
+Json = dict[str, Any]
+
+
+class Refused(Exception):
+    """A `success: false`, with its code."""
+
+
+def _text(value: str) -> bool:
+    return bool(value.strip())
+
+
+def _whole(low: int, high: int) -> Callable[[str], bool]:
+    return lambda value: value.isascii() and value.isdecimal() and low <= int(value) <= high
+
+
+def _number(low: float, high: float) -> Callable[[str], bool]:
+    def is_one(value: str) -> bool:
+        try:
+            return low <= float(value) <= high
+        except ValueError:
+            return False
+
+    return is_one
+
+
+def _one_of(*values: str) -> Callable[[str], bool]:
+    return values.__contains__
+
+
+COMMON_FIELDS: dict[str, Callable[[str], bool]] = {"webhook": _text, "user_id": _whole(1, 10**9)}
+FIELDS: dict[str, dict[str, Callable[[str], bool]]] = {
+    "available_api": {},
+    "generate_image2image": {
+        "url": _text,
+        "content": _text,
+        "strength": _whole(0, 80),
+        "seed": _whole(1, 10**10),
+        "scale": _number(0.1, 20),
+        "negative_prompt": lambda value: 1 <= len(value.split()) <= 80,
+        "original_language": _one_of("ru", "en", "de", "fr", "es"),
+    },
+    "mix_images": {"url": _text, "url_image_target": _text, "content": _text},
+    "deepfake_photo": {"url": _text, "url_image_target": _text, "face_restore": _one_of("True", "False")},
+}
+REQUIRED = {
+    "available_api": (),
+    "generate_image2image": ("url", "content"),
+    "mix_images": ("url", "url_image_target"),
+    "deepfake_photo": ("url", "url_image_target"),
+}
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    out = BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+@cache
+def _bomb() -> bytes:
+    return encoded(Image.new("1", (20_000, 20_000)), "PNG")
+
+
+# What may come instead of the PNG that was promised.
+PICTURES: dict[str, Callable[[Image.Image], bytes]] = {
+    "jpeg": lambda image: encoded(image, "JPEG"),
+    "webp": lambda image: encoded(image, "WEBP"),
+    "gif": lambda image: encoded(image, "GIF"),
+    "alpha": lambda image: encoded(image.convert("RGBA"), "PNG"),
+    "empty": lambda image: b"",
+    "bomb": lambda image: _bomb(),
+    "large": lambda image: encoded(image, "PNG") + bytes(MAX_FETCHED_BYTES),
+}
+
+
+@dataclass(slots=True)
+class Queued:
+    """One job in the queue."""
+
+    id: int
+    method: str
+    form: dict[str, str]
+    scenario: str
+    argument: str
+    picture: Image.Image | None = field(default=None, repr=False)
+    polls: int = 0
+    downloads: int = 0
+    is_fetched: bool = False  # the result; its link works for one time
+
+    def plays(self, *names: str) -> bool:
+        return self.scenario in names
+
+    @property
+    def file(self) -> str:
+        return f"{self.method}_id{self.id}_0.png"
+
+
+class TurbotextSpeaker(Speaker):
+    prefix = "turbotext"
+
+    def __init__(self, sandbox: WireSandbox) -> None:
+        super().__init__(sandbox)
+        self._lock = threading.Lock()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.jobs: dict[int, Queued] = {}
+        self.photo_attempts = 1000  # left of the plan
+        self.allows_private = True  # links into private networks: all that tests have
+        self.reconnects = 1  # polls before a job is done, where no scenario says otherwise
+        self.deliver_late = threading.Event()  # what the scenario webhook_late waits for
+
+    def reset(self) -> None:
+        super().reset()
+        self._clear()
+
+    def answer(self, request: Received) -> Reply:
+        if request.method == "GET":
+            return self._download(request)
+        method = request.path.removeprefix("/api_ai/")
+        if request.method != "POST" or not request.path.startswith("/api_ai/") or method not in FIELDS:
+            return Reply(404, b"<html>404</html>", "text/html")
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return _json({"success": False, "error": "auth_error"}, 401)
+        try:
+            form = _form(request)
+            match form.pop("do", ""):
+                case "create_queue":
+                    return self._create(method, form)
+                case "get_result":
+                    return self._result(method, form)
+            raise Refused("params_error")
+        except Refused as refused:
+            return _json({"success": False, "error": str(refused)})
+
+    # create_queue
+
+    def _create(self, method: str, form: dict[str, str]) -> Reply:
+        _validate(method, form)
+        is_photo = method != "available_api"
+        scenario, argument = self.scenario(form.get("content", "")) if is_photo else ("", "")
+        refusal = _refusal(scenario, argument, "")
+        if refusal is not None:
+            return refusal
+        inputs = {} if scenario == "late_fetch" else self._inputs(form)
+        with self._lock:
+            if is_photo and self.photo_attempts <= 0:
+                raise Refused("LIMIT")
+            self.photo_attempts -= is_photo
+            job = Queued(FIRST_ID + len(self.jobs), method, form, scenario, argument)
+            self.jobs[job.id] = job
+        if inputs:
+            job.picture = developed(job, inputs)
+        if "webhook" in form:
+            threading.Thread(target=self._deliver, args=[job], daemon=True).start()
+            return _json({"success": True, "asyncid": job.id})
+        return _created(job)
+
+    def _inputs(self, form: dict[str, str]) -> dict[str, Image.Image]:
+        return {name: self._fetched(value) for name, value in form.items() if name.startswith("url")}
+
+    def _fetched(self, link: str) -> Image.Image:
+        """The picture behind a link. Raises `Refused` unless it is a JPEG or PNG that answers at once."""
+        try:
+            url = httpx.URL(link)
+            hosts = socket.getaddrinfo(url.host, url.port or 443, type=socket.SOCK_STREAM)
+            if not self.allows_private and not all(ip_address(host[4][0]).is_global for host in hosts):
+                raise Refused("url_error")
+            response = httpx.get(url, timeout=FETCH_SECONDS, trust_env=False, verify=TLS)
+            if response.status_code != 200 or len(response.content) > MAX_FETCHED_BYTES:
+                raise Refused("url_error")
+            with Image.open(BytesIO(response.content), formats=["JPEG", "PNG"]) as image:
+                return image.convert("RGB")
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, SyntaxError) as error:
+            raise Refused("url_error") from error
+
+    # get_result
+
+    def _result(self, method: str, form: dict[str, str]) -> Reply:
+        if form.keys() != {"queueid"} or not form["queueid"].isdecimal():
+            raise Refused("params_error")
+        job = self.jobs.get(int(form["queueid"]))
+        if job is None or job.method != method:
+            raise Refused("queue_error")
+        job.polls += 1
+        if job.plays("late_fetch") and job.picture is None:
+            job.picture = developed(job, self._inputs(job.form))
+        if job.polls == 1 and job.plays("poll", "poll_http"):
+            return _spoiled(job, self._done(job))
+        refusal = _refusal(job.scenario, job.argument, "poll_")
+        if refusal is not None:
+            return refusal
+        waits = int(job.argument) if job.plays("reconnect") else self.reconnects
+        if job.polls <= waits or job.plays("forever"):
+            return _json({"action": "reconnect"})
+        return self._done(job)
+
+    def _done(self, job: Queued) -> Reply:
+        if job.method == "available_api":
+            return _json({"success": True, "error": "", "data": {"methods": sorted(FIELDS)}})
+        answer = self._success(job)
+        match job.scenario:
+            case "forbidden":
+                answer["data"]["forbidden_content"] = True
+            case "no_picture":
+                del answer["uploaded_image"], answer["data"]["image"]
+            case "says_nothing":
+                answer = {"success": None}
+            case "in_data":
+                answer["data"]["uploaded_image"] = answer.pop("uploaded_image")
+            case "relative" | "absolute":
+                del answer["uploaded_image"]
+            case "link":
+                answer["uploaded_image"] = job.argument
+        if job.plays("absolute"):
+            answer["data"]["image"] = [f"{self._url}/{answer['data']['image'][0]}"]
+        return _worded(job, answer)
+
+    def _success(self, job: Queued) -> Json:
+        assert job.picture is not None
+        width, height = job.picture.size
+        data: Json = {"image": [f"image/{job.file}"], "width": width, "height": height}
+        if job.method == "deepfake_photo":
+            data |= {"forbidden_content": False, "face_restore": job.form.get("face_restore", "False")}
+        else:
+            data |= {"prompt": job.form.get("content", ""), "seed": 5_443_937_701, "strength": 40}
+        return {
+            "success": True,
+            "error": "",
+            "data": data,
+            "uploaded_image": f"{self._url}/download.php?f={job.file}",
+            "limits": {"foto_limit": self.photo_attempts, "text_limit": 50},
+        }
+
+    def _deliver(self, job: Queued) -> None:
+        """The result, to the webhook of the job."""
+        if job.plays("webhook_late"):
+            self.deliver_late.wait(WAIT_SECONDS)
+        for _ in range(2 if job.plays("webhook_twice") else 1):
+            httpx.post(job.form["webhook"], json=self._success(job) | {"asyncid": job.id}, trust_env=False, verify=TLS)
+
+    # downloads
+
+    @property
+    def _url(self) -> str:
+        return f"{self.sandbox.url}/{self.prefix}"
+
+    def _download(self, request: Received) -> Reply:
+        name = request.query.get("f", [""])[0] if request.path == "/download.php" else request.path.rpartition("/")[2]
+        job = next((job for job in self.jobs.values() if job.file == name), None)
+        if job is None or job.is_fetched or job.picture is None:
+            return Reply(404, b"<html>404</html>", "text/html")
+        job.downloads += 1
+        return _missing(job, f"{self._url}{request.path}?f={name}") or self._picture(job)
+
+    def _picture(self, job: Queued) -> Reply:
+        assert job.picture is not None
+        kind = job.argument if job.plays("picture") else ""
+        reply = Reply(200, PICTURES[kind](job.picture) if kind else encoded(job.picture, "PNG"), "image/png")
+        if job.plays("octet_stream"):
+            reply.content_type = "application/octet-stream"
+        if job.plays("download") and job.downloads == 1:
+            scenario, _, argument = job.argument.partition(":")
+            return common(scenario, argument, reply)
+        job.is_fetched = True
+        return reply
+
+
+def _missing(job: Queued, itself: str) -> Reply | None:
+    """What is there instead of the picture; `itself` is the address that was asked for."""
+    match job.scenario:
+        case "gone":
+            return Reply(int(job.argument), b"gone", "text/plain")
+        case "not_found_page":
+            return Reply(200, b"<html>not found</html>", "text/html")
+        case "loop":
+            return Reply(302, headers={"Location": itself})
+        case "download_http" if job.downloads == 1:
+            return Reply(int(job.argument), b"<html>error</html>", "text/html")
+    return None
+
+
+def developed(job: Queued, inputs: dict[str, Image.Image]) -> Image.Image:
+    """A visible transformation of the very pictures that were sent, with a border and the method's name on it."""
+    form = job.form
+    picture = inputs["url_image_target" if job.method == "mix_images" else "url"]
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
+    if job.method == "generate_image2image":
+        picture = Image.blend(picture, ImageOps.invert(picture), int(form.get("strength", "40")) / 100)
+    elif job.method == "mix_images":
+        picture = Image.blend(picture, inputs["url"].resize(picture.size), 0.5)
+    else:
+        picture.paste(inputs["url_image_target"].resize((picture.width // 2, picture.height // 2)), (0, 0))
+    ImageDraw.Draw(picture).text((6, picture.height - 18), f"{job.method} {form.get('content', '')[:40]!a}")
+    return ImageOps.expand(ImageOps.crop(picture, 4), 4, "magenta")
+
+
+def _form(request: Received) -> dict[str, str]:
+    """The fields. Raises `Refused` for another type of body, for fields that come twice and for blank ones."""
+    if request.headers.get("content-type") != FORM or request.query:
+        raise Refused("params_error")
+    try:
+        pairs = parse_qsl(request.body.decode("ascii"), keep_blank_values=True, strict_parsing=True, errors="strict")
+    except ValueError as error:
+        raise Refused("params_error") from error
+    if len(dict(pairs)) != len(pairs):
+        raise Refused("params_error")
+    return dict(pairs)
+
+
+def _validate(method: str, form: dict[str, str]) -> None:
+    checks = FIELDS[method] | COMMON_FIELDS
+    if any(name not in checks or not checks[name](value) for name, value in form.items()):
+        raise Refused("params_error")
+    if any(name not in form for name in REQUIRED[method]):
+        raise Refused("params_error")
+
+
+def _refusal(scenario: str, argument: str, stage: str) -> Reply | None:
+    """The scenario's refusal, if it is one of this stage: "" for `create_queue`, "poll_" for `get_result`."""
+    first, _, second = argument.partition(",")
+    if scenario == f"{stage}error":
+        return _json({"success": False, "error": argument})
+    if scenario == f"{stage}error_object":
+        return _json({"success": False, "error": {"code": first, "fields": [second]}, "data": []})
+    if scenario == f"{stage}error_number":
+        return _json({"success": False, "error": 13})
+    if scenario == "http" and not stage:
+        return _json({"success": False, "error": "server"}, int(first), {"Retry-After": second} if second else {})
+    return None
+
+
+def _created(job: Queued) -> Reply:
+    answer: Json = {"success": True, "queueid": job.id}
+    if job.plays("no_queueid"):
+        del answer["queueid"]
+    elif job.plays("queueid_string"):
+        answer["queueid"] = str(job.id)
+    reply = _worded(job, answer)
+    return common(job.scenario, job.argument, reply) if job.scenario in COMMON else reply
+
+
+def _spoiled(job: Queued, reply: Reply) -> Reply:
+    if job.plays("poll_http"):
+        return Reply(int(job.argument), b"<html>error</html>", "text/html")
+    scenario, _, argument = job.argument.partition(":")
+    return common(scenario, argument, reply)
+
+
+def _worded(job: Queued, answer: Json) -> Reply:
+    """The answer, in the words that the scenario is about."""
+    if job.plays("success_text"):
+        answer |= {"success": str(answer["success"]).lower()}
+    reply = _json(answer)
+    if job.plays("php_warning"):
+        reply.body = b"<br />\n<b>Warning</b>: Undefined index {limit} in <b>/api.php</b> on line 7\n" + reply.body
+    if job.plays("malformed") and "data" in answer:  # as the published sample is
+        reply.body = reply.body.replace(b'", "seed"', b'"], "seed"')
+        assert b'"], "seed"' in reply.body
+    return reply
+
+
+def _json(answer: Json, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
+    session = {"Set-Cookie": "PHPSESSID=1; path=/"}  # as PHP does; calls that bring it back wait for each other
+    return Reply(status, json.dumps(answer).encode(), headers=session | (headers or {}))

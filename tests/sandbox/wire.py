@@ -1,0 +1,294 @@
+"""The sandbox of the paid providers: one server on a real socket, a prefix for each, a journal of all requests.
+
+    /gemini/…      speaks as generativelanguage.googleapis.com
+    /openai/v1/…   as api.openai.com
+    /turbotext/…   as www.turbotext.ru
+
+A `Speaker` validates a request strictly and answers it. What it plays instead of a success is asked for by a token in
+the prompt, `[[scenario]]` or `[[scenario:argument]]`, or by `Speaker.play`, one scenario for each of the next requests
+that would make a picture. Faults of the wire itself are the same for all providers and live here (`FAULTS`).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+from urllib.parse import parse_qs, urlsplit
+
+TOKEN = re.compile(r"\[\[([a-z0-9_]+)(?::([^\]]*))?\]\]")
+WAIT_SECONDS = 30.0  # a test that waits longer has failed
+HOLD_SECONDS = 120.0  # longer than any deadline: for whoever is held, this is for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request. `path` is without the provider's prefix."""
+
+    provider: str
+    method: str
+    path: str
+    query: Mapping[str, list[str]]
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes = field(repr=False)
+    at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(slots=True)
+class Reply:
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: dict[str, str] = field(default_factory=dict)
+    fault: str = ""  # a key of FAULTS: how the wire spoils this reply
+    argument: str = ""
+
+
+class Speaker:
+    """One provider's protocol. Subclasses set `prefix` and write `answer`."""
+
+    prefix: ClassVar[str]
+
+    def __init__(self, sandbox: WireSandbox) -> None:
+        self.sandbox = sandbox
+        self.script: deque[str] = deque()
+
+    def answer(self, request: Received) -> Reply:
+        raise NotImplementedError
+
+    def play(self, *scenarios: str) -> None:
+        """The next requests that would make a picture play these, one each ("name" or "name:argument")."""
+        self.script.extend(scenarios)
+
+    def scenario(self, prompt: str = "") -> tuple[str, str]:
+        """Name and argument of what this request is to play; ("", "") for success."""
+        if self.script:
+            name, _, argument = self.script.popleft().partition(":")
+            return name, argument
+        match = TOKEN.search(prompt)
+        return (match[1], match[2] or "") if match else ("", "")
+
+    def reset(self) -> None:
+        """Forgets what a test has left."""
+        self.script.clear()
+
+
+class WireSandbox:
+    """The server, its journal, and the gate that held requests wait at."""
+
+    def __init__(self, speakers: list[type[Speaker]], port: int = 0) -> None:
+        self.journal: list[Received] = []
+        self.hung_up: list[Received] = []  # requests whose client went away while they were held
+        self._changed = threading.Condition()
+        self._gate = threading.Event()
+        self.speakers = {kind.prefix: kind(self) for kind in speakers}
+        self._server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextmanager
+    def running(self) -> Iterator[WireSandbox]:
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="sandbox")
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.let_go()
+            self._server.shutdown()
+            thread.join()
+            self._server.server_close()
+
+    def reset(self) -> None:
+        self.let_go()
+        with self._changed:
+            self.journal.clear()
+            self.hung_up.clear()
+            self._gate = threading.Event()
+        for speaker in self.speakers.values():
+            speaker.reset()
+
+    def let_go(self) -> None:
+        """Answers all that is held."""
+        self._gate.set()
+
+    def note(self, request: Received) -> None:
+        with self._changed:
+            self.journal.append(request)
+            self._changed.notify_all()
+
+    def calls(self, provider: str, method: str = "POST", path: str = "") -> list[Received]:
+        """The journal's requests to the provider whose path holds `path`."""
+        return [r for r in self.journal if (r.provider, r.method) == (provider, method) and path in r.path]
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Returns once the condition holds; it is looked at whenever a request comes in or a client hangs up."""
+        with self._changed:
+            assert self._changed.wait_for(condition, WAIT_SECONDS), "what the test waits for did not happen"
+
+    def hold(self, request: Received, connection: socket.socket) -> bool:
+        """Keeps the request until `let_go`. False: its client went away first."""
+        until = time.monotonic() + HOLD_SECONDS
+        gate = self._gate
+        while not gate.wait(0.02) and time.monotonic() < until:
+            if _is_gone(connection):
+                with self._changed:
+                    self.hung_up.append(request)
+                    self._changed.notify_all()
+                return False
+        return True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # of the standard library's 5, fifteen booths at once lose some to a reset
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client may hang up whenever it likes; anything else is a fault of the sandbox and is printed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # whatever it was given
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    sandbox: WireSandbox
+
+    def _any(self) -> None:
+        parts = urlsplit(self.path)
+        prefix, _, path = parts.path[1:].partition("/")
+        speaker = self.sandbox.speakers.get(prefix)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Received(prefix, self.command, f"/{path}", parse_qs(parts.query), headers, self._body())
+        self.sandbox.note(request)
+        reply = Reply(404, b"no such host") if speaker is None else speaker.answer(request)
+        FAULTS[reply.fault](self, request, reply)
+
+    do_GET = do_POST = do_DELETE = do_PUT = _any  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def head(self, reply: Reply, length: int | None) -> None:
+        self.send_response(reply.status)
+        for name, value in ({"Content-Type": reply.content_type} | reply.headers).items():
+            self.send_header(name, value)
+        if length is not None:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: the journal is what is read."""
+
+
+def _plain(handler: _Handler, request: Received, reply: Reply) -> None:
+    handler.head(reply, len(reply.body))
+    handler.wfile.write(reply.body)
+
+
+def _hold(handler: _Handler, request: Received, reply: Reply) -> None:
+    """Held until the test lets go, then answered as if nothing had been."""
+    if handler.sandbox.hold(request, handler.connection):
+        _plain(handler, request, reply)
+    else:
+        handler.close_connection = True
+
+
+def _truncated(handler: _Handler, request: Received, reply: Reply) -> None:
+    handler.head(reply, len(reply.body))
+    handler.wfile.write(reply.body[: len(reply.body) // 2])
+    handler.close_connection = True
+
+
+def _reset(handler: _Handler, request: Received, reply: Reply) -> None:
+    """The connection is reset in the middle of the body."""
+    handler.head(reply, len(reply.body))
+    handler.wfile.write(reply.body[: len(reply.body) // 2])
+    handler.wfile.flush()
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def _lost(handler: _Handler, request: Received, reply: Reply) -> None:
+    """The request was taken; not a byte comes back."""
+    handler.close_connection = True
+
+
+def _chunked(handler: _Handler, request: Received, reply: Reply) -> None:
+    reply.headers["Transfer-Encoding"] = "chunked"
+    handler.head(reply, None)
+    step = max(1, len(reply.body) // 7)
+    for at in range(0, len(reply.body), step):
+        part = reply.body[at : at + step]
+        handler.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def _closing(handler: _Handler, request: Received, reply: Reply) -> None:
+    """As HTTP/1.0: no length, the end of the connection is the end of the body."""
+    reply.headers["Connection"] = "close"
+    handler.head(reply, None)
+    handler.wfile.write(reply.body)
+    handler.close_connection = True
+
+
+FAULTS: dict[str, Callable[[_Handler, Received, Reply], None]] = {
+    "": _plain,
+    "hold": _hold,
+    "truncated": _truncated,
+    "reset": _reset,
+    "lost": _lost,
+    "chunked": _chunked,
+    "http10": _closing,
+}
+
+
+def common(scenario: str, argument: str, reply: Reply) -> Reply:  # noqa: PLR0911 - a table of replies
+    """What every provider can play, laid over its successful reply."""
+    if scenario in FAULTS:
+        reply.fault, reply.argument = scenario, argument
+        return reply
+    match scenario:
+        case "html_502":
+            return Reply(502, b"<html><h1>502 Bad Gateway</h1></html>", "text/html")
+        case "html_200":
+            return Reply(200, b"<html>Checking your browser</html>", "text/html")
+        case "empty":
+            return Reply(200, b"")
+        case "bad_utf8":
+            return Reply(200, b'{"a": "\xff\xfe"}')
+        case "bom":
+            reply.body = b"\xef\xbb\xbf" + reply.body
+        case "wrong_type":
+            reply.content_type = "text/plain"
+        case "redirect":
+            return Reply(302, b"", headers={"Location": argument})
+        case _:
+            raise AssertionError(f"no such scenario: {scenario}")
+    return reply
+
+
+def _is_gone(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
