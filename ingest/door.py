@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +25,7 @@ from jobs.queue import NewJob, Queue, QueueFull, QueueUnavailable, Ticket
 from photoslot.errors import ApiError
 from providers import registry
 
+OFF_RETRY_SECONDS = 60  # somebody has to do something first
 BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
 
 # All that the door needs to know, in one round trip. Slots that are off or archived are not there.
@@ -31,9 +33,12 @@ LOOK_UP = """
 SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, slot.provider_id, slot.operation_id,
     slot.settings_json, slot.size_limit_mb,
     (SELECT coalesce(jsonb_object_agg(setting_key, media_id), '{}') FROM slots_templatebinding AS binding
-     WHERE binding.slot_id = slot.id) AS template_media
+     WHERE binding.slot_id = slot.id) AS template_media,
+    coalesce(account.is_enabled, true) AS is_enabled, coalesce(account.encrypted_key, '') <> '' AS has_key,
+    coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS rest_seconds
 FROM ingest_ingestsettings AS ingest
 LEFT JOIN slots_slot AS slot ON slot.id = %s AND slot.is_active AND slot.archived_at IS NULL
+LEFT JOIN providers_provideraccount AS account ON account.provider_id = slot.provider_id
 """
 
 
@@ -49,6 +54,10 @@ class Recipe:
     settings_json: dict[str, Any]
     size_limit_mb: int | None
     template_media: dict[str, str]
+    # Of the provider's account: a provider without one needs none.
+    is_enabled: bool
+    has_key: bool
+    rest_seconds: float  # how long it is not asked, because it failed several times; 0 or less: it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,7 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Ticket:
     if posted.photo is None:
         raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
     info, digest = await _checked_photo(posted.photo, recipe)
+    _check_provider(recipe)
     job_id = uuid4()
     job = NewJob(
         id=job_id,
@@ -129,6 +139,16 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
     if info is None or info.mime_type not in allowed:
         raise ApiError("unsupported_media_type", _("Photos of this type are not taken here."), allowed=allowed)
     return info, digest
+
+
+def _check_provider(recipe: Recipe) -> None:
+    """A photo that nobody can work on is refused at once: the booth need not wait to learn that."""
+    provider = registry.classes().get(recipe.provider_id)
+    is_set_up = recipe.is_enabled and (recipe.has_key or provider is None or not provider.needs_key)
+    if not is_set_up or recipe.rest_seconds > 0:
+        message = _("The provider of this slot cannot be asked at the moment. Staff can see why in its account.")
+        retry_after = ceil(recipe.rest_seconds) if recipe.rest_seconds > 0 else OFF_RETRY_SECONDS
+        raise ApiError("provider_unavailable", message, retry_after=retry_after)
 
 
 async def _place(queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int) -> Ticket:

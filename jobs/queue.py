@@ -15,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -24,13 +24,15 @@ import psycopg
 from django.conf import settings
 from django.utils.translation import gettext_noop
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from jobs.models import Job
 from photoslot.database import connection_kwargs
+from providers import limits
 from providers.base import Reason
+from providers.limits import Ending, Permit
 from stats import journal
 from stats.journal import Step, Tally
 
@@ -118,6 +120,16 @@ class Claim:
     created_at: datetime
     expires_at: datetime
     seconds_left: float
+    # The provider's account; a provider without one needs none.
+    is_enabled: bool = True
+    encrypted_key: str = field(default="", repr=False)
+    base_url: str = ""
+    encrypted_proxy_url: str = field(default="", repr=False)
+    is_limited: bool = False
+    # What earlier workers did: how many calls, the one that is still under way, and whether one may have been billed.
+    earlier_calls: int = 0
+    open_call: int | None = None
+    may_have_been_billed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,15 +230,47 @@ SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp
 FROM (SELECT *, false AS joined FROM made UNION ALL SELECT *, true FROM twin) AS ticket
 """
 
-# Oldest first. MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than LIMIT.
+# Claims take turns where an account has a limit, so that two never see the same free place.
+CLAIM_LOCK = 0x636C61696D  # "claim"
+CLAIM_TURN = """
+SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
+    SELECT FROM providers_provideraccount WHERE max_concurrent IS NOT NULL OR per_minute IS NOT NULL)
+"""
+
+# Oldest first, of each provider as many as its account has room for: one that is full holds up no other's jobs.
+#   ready  what waits, or whose worker is gone, with its turn at its provider
+#   next   what is taken; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than LIMIT.
+#          The conditions stand again, for a row that somebody else has changed meanwhile.
+# Calls at once are the jobs under way and the calls that outlive a job's end for a moment; a
+# killed worker's do not count.
 CLAIM = """
-WITH next AS MATERIALIZED (
-    SELECT id FROM jobs_job
+WITH ready AS MATERIALIZED (
+    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn
+    FROM jobs_job
     WHERE NOT is_finalized AND expires_at > clock_timestamp() AND provider_id = ANY(%(providers)s)
       AND (status = 'pending' OR lease_expires_at < clock_timestamp())
-    ORDER BY created_at
+), next AS MATERIALIZED (
+    SELECT job.id, account.is_enabled, account.encrypted_key, account.base_url, account.encrypted_proxy_url,
+        coalesce(account.max_concurrent, account.per_minute, account.per_day) IS NOT NULL AS is_limited
+    FROM jobs_job AS job JOIN ready ON ready.id = job.id
+    LEFT JOIN providers_provideraccount AS account ON account.provider_id = job.provider_id
+    WHERE NOT job.is_finalized AND (job.status = 'pending' OR job.lease_expires_at < clock_timestamp())
+      AND (account.max_concurrent IS NULL OR turn <= account.max_concurrent - (
+        SELECT count(*) FROM jobs_job AS busy
+        WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
+          AND busy.provider_id = account.provider_id
+      ) - (
+        SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS ended ON ended.id = call.job_id
+        WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id AND ended.is_finalized
+          AND call.at > clock_timestamp() - interval '3 minutes'
+      ))
+      AND (account.per_minute IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= account.per_minute - (
+        SELECT count(*) FROM providers_providercall AS call
+        WHERE call.provider_id = account.provider_id AND call.at > clock_timestamp() - make_interval(secs => %(window)s)
+      ))
+    ORDER BY job.created_at
     LIMIT %(limit)s
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF job SKIP LOCKED
 )
 UPDATE jobs_job AS job SET
     status = 'processing', claim_token = gen_random_uuid(), claims = claims + 1,
@@ -235,7 +279,16 @@ UPDATE jobs_job AS job SET
 FROM next WHERE job.id = next.id
 RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_id, settings_json, template_media,
     payload_path, payload_mime_type, provider_job_reference, claims, created_at, expires_at,
-    extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left
+    extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left,
+    coalesce(is_enabled, true) AS is_enabled, coalesce(encrypted_key, '') AS encrypted_key,
+    coalesce(base_url, '') AS base_url, coalesce(encrypted_proxy_url, '') AS encrypted_proxy_url, is_limited
+"""
+
+EARLIER_CALLS = """
+SELECT job_id, count(*) FILTER (WHERE ended_at IS NOT NULL) AS earlier_calls,
+    max(id) FILTER (WHERE ended_at IS NULL) AS open_call,
+    bool_or(ended_at IS NULL OR outcome = 'ambiguous') AS may_have_been_billed
+FROM providers_providercall WHERE job_id = ANY(%s) GROUP BY job_id
 """
 
 EXTEND = """
@@ -351,12 +404,29 @@ class Queue:
 
     async def claim(self, providers: Collection[str], limit: int) -> list[Claim]:
         """Takes up to `limit` jobs that wait for one of the providers, or whose worker is gone, oldest first."""
-        values = {"providers": list(providers), "limit": limit, "lease": timedelta(seconds=LEASE_SECONDS)}
+        values = {
+            "providers": list(providers),
+            "limit": limit,
+            "lease": timedelta(seconds=LEASE_SECONDS),
+            "window": limits.WINDOW_SECONDS,
+        }
         async with self.connection() as connection, connection.transaction():
+            await connection.execute(CLAIM_TURN, (CLAIM_LOCK,))
             cursor = connection.cursor(row_factory=class_row(Claim))
             claims = await (await cursor.execute(CLAIM, values)).fetchall()
+            claims = await _with_earlier_calls(connection, claims)
             await journal.write(connection, [_dispatched(claim) for claim in claims])
         return sorted(claims, key=lambda claim: claim.created_at)
+
+    async def begin_call(self, claim: Claim) -> Permit:
+        """Writes a call to the claim's provider down, if it may be made now. Raises `PermanentError`."""
+        async with self.connection() as connection, connection.transaction():
+            return await limits.begin_call(connection, claim.provider_id, claim.slot_id, claim.id)
+
+    async def end_call(self, call_id: int, ending: Ending) -> None:
+        """What came of it, and what it cost. The first ending stands."""
+        async with self.connection() as connection, connection.transaction():
+            await limits.end_call(connection, call_id, ending)
 
     async def extend(self, claims: Collection[Claim]) -> set[UUID]:
         """The heartbeat. Returns the ids still ours; the others have ended or gone to another worker."""
@@ -513,6 +583,16 @@ async def open_queue(connections: int = 8) -> AsyncIterator[Queue]:
         yield Queue(pool)
     finally:
         await pool.close()
+
+
+async def _with_earlier_calls(connection: AsyncConnection[Any], claims: list[Claim]) -> list[Claim]:
+    """Those that were in a worker's hands before learn what came of that."""
+    again = [claim.id for claim in claims if claim.claims > 1]
+    if not again:
+        return claims
+    cursor = connection.cursor(row_factory=dict_row)
+    known = {row.pop("job_id"): row for row in await (await cursor.execute(EARLIER_CALLS, (again,))).fetchall()}
+    return [replace(claim, **known.get(claim.id, {})) for claim in claims]
 
 
 def _admission(job: NewJob, wait_seconds: int) -> dict[str, Any]:

@@ -18,18 +18,34 @@ from pydantic import ValidationError
 
 from jobs import files, media
 from jobs.finish import finish
+from jobs.places import Places
 from jobs.queue import LEASE_SECONDS, Claim, Failure, Outcome, Queue, QueueUnavailable, Report, Result
 from jobs.thumbnails import Thumbnails
+from photoslot import crypto
 from photoslot.database import in_thread
 from photoslot.logs import correlation_id
 from providers import attempts, registry
 from providers.attempts import Clock, DeadlineReached
-from providers.base import OperationSettings, PermanentError, Picture, Provider, ProviderError, Reason, Request
+from providers.base import (
+    Account,
+    AmbiguousError,
+    OperationSettings,
+    PermanentError,
+    Picture,
+    Provider,
+    ProviderError,
+    Reason,
+    Request,
+    Usage,
+)
+from providers.limits import Ending
+from providers.models import ProviderCall
 from slots import templates
 from stats.journal import Step
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+CallOutcome = ProviderCall.Outcome
 
 # Larger results are read from their file: in the row they would go through the write-ahead log twice.
 INLINE_BYTES = 64 * 1024
@@ -58,22 +74,48 @@ class Lease:
         return self.until - time.monotonic()
 
 
-class Runner:
-    """Runs jobs with the providers of this process, one instance of each."""
+class Providers:
+    """The adapters of this process, one instance an account: jobs share its connections."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self) -> None:
+        self._instances: dict[tuple[str, ...], Provider[Any]] = {}
+
+    def of(self, claim: Claim) -> Provider[Any]:
+        """Raises `PermanentError` where the account cannot be used."""
+        key = claim.provider_id, claim.encrypted_key, claim.base_url, claim.encrypted_proxy_url
+        if key not in self._instances:
+            self._instances[key] = _provider(claim)
+        return self._instances[key]
+
+    async def aclose(self) -> None:
+        for provider in self._instances.values():
+            await provider.aclose()
+
+
+def _provider(claim: Claim) -> Provider[Any]:
+    provider = registry.classes()[claim.provider_id]
+    try:
+        key, proxy_url = crypto.decrypt(claim.encrypted_key), crypto.decrypt(claim.encrypted_proxy_url)
+    except crypto.UnreadableSecretError:
+        raise PermanentError(Reason.AUTH, "The stored key cannot be read: FERNET_KEYS has changed") from None
+    if provider.needs_key and not key:
+        raise PermanentError(Reason.AUTH, "The provider's account has no key")
+    return provider(Account(key, claim.base_url or provider.default_base_url, proxy_url or None))
+
+
+class Runner:
+    """Runs jobs with the providers of this process."""
+
+    def __init__(self, queue: Queue, places: Places) -> None:
         self._queue = queue
-        self._providers: dict[str, Provider[Any]] = {}
+        self._places = places
+        self._providers = Providers()
         self._thumbnails = Thumbnails()
 
-    def provider(self, provider_id: str) -> Provider[Any]:
-        if provider_id not in self._providers:
-            self._providers[provider_id] = registry.classes()[provider_id]()
-        return self._providers[provider_id]
-
     def begin(self, claim: Claim) -> JobRun:
+        """A place must have been taken for it."""
         self._thumbnails.rush()
-        return JobRun(self._queue, self.provider(claim.provider_id), claim, self._thumbnails)
+        return JobRun(self._queue, self._places, self._providers, claim, self._thumbnails)
 
     def rest(self) -> None:
         """No job is under way any more."""
@@ -81,24 +123,35 @@ class Runner:
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._thumbnails.close)
-        for provider in self._providers.values():
-            await provider.aclose()
+        await self._providers.aclose()
 
 
 class JobRun:
     """One job while this process has it; the observer of its attempts."""
 
-    def __init__(self, queue: Queue, provider: Provider[Any], claim: Claim, thumbnails: Thumbnails) -> None:
+    def __init__(
+        self, queue: Queue, places: Places, providers: Providers, claim: Claim, thumbnails: Thumbnails
+    ) -> None:
         self.claim = claim
         self.lease = Lease.begin()
         self._queue = queue
-        self._provider = provider
+        self._places = places
+        self._has_place = True
+        self._providers = providers
+        self._provider: Provider[Any] | None = None
         self._thumbnails = thumbnails
         self._clock = Clock.of(claim.seconds_left)
         self._report = Report()
         self._reference = claim.provider_job_reference
+        self._call = claim.open_call
         self._making: asyncio.Task[Picture] | None = None
         self._is_stopped = False
+
+    def leave_place(self) -> None:
+        """The work on the job is over."""
+        if self._has_place:
+            self._has_place = False
+            self._places.give_back()
 
     def stop(self) -> None:
         """The job has ended elsewhere: the provider call is torn down. Harmless when the job has ended here."""
@@ -116,6 +169,7 @@ class JobRun:
             ending: Result | Failure = await asyncio.to_thread(self._store, picture)
         except asyncio.CancelledError:
             if not self._is_stopped:
+                await self._handed_back()
                 raise
             await self._torn_down()
             return
@@ -136,20 +190,36 @@ class JobRun:
 
     async def _made(self) -> Picture:
         """The finished picture; nothing of it is kept yet."""
-        request = await self._request()
-        picture = await attempts.make_picture(self._provider, request, self._clock, self, self._reference)
-        return await asyncio.to_thread(finish, picture, request.settings, request.templates, settings.INGEST_MAX_PIXELS)
+        provider = self._provider = self._providers.of(self.claim)
+        parsed = _parsed(self.claim)
+        await self._settle_lost_call(provider, parsed)
+        request = await self._request(provider, parsed)
 
-    async def _request(self) -> Request:
+        async def finished(picture: Picture) -> Picture:
+            return await asyncio.to_thread(finish, picture, parsed, request.templates, settings.INGEST_MAX_PIXELS)
+
+        return await attempts.make_picture(
+            provider, request, self._clock, self, finished, self._reference, self.claim.earlier_calls
+        )
+
+    async def _settle_lost_call(self, provider: Provider[Any], parsed: OperationSettings) -> None:
+        """A worker was lost while it waited for an answer. Where there is no reference to ask by, that call may have
+        been billed and is not repeated. Raises `AmbiguousError`."""
+        if self._reference is not None:
+            return
+        if self._call is not None:
+            await self._end_call(Ending(CallOutcome.AMBIGUOUS))
+        if self.claim.may_have_been_billed and not attempts.may_repeat_ambiguous(provider, parsed):
+            raise AmbiguousError(Reason.INTERNAL, "The worker was lost during the call, which may have been billed")
+
+    async def _request(self, provider: Provider[Any], parsed: OperationSettings) -> Request:
         claim = self.claim
         try:
             photo = await asyncio.to_thread(files.read, claim.payload_path)
         except FileNotFoundError:
             raise PermanentError(Reason.INTERNAL, "The stored photo is gone") from None
-        parsed = _parsed(claim)
-        keys = [key for key in parsed.template_keys() if key in claim.template_media]
-        ids = {key: claim.template_media[key] for key in keys}
-        is_public = self._provider.requires_public_media
+        ids = {key: claim.template_media[key] for key in parsed.template_keys() if key in claim.template_media}
+        is_public = provider.requires_public_media
         return Request(
             job_id=claim.id,
             operation=claim.operation_id,
@@ -205,6 +275,7 @@ class JobRun:
             await media.tidy_up(closed)
 
     async def _out_of_time(self) -> None:
+        await self._end_call(Ending(CallOutcome.LATE))
         await self._tell_provider()
         await self._expire()
 
@@ -212,7 +283,17 @@ class JobRun:
         """The provider is told to stop, unless another worker goes on with this very reference."""
         outcome = await self._queue.look(self.claim.id)
         if outcome is None or outcome.is_finalized or outcome.provider_job_reference != self._reference:
+            is_late = outcome is not None and outcome.failure_reason == "timeout"
+            await self._end_call(Ending(CallOutcome.LATE if is_late else CallOutcome.CANCELLED))
             await self._tell_provider()
+
+    async def _handed_back(self) -> None:
+        """Another worker goes on with a reference; an immediate call is torn down, and may have been billed."""
+        if self._reference is None:
+            try:
+                await self._end_call(Ending(CallOutcome.AMBIGUOUS))
+            except QueueUnavailable:
+                logger.warning("The database is away: a call of job %s stays open", self.claim.id)
 
     async def _drop(self, ending: Result | Failure | None, outcome: Outcome | None) -> None:
         """An answer for a job that has ended, or that is another worker's, which then writes the file itself."""
@@ -225,7 +306,7 @@ class JobRun:
             await asyncio.to_thread(files.delete, ending.path)
 
     async def _tell_provider(self) -> None:
-        if self._reference is not None:
+        if self._reference is not None and self._provider is not None:
             await attempts.tell_cancelled(self._provider, self._reference)
 
     # attempts.Observer
@@ -237,12 +318,39 @@ class JobRun:
     def polled(self) -> None:
         self._report.polls += 1
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None) -> None:
+    async def permit(self) -> None:
+        """A free provider without limits is asked straight away; every other call is written down before it is made."""
+        assert self._provider
+        if self._provider.repeatable and not self.claim.is_limited and self.claim.is_enabled:
+            return
+        while True:
+            permit = await self._insist(self._queue.begin_call, self.claim)
+            if permit.call_id is not None:
+                self._call = permit.call_id
+                return
+            if permit.wait_seconds >= self._clock.left():
+                raise PermanentError(Reason.QUOTA, "The account's own limit of calls a minute leaves no time")
+            await self.rest(permit.wait_seconds)
+
+    async def rest(self, seconds: float) -> None:
+        """Meanwhile another job may have the place."""
+        self.leave_place()
+        await asyncio.sleep(seconds)
+        await self._places.take_again()
+        self._has_place = True
+
+    async def _end_call(self, ending: Ending) -> None:
+        if self._call is not None:
+            await self._insist(self._queue.end_call, self._call, ending)
+            self._call = None
+
+    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         """Failed attempts are logged at once; the last step of the report goes with the job's end."""
+        await self._end_call(Ending.of(error, usage))
         self._report.attempts += 1
         self._report.attempt_errors += error is not None
         self._report.provider_seconds += seconds
-        self._report.steps.append(self._step(number, seconds, error))
+        self._report.steps.append(self._step(number, seconds, error, usage))
         if error is not None:
             await self._log_attempt()
 
@@ -253,11 +361,14 @@ class JobRun:
             return  # the steps stay in the report and are written with the job's end
         self._report.steps.clear()
 
-    def _step(self, number: int, seconds: float, error: ProviderError | None) -> Step:
+    def _step(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> Step:
+        usage = error.usage if error else usage
         details = {
             "provider_id": self.claim.provider_id,
             "provider_reference": self._reference,
             "attempt": number,
+            "model": usage and usage.model,
+            "cost_usd": str(usage.cost) if usage and usage.cost is not None else None,
             "error": error and error.message,
             "reason": error and error.reason.value,
             "error_class": error and type(error).__name__,

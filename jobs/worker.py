@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 
 from jobs import media
 from jobs.notify import POLL_SECONDS, Listener
+from jobs.places import Places
 from jobs.queue import DONE_CHANNEL, LEASE_SECONDS, READY_CHANNEL, Queue, QueueUnavailable
 from jobs.runner import JobRun, Runner
 
@@ -54,9 +55,10 @@ class Worker:
         self._grace_seconds = grace_seconds
         self._once = once
         self._id = uuid4()
-        self._runner = Runner(queue)
-        self._running: dict[UUID, tuple[JobRun, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
+        self._places = Places(concurrency, self._wake_up)
+        self._runner = Runner(queue, self._places)
+        self._running: dict[UUID, tuple[JobRun, asyncio.Task[None]]] = {}
         self._leaving = asyncio.Event()
         self._at_once = asyncio.Event()
         self._listener = Listener({READY_CHANNEL: self._on_ready, DONE_CHANNEL: self._on_done}, self._wake.set)
@@ -89,7 +91,7 @@ class Worker:
         """Until told to leave: fill free places, then sleep until there is news or a second has passed."""
         while not self._leaving.is_set():
             self._wake.clear()
-            claimed = await self._claim_some(self._concurrency - len(self._running))
+            claimed = await self._claim_some(self._places.free)
             if self._once and not claimed and not self._running:
                 return
             try:
@@ -111,6 +113,7 @@ class Worker:
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
             return 0
         for claim in claims:
+            self._places.take()
             run = self._runner.begin(claim)
             self._running[claim.id] = run, asyncio.create_task(self._work(run), name=f"job {claim.id}")
         return len(claims)
@@ -122,6 +125,7 @@ class Worker:
             logger.error("The database went away; job %s is left to its deadline or another worker", run.claim.id)
         finally:
             self._running.pop(run.claim.id, None)
+            run.leave_place()
             if not self._running:
                 self._runner.rest()
             self._wake.set()
@@ -187,11 +191,16 @@ class Worker:
         await self._runner.aclose()
         logger.info("Worker stopped")
 
+    def _wake_up(self) -> None:
+        self._wake.set()
+
     def _on_ready(self, payload: str) -> None:
         self._wake.set()
 
     def _on_done(self, payload: str) -> None:
-        """The job has ended: elsewhere, or by our own hand, which `stop` does not mind."""
+        """The job has ended: elsewhere, or by our own hand, which `stop` does not mind. Its provider has room again."""
+        if self._places.free:
+            self._wake.set()
         if running := self._running.get(UUID(payload)):
             running[0].stop()
 

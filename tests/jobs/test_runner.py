@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from jobs import files
+from jobs.places import Places
 from jobs.queue import LEASE_SECONDS, Claim, Queue
 from jobs.runner import INLINE_BYTES, JobRun, Runner
 from photoslot import images
@@ -162,7 +163,7 @@ async def begun(queue: Queue, sandbox: Sandbox) -> tuple[JobRun, asyncio.Task[No
     """A run whose provider holds its answer."""
     await posted(queue, "instant", "hold")
     (claim,) = await queue.claim(["instant"], 1)
-    runner = Runner(queue)
+    runner = Runner(queue, Places(1, lambda: None))
     run = runner.begin(claim)
     task = asyncio.create_task(run.bring_to_its_end())
     await asyncio.to_thread(sandbox.wait_for_calls, 1)

@@ -1,0 +1,44 @@
+"""The places of a worker: how many jobs it works on at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+
+class Places:
+    """A job that only waits for a time gives its place back, so that a busy provider never holds up another's jobs."""
+
+    def __init__(self, count: int, on_free: Callable[[], None]) -> None:
+        self.free = count
+        self._on_free = on_free
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> None:
+        """One that is known to be free."""
+        self.free -= 1
+
+    def give_back(self) -> None:
+        """Jobs that come back from waiting go before new ones."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free += 1
+        self._on_free()
+
+    async def take_again(self) -> None:
+        """Waits for its turn."""
+        if self.free > 0:
+            self.free -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # cancelled in the very turn in which it was given one
+                self.give_back()
+            raise
