@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import logging
-from collections.abc import AsyncIterator
-from uuid import UUID
+import secrets
+from collections.abc import AsyncIterator, Mapping
 
 from django.conf import settings
 from django.http import HttpResponseBase, StreamingHttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
+from ingest.spare import Spare
 from jobs import files
 from jobs.queue import Outcome, Queue, QueueUnavailable
 from photoslot.errors import ApiError, internal_error
-from providers.base import Reason
+from providers.base import Picture, Reason
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,11 @@ logger = logging.getLogger(__name__)
 TURNS_TO_LEARN = 3
 
 
-async def answer(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
-    """The picture, or the `ApiError` that says why there is none. `gone` is set once the booth has hung up."""
+async def answer(queue: Queue, outcome: Outcome, spare: Spare, gone: asyncio.Event) -> HttpResponseBase:
+    """The picture, the photo itself where the slot wants it so, or the `ApiError` that says why there is none. `gone`
+    is set once the booth has hung up."""
+    if outcome.photo_is_wanted and (photo := await spare.photo()):
+        return _original(queue, outcome, photo, gone)
     match outcome.failure_reason:
         case None:
             return await _picture(queue, outcome, gone)
@@ -56,21 +61,58 @@ def _provider_error(outcome: Outcome) -> ApiError:
 async def _picture(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_bytes_of, outcome)
     assert outcome.result_expires_at
-    assert outcome.result_file_path
-    extension = outcome.result_file_path.rpartition(".")[2]
+    about = {
+        "X-Outcome": "fallback" if outcome.used_fallback else "made",
+        "X-Result-Url": settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id]),
+        "X-Result-Expires-At": outcome.result_expires_at.isoformat(),
+    }
+    return _response(queue, outcome, Picture(data, str(outcome.result_mime_type)), about, gone)
+
+
+def _original(queue: Queue, outcome: Outcome, photo: Picture, gone: asyncio.Event) -> HttpResponseBase:
+    return _response(queue, outcome, photo, {"X-Outcome": "original"}, gone)
+
+
+def _response(
+    queue: Queue, outcome: Outcome, picture: Picture, about: dict[str, str], gone: asyncio.Event
+) -> HttpResponseBase:
+    headers = {"X-Job-Id": str(outcome.id)} | about
+    name = f"{outcome.slot_id}-{outcome.id}.{files.EXTENSIONS[picture.mime_type]}"
+    body, content_type = picture.data, picture.mime_type
+    if outcome.reply == "multipart":
+        body, content_type = _two_parts(picture, name, headers)
     return StreamingHttpResponse(
-        _delivering(queue, outcome.id, data, gone),
-        content_type=outcome.result_mime_type,
+        _delivering(queue, outcome, body, gone),
+        content_type=content_type,
         headers={
-            "Content-Length": str(len(data)),
-            "Content-Disposition": f'inline; filename="{outcome.slot_id}-{outcome.id}.{extension}"',
+            "Content-Length": str(len(body)),
+            "Content-Disposition": f'inline; filename="{name}"',
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
-            "X-Job-Id": str(outcome.id),
-            "X-Result-Url": settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id]),
-            "X-Result-Expires-At": outcome.result_expires_at.isoformat(),
-        },
+        }
+        | headers,
     )
+
+
+def _two_parts(picture: Picture, name: str, headers: Mapping[str, str]) -> tuple[bytes, str]:
+    """JSON with what the headers say, then the picture: what Breeze Booth asks for (`reply: multipart`)."""
+    about = {header.removeprefix("X-").lower().replace("-", "_"): value for header, value in headers.items()}
+    boundary = secrets.token_hex(16)
+    lines = [
+        f"--{boundary}",
+        'Content-Disposition: form-data; name="metadata"',
+        "Content-Type: application/json",
+        "",
+        json.dumps(about),
+        f"--{boundary}",
+        f'Content-Disposition: form-data; name="image"; filename="{name}"',
+        f"Content-Type: {picture.mime_type}",
+        f"Content-Length: {len(picture.data)}",
+        "",
+        "",
+    ]
+    body = "\r\n".join(lines).encode() + picture.data + f"\r\n--{boundary}--\r\n".encode()
+    return body, f"multipart/form-data; boundary={boundary}"
 
 
 def _bytes_of(outcome: Outcome) -> bytes:
@@ -80,7 +122,7 @@ def _bytes_of(outcome: Outcome) -> bytes:
     return files.read(outcome.result_file_path)
 
 
-async def _delivering(queue: Queue, job_id: UUID, data: bytes, gone: asyncio.Event) -> AsyncIterator[bytes]:
+async def _delivering(queue: Queue, outcome: Outcome, data: bytes, gone: asyncio.Event) -> AsyncIterator[bytes]:
     """The picture, and behind its last byte the note that the booth has it; not where the connection broke before.
 
     The last byte goes by itself: a booth that hangs up before it has not got the picture, one that does behind it has.
@@ -95,9 +137,11 @@ async def _delivering(queue: Queue, job_id: UUID, data: bytes, gone: asyncio.Eve
         return
     try:
         # A booth that has everything may hang up at once, which cancels this; the note is still made.
-        await asyncio.shield(queue.delivered(job_id))
+        await asyncio.shield(queue.delivered(outcome.id))
     except QueueUnavailable:
-        logger.warning("Delivery of job %s could not be noted; posting it again would join it", job_id)
+        logger.warning("Delivery of job %s could not be noted; posting it again would join it", outcome.id)
+    if outcome.photo_is_wanted:
+        await asyncio.shield(asyncio.to_thread(files.delete, outcome.payload_path))
 
 
 async def _is_broken(gone: asyncio.Event) -> bool:

@@ -6,7 +6,9 @@ What is refused leaves nothing behind: no row, no file.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
+from decimal import Decimal
 from math import ceil
 from typing import Any
 from uuid import uuid4
@@ -26,6 +28,7 @@ from photoslot.errors import ApiError
 from providers import registry
 
 OFF_RETRY_SECONDS = 60  # somebody has to do something first
+DAY_SECONDS = 24 * 60 * 60
 BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
 
 # All that the door needs to know, in one round trip. Slots that are off or archived are not there.
@@ -35,7 +38,11 @@ SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, s
     (SELECT coalesce(jsonb_object_agg(setting_key, media_id), '{}') FROM slots_templatebinding AS binding
      WHERE binding.slot_id = slot.id) AS template_media,
     coalesce(account.is_enabled, true) AS is_enabled, coalesce(account.encrypted_key, '') <> '' AS has_key,
-    coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS rest_seconds
+    coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS rest_seconds,
+    CASE WHEN slot.settings_json ? 'daily_budget' THEN (
+        SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
+        WHERE slot_id = slot.id AND at >= date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+    ) END AS spent_usd
 FROM ingest_ingestsettings AS ingest
 LEFT JOIN slots_slot AS slot ON slot.id = %s AND slot.is_active AND slot.archived_at IS NULL
 LEFT JOIN providers_provideraccount AS account ON account.provider_id = slot.provider_id
@@ -58,6 +65,12 @@ class Recipe:
     is_enabled: bool
     has_key: bool
     rest_seconds: float  # how long it is not asked, because it failed several times; 0 or less: it is
+    spent_usd: Decimal | None  # today (UTC); None: the slot has no budget
+
+    @property
+    def returns_original(self) -> bool:
+        """A photo whose picture cannot be made goes back as it is."""
+        return self.settings_json.get("on_failure") == "original"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,13 @@ class Door:
     passwords: PasswordGate
 
 
-async def admit(door: Door, request: HttpRequest, slot_id: str) -> Ticket:
+@dataclass(frozen=True, slots=True)
+class Admission:
+    ticket: Ticket
+    returns_original: bool
+
+
+async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
     """All checks in the contract's order, then a place in the queue."""
     try:
         posted = await asyncio.to_thread(form.read, request)
@@ -82,7 +101,9 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Ticket:
     if posted.photo is None:
         raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
     info, digest = await _checked_photo(posted.photo, recipe)
-    _check_provider(recipe)
+    if not recipe.returns_original:  # else the photo goes back, and its job says why
+        _check_budget(recipe)
+        _check_provider(recipe)
     job_id = uuid4()
     job = NewJob(
         id=job_id,
@@ -98,7 +119,8 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Ticket:
         metadata=posted.metadata,
     )
     # A booth that hangs up here must leave either a job with its photo, or neither.
-    return await asyncio.shield(_place(door.queue, job, posted.photo, recipe.sync_response_seconds))
+    ticket = await asyncio.shield(_place(door.queue, job, posted.photo, recipe.sync_response_seconds))
+    return Admission(ticket, recipe.returns_original)
 
 
 async def _recipe(queue: Queue, slot_id: str) -> Recipe:
@@ -141,8 +163,17 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
     return info, digest
 
 
+def _check_budget(recipe: Recipe) -> None:
+    budget = recipe.settings_json.get("daily_budget")
+    if recipe.spent_usd is not None and budget is not None and recipe.spent_usd >= budget:
+        message = _("The slot's budget for today is used up. Tomorrow (UTC) it takes photos again.")
+        raise ApiError("budget_exhausted", message, retry_after=DAY_SECONDS - int(time.time()) % DAY_SECONDS)
+
+
 def _check_provider(recipe: Recipe) -> None:
     """A photo that nobody can work on is refused at once: the booth need not wait to learn that."""
+    if recipe.settings_json.get("fallback"):
+        return
     provider = registry.classes().get(recipe.provider_id)
     is_set_up = recipe.is_enabled and (recipe.has_key or provider is None or not provider.needs_key)
     if not is_set_up or recipe.rest_seconds > 0:

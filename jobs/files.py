@@ -1,4 +1,4 @@
-"""Where a job's files are: `payloads/`, `results/`, `thumbnails/` and `media/`, all named after the job.
+"""Where a job's files are: `payloads/`, `results/`, `thumbnails/`, named after the job, and `media/`, after its link.
 
 Goes through Django's storage, so that these can live elsewhere. All functions block: call them in a thread.
 """
@@ -57,6 +57,10 @@ def result_path(job_id: UUID, mime_type: str) -> str:
 
 def thumbnail_path(job_id: UUID) -> str:
     return f"thumbnails/{job_id}.jpg"
+
+
+def media_path(media_id: UUID, mime_type: str) -> str:
+    return f"media/{media_id}.{EXTENSIONS[mime_type]}"
 
 
 def job_id_of(path: str) -> UUID | None:

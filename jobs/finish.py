@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from PIL import Image
 
 from photoslot import images
-from providers.base import OperationSettings, Output, PermanentError, Picture, Reason, TransientError
+from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 
 
 def finish(
@@ -18,7 +18,7 @@ def finish(
 ) -> Picture:
     """The picture as the booth gets it. It is decoded only if something must change; else its header is checked.
 
-    Raises `TransientError(no_image)` if the provider's answer is not a JPEG, PNG or WebP of at most `max_pixels`, and
+    Raises `AmbiguousError(no_image)` if what the provider made is not a JPEG, PNG or WebP of at most `max_pixels`, and
     `PermanentError(bad_template)` if the frame is missing or hides the whole picture.
     """
     try:
@@ -27,7 +27,7 @@ def finish(
             return Picture(picture.data, header.mime_type)
         image = images.decode(picture.data, max_pixels=max_pixels)
     except images.ImageError as error:
-        raise TransientError(Reason.NO_IMAGE, f"the provider's answer is not a usable picture: {error}") from error
+        raise AmbiguousError(Reason.NO_IMAGE, f"the provider's answer is not a usable picture: {error}") from error
     output = settings.output or Output(format=images.FORMATS[header.mime_type])
     image = images.fit(image, output.width, output.height, output.fit)
     if settings.frame is not None:

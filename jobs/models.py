@@ -63,6 +63,7 @@ class Job(models.Model):
     lease_expires_at = models.DateTimeField(_("worker's lease until"), null=True)
     claims = models.PositiveSmallIntegerField(_("claims"), db_default=0)
     provider_job_reference = models.CharField(_("provider's reference"), max_length=255, null=True)
+    used_fallback = models.BooleanField(_("fell back"), db_default=False)  # the slot's fallback had, or has, its turn
 
     payload_path = models.CharField(_("photo"), max_length=100, null=True)
     payload_mime_type = models.CharField(_("photo's type"), max_length=40)
@@ -122,13 +123,14 @@ class Job(models.Model):
             models.CheckConstraint(
                 name="job_failure_is_final", condition=Q(failure_reason=None) | Q(is_finalized=True)
             ),
-            # A result is whole or not there; its file name goes when it is purged, its checksum stays.
+            # A result is whole or not there; its file name goes when it is purged, its checksum stays. One that came
+            # after the deadline leaves the job a timeout.
             models.CheckConstraint(
                 name="job_result_is_whole",
                 condition=Q(result_checksum=None, result_file_path=None, result_expires_at=None)
                 | Q(
+                    Q(failure_reason=None) | Q(failure_reason="timeout"),
                     is_finalized=True,
-                    failure_reason=None,
                     result_checksum__isnull=False,
                     result_mime_type__isnull=False,
                     result_size_bytes__isnull=False,
@@ -158,6 +160,8 @@ class MediaObject(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="media_objects", verbose_name=_("job"))
+    # What it is to its job: "" the photo, else the template image of that key. None: somebody registered it.
+    setting_key = models.CharField(_("key"), max_length=64, null=True)
     path = models.CharField(_("file"), max_length=100)
     mime_type = models.CharField(_("type"), max_length=40)
     size_bytes = models.PositiveBigIntegerField(_("size, bytes"))
@@ -170,6 +174,10 @@ class MediaObject(models.Model):
         indexes = [
             # Purge: what is past its time.
             models.Index(fields=["expires_at"], name="media_object_to_purge"),
+        ]
+        constraints = [
+            # A job has one link to its photo and to each template image, also when it is taken up again.
+            models.UniqueConstraint(fields=["job", "setting_key"], name="media_object_once_per_job"),
         ]
 
     def __str__(self) -> str:

@@ -15,9 +15,10 @@ class Places:
         self._on_free = on_free
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take(self) -> None:
+    def take(self) -> Place:
         """One that is known to be free."""
         self.free -= 1
+        return Place(self)
 
     def give_back(self) -> None:
         """Jobs that come back from waiting go before new ones."""
@@ -42,3 +43,20 @@ class Places:
             if turn.done() and not turn.cancelled():  # cancelled in the very turn in which it was given one
                 self.give_back()
             raise
+
+
+class Place:
+    """One job's place; leaving it twice is leaving it."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._is_taken = True
+
+    def leave(self) -> None:
+        if self._is_taken:
+            self._is_taken = False
+            self._places.give_back()
+
+    async def take_again(self) -> None:
+        await self._places.take_again()
+        self._is_taken = True

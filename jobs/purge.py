@@ -29,6 +29,8 @@ T = TypeVar("T")
 BATCH = 500  # rows at a time: short transactions beside the booths' own
 # A file without its row may be a photo or a result that is being recorded right now; after this it never will be.
 ORPHAN_SECONDS = 120
+# A booth whose photo goes back to it (`on_failure`) is being answered for this long after its job's end.
+ANSWERING = timedelta(seconds=30)
 GONE_PROCESS = timedelta(minutes=5)
 PURGE_RUNS_KEPT = timedelta(days=30)
 
@@ -105,7 +107,9 @@ def _media(removed: Removed) -> None:
     expired = MediaObject.objects.filter(expires_at__lte=now)
     gone = [pk for pk, path in expired.values_list("pk", "path") if removed.file(path)]
     _rows(MediaObject.objects.filter(pk__in=gone), removed)
-    _orphans("payloads", Q(is_finalized=True) | Q(expires_at__lte=now), 0, removed)
+    answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
+    answered |= Q(finalized_at__lte=now - ANSWERING) | Q(is_finalized=False, expires_at__lte=now - ANSWERING)
+    _orphans("payloads", (Q(is_finalized=True) | Q(expires_at__lte=now)) & answered, 0, removed)
     if not removed.dry_run:
         Job.objects.filter(result_inline_base64__isnull=False, expires_at__lte=now).update(result_inline_base64=None)
     for path in _files_in("tmp", ORPHAN_SECONDS):

@@ -32,7 +32,7 @@ from jobs.models import Job
 from photoslot.database import connection_kwargs
 from providers import limits
 from providers.base import Reason
-from providers.limits import Ending, Permit
+from providers.limits import Ending, NewCall, Permit
 from stats import journal
 from stats.journal import Step, Tally
 
@@ -102,6 +102,17 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
+class SealedAccount:
+    """A provider's account as it is stored; the defaults are those of a provider that has none and needs none."""
+
+    is_enabled: bool = True
+    encrypted_key: str = field(default="", repr=False)
+    base_url: str = ""
+    encrypted_proxy_url: str = field(default="", repr=False)
+    is_limited: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A job in a worker's hands until its lease runs out; `token` is what proves it."""
 
@@ -113,20 +124,18 @@ class Claim:
     operation_id: str
     settings_json: dict[str, Any]
     template_media: dict[str, str]
+    metadata: dict[str, str] = field(repr=False)
     payload_path: str
     payload_mime_type: str
     provider_job_reference: str | None
+    used_fallback: bool
     claims: int
     created_at: datetime
     expires_at: datetime
     seconds_left: float
-    # The provider's account; a provider without one needs none.
-    is_enabled: bool = True
-    encrypted_key: str = field(default="", repr=False)
-    base_url: str = ""
-    encrypted_proxy_url: str = field(default="", repr=False)
-    is_limited: bool = False
-    # What earlier workers did: how many calls, the one that is still under way, and whether one may have been billed.
+    account: SealedAccount = SealedAccount()  # of the slot's first provider
+    # What earlier workers did with the provider whose turn it is: how many calls, the one that is still under way, and
+    # whether one may have been billed.
     earlier_calls: int = 0
     open_call: int | None = None
     may_have_been_billed: bool = False
@@ -176,6 +185,8 @@ class Closed:
     expires_at: datetime
     payload_path: str | None
     provider_job_reference: str | None
+    used_fallback: bool
+    photo_is_wanted: bool  # by the booth's answer: the slot has `on_failure`
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +196,7 @@ class Outcome:
     id: UUID
     slot_id: str
     provider_id: str
+    payload_path: str | None
     is_finalized: bool
     failure_reason: str | None
     error_reason: str | None
@@ -196,11 +208,26 @@ class Outcome:
     expires_at: datetime
     claim_token: UUID | None
     provider_job_reference: str | None
+    used_fallback: bool
+    reply: str | None  # the setting of this name
+    photo_is_wanted: bool
 
     def was_made_by(self, claim: Claim) -> bool:
         """Whether the holder of this claim ended the job; nobody else can end it in these two ways."""
         own_end = self.failure_reason in (None, Job.Failure.PROVIDER_ERROR)
         return self.is_finalized and own_end and self.claim_token == claim.token
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecipe:
+    """A job's photo and what was to be made of it."""
+
+    provider_id: str
+    operation_id: str
+    settings_json: dict[str, Any]
+    template_media: dict[str, str]
+    payload_path: str
+    payload_mime_type: str
 
 
 # One statement, under the advisory lock, so that count and insert see the same queue. The photo's twin is looked for
@@ -230,22 +257,37 @@ SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp
 FROM (SELECT *, false AS joined FROM made UNION ALL SELECT *, true FROM twin) AS ticket
 """
 
-# Claims take turns where an account has a limit, so that two never see the same free place.
 CLAIM_LOCK = 0x636C61696D  # "claim"
+# Claims take turns where an account or a waiting job's slot has a limit, so that two never see the same free place.
 CLAIM_TURN = """
 SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
-    SELECT FROM providers_provideraccount WHERE max_concurrent IS NOT NULL OR per_minute IS NOT NULL)
+    SELECT FROM providers_provideraccount WHERE max_concurrent IS NOT NULL OR per_minute IS NOT NULL
+) OR EXISTS (
+    SELECT FROM jobs_job WHERE NOT is_finalized AND settings_json ? 'max_concurrent'
+)
 """
 
-# Oldest first, of each provider as many as its account has room for: one that is full holds up no other's jobs.
-#   ready  what waits, or whose worker is gone, with its turn at its provider
+# Oldest first, of each provider and of each slot as many as have room: one that is full holds up no other's jobs.
+#   ready  what waits, or whose worker is gone, with its turn at its provider and in its slot
 #   next   what is taken; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than LIMIT.
 #          The conditions stand again, for a row that somebody else has changed meanwhile.
-# Calls at once are the jobs under way and the calls that outlive a job's end for a moment; a
-# killed worker's do not count.
-CLAIM = """
+# Calls at once are the jobs under way and the guests' calls; a killed worker's jobs do not count.
+_BUSY = """(
+        SELECT count(*) FROM jobs_job AS busy
+        WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
+          AND busy.provider_id = account.provider_id
+      ) + (
+        SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS caller ON caller.id = call.job_id
+        WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id
+          AND (caller.is_finalized OR caller.provider_id <> call.provider_id)
+          AND call.at > clock_timestamp() - interval '3 minutes'
+      )
+"""
+CLAIM = (
+    """
 WITH ready AS MATERIALIZED (
-    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn
+    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn,
+        row_number() OVER (PARTITION BY slot_id ORDER BY created_at) AS turn_in_slot
     FROM jobs_job
     WHERE NOT is_finalized AND expires_at > clock_timestamp() AND provider_id = ANY(%(providers)s)
       AND (status = 'pending' OR lease_expires_at < clock_timestamp())
@@ -256,17 +298,18 @@ WITH ready AS MATERIALIZED (
     LEFT JOIN providers_provideraccount AS account ON account.provider_id = job.provider_id
     WHERE NOT job.is_finalized AND (job.status = 'pending' OR job.lease_expires_at < clock_timestamp())
       AND (account.max_concurrent IS NULL OR turn <= account.max_concurrent - (
-        SELECT count(*) FROM jobs_job AS busy
-        WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
-          AND busy.provider_id = account.provider_id
-      ) - (
-        SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS ended ON ended.id = call.job_id
-        WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id AND ended.is_finalized
-          AND call.at > clock_timestamp() - interval '3 minutes'
+"""
+    + _BUSY
+    + """
       ))
       AND (account.per_minute IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= account.per_minute - (
         SELECT count(*) FROM providers_providercall AS call
         WHERE call.provider_id = account.provider_id AND call.at > clock_timestamp() - make_interval(secs => %(window)s)
+      ))
+      AND (NOT job.settings_json ? 'max_concurrent' OR turn_in_slot <= (job.settings_json ->> 'max_concurrent')::int - (
+        SELECT count(*) FROM jobs_job AS busy
+        WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
+          AND busy.slot_id = job.slot_id
       ))
     ORDER BY job.created_at
     LIMIT %(limit)s
@@ -278,17 +321,34 @@ UPDATE jobs_job AS job SET
     claimed_at = coalesce(claimed_at, clock_timestamp()), updated_at = clock_timestamp()
 FROM next WHERE job.id = next.id
 RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_id, settings_json, template_media,
-    payload_path, payload_mime_type, provider_job_reference, claims, created_at, expires_at,
+    metadata, payload_path, payload_mime_type, provider_job_reference, used_fallback, claims, created_at, expires_at,
     extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left,
-    coalesce(is_enabled, true) AS is_enabled, coalesce(encrypted_key, '') AS encrypted_key,
-    coalesce(base_url, '') AS base_url, coalesce(encrypted_proxy_url, '') AS encrypted_proxy_url, is_limited
+    is_enabled, encrypted_key, base_url, encrypted_proxy_url, is_limited
+"""
+)
+
+# Whether a fallback's call may be one more of those at once.
+HAS_ROOM = (
+    """
+SELECT account.max_concurrent IS NULL OR account.max_concurrent > (
+"""
+    + _BUSY
+    + ") FROM providers_provideraccount AS account WHERE provider_id = %s"
+)
+ROOM_SECONDS = 0.25  # between two looks for it
+
+ACCOUNT = """
+SELECT is_enabled, encrypted_key, base_url, encrypted_proxy_url,
+    coalesce(max_concurrent, per_minute, per_day) IS NOT NULL AS is_limited
+FROM providers_provideraccount WHERE provider_id = %s
 """
 
 EARLIER_CALLS = """
 SELECT job_id, count(*) FILTER (WHERE ended_at IS NOT NULL) AS earlier_calls,
-    max(id) FILTER (WHERE ended_at IS NULL) AS open_call,
+    max(call.id) FILTER (WHERE ended_at IS NULL) AS open_call,
     bool_or(ended_at IS NULL OR outcome = 'ambiguous') AS may_have_been_billed
-FROM providers_providercall WHERE job_id = ANY(%s) GROUP BY job_id
+FROM providers_providercall AS call JOIN jobs_job AS job ON job.id = call.job_id AND used_fallback = is_fallback
+WHERE job_id = ANY(%s) GROUP BY job_id
 """
 
 EXTEND = """
@@ -302,6 +362,11 @@ UPDATE jobs_job SET provider_job_reference = %s, updated_at = clock_timestamp()
 WHERE id = %s AND claim_token = %s AND NOT is_finalized
 """
 
+FALL_BACK = """
+UPDATE jobs_job SET used_fallback = true, provider_job_reference = NULL, updated_at = clock_timestamp()
+WHERE id = %s AND claim_token = %s AND NOT is_finalized
+"""
+
 RELEASE = """
 UPDATE jobs_job SET status = 'pending', claim_token = NULL, lease_expires_at = NULL, updated_at = clock_timestamp()
 WHERE id = ANY(%s) AND claim_token = ANY(%s) AND NOT is_finalized
@@ -309,10 +374,18 @@ RETURNING id
 """
 
 # The four ends. Each leaves the lease and the hand-off of a result as its kind of end wants them.
-_CLOSED = """
-RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at, payload_path,
-    provider_job_reference
+# A job that failed leaves its photo to the booth's answer where the slot says so (`on_failure`).
+_PHOTO_IS_WANTED = """
+    coalesce(settings_json ->> 'on_failure' = 'original' AND failure_reason IN ('timeout', 'provider_error'), false)
+        AS photo_is_wanted
 """
+_CLOSED = (
+    """
+RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at, payload_path,
+    provider_job_reference, used_fallback,
+"""
+    + _PHOTO_IS_WANTED
+)
 
 SUCCEED = (
     """
@@ -356,11 +429,29 @@ WHERE id = %(id)s AND NOT is_finalized
     + _CLOSED
 )
 
+# A picture that came after the deadline, for a slot with `finish_late`: the job stays a timeout.
+ADD_LATE_RESULT = """
+UPDATE jobs_job SET
+    updated_at = statement_timestamp(), result_expires_at = statement_timestamp() + %(retention)s,
+    result_file_path = %(path)s, result_mime_type = %(mime_type)s, result_size_bytes = %(size_bytes)s,
+    result_checksum = %(checksum)s
+WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout' AND result_checksum IS NULL
+"""
+
 OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= clock_timestamp() ORDER BY created_at"
 
-LOOK = """
-SELECT id, slot_id, provider_id, is_finalized, failure_reason, error_reason, result_file_path, result_inline_base64,
-    result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token, provider_job_reference
+LOOK = (
+    """
+SELECT id, slot_id, provider_id, payload_path, is_finalized, failure_reason, error_reason, result_file_path,
+    result_inline_base64, result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token,
+    provider_job_reference, used_fallback, settings_json ->> 'reply' AS reply,
+"""
+    + _PHOTO_IS_WANTED
+    + "FROM jobs_job WHERE id = %s"
+)
+
+RECIPE = """
+SELECT provider_id, operation_id, settings_json, template_media, payload_path, payload_mime_type
 FROM jobs_job WHERE id = %s
 """
 
@@ -412,16 +503,29 @@ class Queue:
         }
         async with self.connection() as connection, connection.transaction():
             await connection.execute(CLAIM_TURN, (CLAIM_LOCK,))
-            cursor = connection.cursor(row_factory=class_row(Claim))
-            claims = await (await cursor.execute(CLAIM, values)).fetchall()
-            claims = await _with_earlier_calls(connection, claims)
+            cursor = connection.cursor(row_factory=dict_row)
+            rows = await (await cursor.execute(CLAIM, values)).fetchall()
+            claims = await _with_earlier_calls(connection, [_claim(row) for row in rows])
             await journal.write(connection, [_dispatched(claim) for claim in claims])
         return sorted(claims, key=lambda claim: claim.created_at)
 
-    async def begin_call(self, claim: Claim) -> Permit:
-        """Writes a call to the claim's provider down, if it may be made now. Raises `PermanentError`."""
+    async def account(self, provider_id: str) -> SealedAccount:
+        """As `Claim.account`, for a provider that a slot falls back to."""
+        async with self.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(SealedAccount))
+            return await (await cursor.execute(ACCOUNT, (provider_id,))).fetchone() or SealedAccount()
+
+    async def begin_call(self, claim: Claim, call: NewCall) -> Permit:
+        """Writes the call down, if it may be made now. Raises `PermanentError`.
+
+        The claim holds a place at the slot's own provider; at another, which its fallback names, one must be free."""
         async with self.connection() as connection, connection.transaction():
-            return await limits.begin_call(connection, claim.provider_id, claim.slot_id, claim.id)
+            if call.provider_id != claim.provider_id:
+                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (CLAIM_LOCK,))
+                room = await (await connection.execute(HAS_ROOM, (call.provider_id,))).fetchone()
+                if room is not None and not room[0]:
+                    return Permit(None, ROOM_SECONDS)
+            return await limits.begin_call(connection, call)
 
     async def end_call(self, call_id: int, ending: Ending) -> None:
         """What came of it, and what it cost. The first ending stands."""
@@ -444,12 +548,16 @@ class Queue:
         async with self.connection() as connection:
             return (await connection.execute(REFER, (reference, claim.id, claim.token))).rowcount == 1
 
+    async def fall_back(self, claim: Claim) -> bool:
+        """From now on it is the turn of the slot's fallback, also for another worker. False: no longer ours."""
+        async with self.connection() as connection:
+            return (await connection.execute(FALL_BACK, (claim.id, claim.token))).rowcount == 1
+
     async def finalize(self, claim: Claim, ending: Result | Failure, report: Report) -> Closed | None:
         """Ends the job with a picture or a failure. None: it has ended already, is past its deadline or is another
         worker's; nothing was changed."""
         if isinstance(ending, Result):
-            retention = timedelta(hours=settings.RESULT_RETENTION_HOURS)
-            values = {name: getattr(ending, name) for name in Result.__slots__} | {"retention": retention}
+            values = _result_values(ending)
             statement, step, outcome = SUCCEED, _succeeded(claim, ending), "success"
         else:
             values = {"reason": ending.reason.value, "message": ending.message[: journal.ERROR_LENGTH]}
@@ -485,6 +593,14 @@ class Queue:
             cursor = connection.cursor(row_factory=class_row(Outcome))
             return await (await cursor.execute(LOOK, (job_id,))).fetchone()
 
+    async def recipe(self, job_id: UUID) -> JobRecipe:
+        """The job's photo and what was to be made of it."""
+        async with self.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(JobRecipe))
+            recipe = await (await cursor.execute(RECIPE, (job_id,))).fetchone()
+        assert recipe, "jobs are removed long after their booths have gone"
+        return recipe
+
     async def finished_of(self, job_ids: Collection[UUID]) -> set[UUID]:
         """Which of these jobs have ended: what polling asks, once for all that wait in a process."""
         async with self.connection() as connection:
@@ -508,6 +624,16 @@ class Queue:
             await journal.count_late_answer(
                 connection, claim.created_at, claim.slot_id, claim.provider_id, claim.source
             )
+
+    async def add_late_result(self, claim: Claim, result: Result, steps: Sequence[Step]) -> bool:
+        """Puts a picture that came after the deadline under the job's public link. False: the job has not timed out,
+        or has one; nothing was changed."""
+        values = _result_values(result) | {"id": claim.id, "token": claim.token}
+        async with self.connection() as connection, connection.transaction():
+            if (await connection.execute(ADD_LATE_RESULT, values)).rowcount == 0:
+                return False
+            await journal.write(connection, [*steps, _finished_late(claim, result)])
+        return True
 
     async def seen(self, **process: Any) -> None:
         """This process lives (`jobs.models.Process`)."""
@@ -585,6 +711,17 @@ async def open_queue(connections: int = 8) -> AsyncIterator[Queue]:
         await pool.close()
 
 
+def _claim(row: dict[str, Any]) -> Claim:
+    """The statement's row; without an account, the columns of one are all None."""
+    sealed = {name: row.pop(name) for name in SealedAccount.__slots__}
+    return Claim(**row, account=SealedAccount() if sealed["is_enabled"] is None else SealedAccount(**sealed))
+
+
+def _result_values(result: Result) -> dict[str, Any]:
+    retention = timedelta(hours=settings.RESULT_RETENTION_HOURS)
+    return {name: getattr(result, name) for name in Result.__slots__} | {"retention": retention}
+
+
 async def _with_earlier_calls(connection: AsyncConnection[Any], claims: list[Claim]) -> list[Claim]:
     """Those that were in a worker's hands before learn what came of that."""
     again = [claim.id for claim in claims if claim.claims > 1]
@@ -658,6 +795,12 @@ def _succeeded(claim: Claim, result: Result) -> Step:
         result_checksum=result.checksum,
         inline_preview=result.inline_base64 is not None,
     )
+
+
+def _finished_late(claim: Claim, result: Result) -> Step:
+    message = gettext_noop("The picture came after the deadline; it is under the job's public link")
+    details = {"result_file_path": result.path, "result_checksum": result.checksum}
+    return _step(claim, "provider_responded", message, **details)
 
 
 def _failed(claim: Claim, failure: Failure) -> Step:

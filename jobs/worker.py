@@ -57,7 +57,7 @@ class Worker:
         self._id = uuid4()
         self._wake = asyncio.Event()
         self._places = Places(concurrency, self._wake_up)
-        self._runner = Runner(queue, self._places)
+        self._runner = Runner(queue)
         self._running: dict[UUID, tuple[JobRun, asyncio.Task[None]]] = {}
         self._leaving = asyncio.Event()
         self._at_once = asyncio.Event()
@@ -113,8 +113,7 @@ class Worker:
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
             return 0
         for claim in claims:
-            self._places.take()
-            run = self._runner.begin(claim)
+            run = self._runner.begin(claim, self._places.take())
             self._running[claim.id] = run, asyncio.create_task(self._work(run), name=f"job {claim.id}")
         return len(claims)
 
@@ -125,7 +124,7 @@ class Worker:
             logger.error("The database went away; job %s is left to its deadline or another worker", run.claim.id)
         finally:
             self._running.pop(run.claim.id, None)
-            run.leave_place()
+            run.place.leave()
             if not self._running:
                 self._runner.rest()
             self._wake.set()

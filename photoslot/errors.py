@@ -36,6 +36,7 @@ STATUS_OF: Mapping[str, int] = {
     "unsupported_media_type": 415,
     "range_not_satisfiable": 416,
     "queue_busy": 429,
+    "budget_exhausted": 429,
     "rate_limited": 429,
     "internal_error": 500,
     "provider_error": 502,

@@ -62,13 +62,19 @@ class Clock:
     """The time left for one photo, on the event loop's clock: the one that the time-outs go by."""
 
     deadline: float
+    overtime: float = 0  # seconds after the deadline in which what has begun may still finish
 
     @classmethod
-    def of(cls, seconds: float) -> Clock:
-        return cls(_now() + seconds)
+    def of(cls, seconds: float, overtime: float = 0) -> Clock:
+        return cls(_now() + seconds, overtime)
 
     def left(self) -> float:
+        """Until the deadline, after which nothing is begun."""
         return self.deadline - _now()
+
+    def left_in_all(self) -> float:
+        """Until nothing goes on any more."""
+        return self.left() + self.overtime
 
 
 def _now() -> float:
@@ -122,6 +128,8 @@ async def _made(
                     payload = await _within(clock, provider.prepare_payload(request))
                     prepared.append(payload)
                 await observer.permit()
+                if clock.left() <= 0:  # nothing is sent that cannot be answered in time
+                    raise DeadlineReached
                 started = _now()
             answer = await _attempt(provider, payload, clock, observer, reference)
             seconds, usage = _now() - started, answer.usage
@@ -172,9 +180,9 @@ async def _poll(provider: Provider[Any], reference: str, clock: Clock, observer:
         else:
             if picture is not None:
                 return picture
-        pause = min(provider.poll_seconds, clock.left() - LAST_POLL_SECONDS)
+        pause = min(provider.poll_seconds, clock.left_in_all() - LAST_POLL_SECONDS)
         if pause <= 0:
-            await asyncio.sleep(max(0, clock.left()))
+            await asyncio.sleep(max(0, clock.left_in_all()))
             raise DeadlineReached
         await asyncio.sleep(pause)
 
@@ -190,9 +198,9 @@ async def tell_cancelled(provider: Provider[Any], reference: str) -> None:
 
 async def _within(clock: Clock, call: Coroutine[Any, Any, T], limit: float | None = None) -> T:
     """The call's answer. `TimeoutError` when it takes longer than its own limit, `DeadlineReached` when time is up."""
-    left = clock.left()
+    left = clock.left_in_all()
     if left <= 0:
-        call.close()  # never begun: nothing is sent that cannot be answered in time
+        call.close()  # never begun
         raise DeadlineReached
     try:
         async with asyncio.timeout(left if limit is None else min(left, limit)) as bound:

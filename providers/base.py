@@ -18,13 +18,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Annotated, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 from uuid import UUID
 
 from django.db.models import TextChoices
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from providers import placeholders
 
 Text = str | Promise
 PHOTO_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"})
@@ -76,7 +79,7 @@ class TransientError(ProviderError):
 
 
 class AmbiguousError(ProviderError):
-    """The request was sent and its answer lost: a paid call that may have been billed."""
+    """The request was sent, its answer lost or of no use: a paid call that may have been billed."""
 
 
 class PermanentError(ProviderError):
@@ -131,20 +134,57 @@ class Retry(BaseModel):
     repeat_ambiguous: bool = False  # also a paid call whose answer was lost: it may be billed twice (rule 12)
 
 
+class Fallback(BaseModel):
+    """What is tried when the slot's own provider fails for good and there is time. Its settings are those of its
+    operation, without `SLOT_SETTINGS`; `output` and `frame` are the slot's where it does not say its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    provider_id: str = Field(max_length=32)
+    operation_id: str = Field(max_length=32)
+    settings_json: dict[str, Any] = Field(default_factory=dict)
+
+
 class OperationSettings(BaseModel):
     """What every operation's `settings_json` may hold; an operation declares its own in a subclass."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     template_fields: ClassVar[tuple[str, ...]] = ("frame",)  # the fields whose value is a template media key
+    prompt_fields: ClassVar[tuple[str, ...]] = ("prompt", "negative_prompt")  # where placeholders are replaced
 
     output: Output | None = None
     frame: TemplateKey | None = None
     retry: Retry | None = None
+    # Of the slot, whoever makes the picture (contract §8).
+    fallback: Fallback | None = None
+    on_failure: Literal["original"] | None = None  # the booth gets its own photo back instead of an error
+    finish_late: bool = False  # the provider may finish after the deadline, for the guest's page
+    max_concurrent: int | None = Field(default=None, ge=1, le=1000)  # jobs of the slot at once
+    daily_budget: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False)  # US dollars a day (UTC)
+    reply: Literal["picture", "multipart"] = "picture"
+
+    @field_validator("prompt", "negative_prompt", check_fields=False)
+    @classmethod
+    def _placeholders_are_known(cls, text: str | None) -> str | None:
+        if names := placeholders.unknown(text or ""):
+            raise PydanticCustomError(
+                "unknown_placeholder", "No booth sends {names}.", {"names": ", ".join(f"{{{name}}}" for name in names)}
+            )
+        return text
+
+    def filled(self, fields: Mapping[str, str]) -> Self:
+        """With the booth's fields in place of the prompts' placeholders."""
+        prompts = {name: getattr(self, name, None) for name in self.prompt_fields}
+        return self.model_copy(update={n: placeholders.filled(text, fields) for n, text in prompts.items() if text})
 
     def template_keys(self) -> list[str]:
         """The keys of all template media that these settings point to."""
         return [key for name in self.template_fields if (key := getattr(self, name)) is not None]
+
+
+# The settings that are the slot's and not one provider's: a fallback has none of its own.
+SLOT_SETTINGS = ("fallback", "on_failure", "finish_late", "max_concurrent", "daily_budget", "reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +230,9 @@ class Provider(ABC, Generic[P]):
     poll_seconds: ClassVar[float] = 2.5
     photo_types: ClassVar[frozenset[str]] = PHOTO_TYPES  # what a slot of this provider takes from booths
 
-    # The pictures behind public links, for `requires_public_media`: their types, and the pixels that are of use.
+    # The pictures behind public links, for `requires_public_media`: their types, and the pixels a side that are of use.
     media_accepts: ClassVar[frozenset[str]] = frozenset({"image/jpeg", "image/png"})
-    media_useful_pixels: ClassVar[int] = 4_000_000
+    media_max_side: ClassVar[int] = 2400
 
     def __init__(self, account: Account) -> None:
         self.account = account

@@ -48,8 +48,15 @@ PROBE = """
 UPDATE providers_provideraccount SET open_until = clock_timestamp() + make_interval(secs => %s) WHERE provider_id = %s
 """
 
+# Calls whose cost is not known count nothing; those under way are made all the same when the budget is used up.
+SPENT_TODAY = """
+SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
+WHERE slot_id = %s AND at >= date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+"""
+
 BEGIN = """
-INSERT INTO providers_providercall (provider_id, slot_id, job_id, at) VALUES (%s, %s, %s, clock_timestamp())
+INSERT INTO providers_providercall (provider_id, slot_id, job_id, is_fallback, at)
+VALUES (%s, %s, %s, %s, clock_timestamp())
 RETURNING id
 """
 
@@ -73,6 +80,17 @@ ANSWERED = """
 UPDATE providers_provideraccount SET failures = 0, open_until = NULL, open_reason = NULL
 WHERE provider_id = %s AND (failures > 0 OR open_until IS NOT NULL)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class NewCall:
+    """A call that a job is about to make."""
+
+    provider_id: str
+    slot_id: str
+    job_id: UUID
+    is_fallback: bool
+    daily_budget: float | None  # US dollars that the slot's calls may cost in a day (UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +137,20 @@ class Ending:
         return cls(ProviderCall.Outcome.FAILED, error.reason, error.usage)
 
 
-async def begin_call(connection: AsyncConnection[Any], provider_id: str, slot_id: str, job_id: UUID) -> Permit:
-    """Writes the call down if it may be made now. Raises `PermanentError` when the account is off, its breaker is open
-    or its day is used up."""
+async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> Permit:
+    """Writes the call down if it may be made now. Raises `PermanentError` when the account is off, its breaker is open,
+    its day is used up or the slot's money is spent."""
+    await _refuse_spent(connection, call)
     cursor = connection.cursor(row_factory=class_row(_Account))
-    account = await (await cursor.execute(ACCOUNT, (provider_id,))).fetchone()
+    account = await (await cursor.execute(ACCOUNT, (call.provider_id,))).fetchone()
     if account is not None:
         _refuse_closed(account)
-        if wait := await _wait(connection, provider_id, account):
+        if wait := await _wait(connection, call.provider_id, account):
             return Permit(None, wait)
         if account.open_seconds is not None:
-            await connection.execute(PROBE, (PROBE_SECONDS, provider_id))
-    row = await (await connection.execute(BEGIN, (provider_id, slot_id, job_id))).fetchone()
+            await connection.execute(PROBE, (PROBE_SECONDS, call.provider_id))
+    values = call.provider_id, call.slot_id, call.job_id, call.is_fallback
+    row = await (await connection.execute(BEGIN, values)).fetchone()
     assert row
     return Permit(row[0])
 
@@ -159,6 +179,15 @@ async def _move_breaker(connection: AsyncConnection[Any], provider_id: str, endi
         most, rest = BREAKER[ending.reason]
         values = {"provider_id": provider_id, "most": most, "rest": rest, "reason": ending.reason.value}
         await connection.execute(FAILED, values)
+
+
+async def _refuse_spent(connection: AsyncConnection[Any], call: NewCall) -> None:
+    if call.daily_budget is None:
+        return
+    row = await (await connection.execute(SPENT_TODAY, (call.slot_id,))).fetchone()
+    assert row
+    if row[0] >= call.daily_budget:
+        raise PermanentError(Reason.QUOTA, f"Not asked: the slot's budget of {call.daily_budget} USD a day is used up")
 
 
 def _refuse_closed(account: _Account) -> None:

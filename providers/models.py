@@ -109,6 +109,7 @@ class ProviderCall(models.Model):
     provider_id = models.CharField(_("provider"), max_length=32)
     slot_id = models.CharField(_("slot"), max_length=32)
     job_id = models.UUIDField(_("job"))
+    is_fallback = models.BooleanField(_("fallback"), db_default=False)
     at = models.DateTimeField(_("when"), db_default=Now())
     ended_at = models.DateTimeField(_("ended"), null=True)
     outcome = models.CharField(_("outcome"), max_length=10, choices=Outcome, null=True)
@@ -126,6 +127,8 @@ class ProviderCall(models.Model):
             models.Index(fields=["provider_id", "at"], name="calls_of_provider"),
             # Calls under way: few, whatever the table holds. Concurrency counts those that outlive their job.
             models.Index(fields=["provider_id"], condition=Q(ended_at=None), name="calls_under_way"),
+            # A slot's money of the day.
+            models.Index(fields=["slot_id", "at"], name="calls_of_slot"),
             # One job's calls: its cost in the admin, its earlier attempts when it is taken up again.
             models.Index(fields=["job_id"], name="calls_of_job"),
             # Retention: purge removes from the old end.

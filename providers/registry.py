@@ -7,8 +7,9 @@ from typing import Any
 
 from django.conf import settings
 from django.utils.module_loading import import_string
+from pydantic import ValidationError
 
-from providers.base import Operation, Provider
+from providers.base import Operation, OperationSettings, PermanentError, Provider, Reason
 
 
 @cache
@@ -21,6 +22,19 @@ def classes() -> dict[str, type[Provider[Any]]]:
 def operation(provider_id: str, operation_id: str) -> Operation | None:
     provider = classes().get(provider_id)
     return next((o for o in provider.operations if o.id == operation_id), None) if provider else None
+
+
+def parsed(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
+    """A job's snapshot of settings, checked again: since then the service may have been upgraded. Raises
+    `PermanentError`."""
+    known = operation(provider_id, operation_id)
+    if known is None:
+        raise PermanentError(Reason.BAD_SETTINGS, "The provider no longer has this operation")
+    try:
+        return known.settings.model_validate(settings_json)
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
+        raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
 
 
 def provider_name(provider_id: str) -> str:

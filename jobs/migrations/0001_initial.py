@@ -80,6 +80,7 @@ class Migration(migrations.Migration):
                 ('lease_expires_at', models.DateTimeField(null=True, verbose_name="worker's lease until")),
                 ('claims', models.PositiveSmallIntegerField(db_default=0, verbose_name='claims')),
                 ('provider_job_reference', models.CharField(max_length=255, null=True, verbose_name="provider's reference")),
+                ('used_fallback', models.BooleanField(db_default=False, verbose_name='fell back')),
                 ('payload_path', models.CharField(max_length=100, null=True, verbose_name='photo')),
                 ('payload_mime_type', models.CharField(max_length=40, verbose_name="photo's type")),
                 ('payload_digest', models.BinaryField(max_length=32)),
@@ -110,6 +111,7 @@ class Migration(migrations.Migration):
             name='MediaObject',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
+                ('setting_key', models.CharField(max_length=64, null=True, verbose_name='key')),
                 ('path', models.CharField(max_length=100, verbose_name='file')),
                 ('mime_type', models.CharField(max_length=40, verbose_name='type')),
                 ('size_bytes', models.PositiveBigIntegerField(verbose_name='size, bytes')),
@@ -160,7 +162,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='job',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('result_checksum', None), ('result_expires_at', None), ('result_file_path', None)), models.Q(('failure_reason', None), ('is_finalized', True), ('result_checksum__isnull', False), ('result_expires_at__isnull', False), ('result_mime_type__isnull', False), ('result_size_bytes__isnull', False)), _connector='OR'), name='job_result_is_whole'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('result_checksum', None), ('result_expires_at', None), ('result_file_path', None)), models.Q(models.Q(('failure_reason', None), ('failure_reason', 'timeout'), _connector='OR'), ('is_finalized', True), ('result_checksum__isnull', False), ('result_expires_at__isnull', False), ('result_mime_type__isnull', False), ('result_size_bytes__isnull', False)), _connector='OR'), name='job_result_is_whole'),
         ),
         migrations.AddConstraint(
             model_name='job',
@@ -177,5 +179,9 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name='mediaobject',
             index=models.Index(fields=['expires_at'], name='media_object_to_purge'),
+        ),
+        migrations.AddConstraint(
+            model_name='mediaobject',
+            constraint=models.UniqueConstraint(fields=('job', 'setting_key'), name='media_object_once_per_job'),
         ),
     ]

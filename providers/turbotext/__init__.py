@@ -39,10 +39,9 @@ class Turbotext(Provider[Payload]):
     poll_seconds: ClassVar[float] = 2.5  # Turbotext asks for 2 to 3 s
     # A result may be announced a moment before its file is there; with these pauses a poll still ends within its 5 s.
     download_pauses: ClassVar[tuple[float, ...]] = (0.5, 1.0)  # seconds
-    # What the published pictures must be: JPEG or PNG, upright, and no larger than serves. Documented results have at
-    # most 1.4 megapixels; three times that leaves room to crop.
+    # Documented results have at most 1.4 megapixels, 1400 a side or so; this leaves room to crop.
     media_accepts: ClassVar[frozenset[str]] = frozenset({"image/jpeg", "image/png"})
-    media_useful_pixels: ClassVar[int] = 4_000_000
+    media_max_side: ClassVar[int] = 2400
 
     def __init__(self, account: Account) -> None:
         super().__init__(account)

@@ -15,7 +15,7 @@ from tests.queueing import PICTURE, REPORT, admitted, blocked, claimed, end_leas
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
 CLAIMERS = 8
-VALUES = {"providers": ["instant"], "limit": 1, "lease": "8 s"}
+VALUES = {"providers": ["instant"], "limit": 1, "lease": "8 s", "window": 61}
 
 
 async def test_oldest_first(queue: Queue) -> None:
@@ -35,7 +35,7 @@ async def test_only_the_providers_asked_for(queue: Queue) -> None:
 
 async def test_without_the_lock_two_workers_get_the_same_job(queue: Queue) -> None:
     await admitted(queue)
-    unguarded = CLAIM.replace("FOR UPDATE SKIP LOCKED", "")
+    unguarded = CLAIM.replace("FOR UPDATE OF job SKIP LOCKED", "")
     assert unguarded != CLAIM
     async with queue.connection() as one, queue.connection() as two:
         async with one.transaction():

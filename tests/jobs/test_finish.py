@@ -8,7 +8,7 @@ from PIL import Image
 from jobs.finish import finish
 from photoslot import images
 from photoslot.demo_scene import scene
-from providers.base import OperationSettings, Output, PermanentError, Picture, Reason, TransientError
+from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 
 pytestmark = pytest.mark.unit
 
@@ -84,7 +84,7 @@ def test_a_frame_alone_keeps_size_and_format(format: images.Format) -> None:
 @pytest.mark.parametrize("data", [b"", b"<html>busy</html>", JPEG.data[:20]], ids=["nothing", "text", "half a header"])
 @pytest.mark.parametrize("settings", [OperationSettings(), OperationSettings(output=Output(width=20))])
 def test_an_answer_that_is_no_picture_may_be_tried_again(data: bytes, settings: OperationSettings) -> None:
-    with pytest.raises(TransientError) as caught:
+    with pytest.raises(AmbiguousError) as caught:
         finish(Picture(data, "image/jpeg"), settings, {})
     assert caught.value.reason == Reason.NO_IMAGE
 
@@ -92,12 +92,12 @@ def test_an_answer_that_is_no_picture_may_be_tried_again(data: bytes, settings: 
 def test_a_type_that_no_booth_is_given_is_no_picture() -> None:
     buffer = BytesIO()
     PHOTO.save(buffer, "HEIF")
-    with pytest.raises(TransientError, match="image/heic"):
+    with pytest.raises(AmbiguousError, match="image/heic"):
         finish(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(), {})
 
 
 def test_a_bomb_is_not_passed_on() -> None:
-    with pytest.raises(TransientError, match="more than 1000 pixels"):
+    with pytest.raises(AmbiguousError, match="more than 1000 pixels"):
         finish(JPEG, OperationSettings(), {}, max_pixels=1000)
 
 

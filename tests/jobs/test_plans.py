@@ -24,7 +24,7 @@ FROM generate_series(1, 20000) AS i
 # Statement, its values, and the indexes it must go by.
 STATEMENTS: dict[str, tuple[str, Any, set[str]]] = {
     "admit": (ADMIT, _admission(new_job(), 30), {"job_unfinished", "job_undelivered_photo"}),
-    "claim": (CLAIM, {"providers": ["instant"], "limit": 4, "lease": "8 s"}, {"job_unfinished"}),
+    "claim": (CLAIM, {"providers": ["instant"], "limit": 4, "lease": "8 s", "window": 61}, {"job_unfinished"}),
     "overdue": (OVERDUE, None, {"job_unfinished"}),
     "look": (LOOK, (uuid4(),), {"jobs_job_pkey"}),
 }

@@ -106,7 +106,8 @@ async def test_a_provider_that_fetches_is_given_a_link(queue: Queue, service: Pr
     (media,) = await sql(queue, "SELECT * FROM jobs_mediaobject")
     assert call.path == f"/instant/public/media/{media['id']}"
     job = await row(queue, job_id)
-    assert (media["job_id"], media["path"], media["size_bytes"]) == (job_id, job["payload_path"], len(jpeg()))
+    assert (media["job_id"], media["setting_key"], media["path"]) == (job_id, "", f"media/{media['id']}.jpg")
+    assert files.size(media["path"]) == media["size_bytes"]
     assert media["expires_at"] == job["expires_at"]
     sandbox.let_go()
     assert (await ended(queue, job_id)).failure_reason is None
@@ -163,8 +164,8 @@ async def begun(queue: Queue, sandbox: Sandbox) -> tuple[JobRun, asyncio.Task[No
     """A run whose provider holds its answer."""
     await posted(queue, "instant", "hold")
     (claim,) = await queue.claim(["instant"], 1)
-    runner = Runner(queue, Places(1, lambda: None))
-    run = runner.begin(claim)
+    runner = Runner(queue)
+    run = runner.begin(claim, Places(1, lambda: None).take())
     task = asyncio.create_task(run.bring_to_its_end())
     await asyncio.to_thread(sandbox.wait_for_calls, 1)
     return run, task, runner

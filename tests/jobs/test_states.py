@@ -109,7 +109,7 @@ async def test_every_move_from_every_state(queue: Queue, state: str, move: str) 
         ("job_result_is_whole", "result_file_path = 'results/x.jpg'"),
         (
             "job_result_is_whole",
-            """is_finalized = true, finalized_at = now(), failure_reason = 'timeout', result_checksum = 'c',
+            """is_finalized = true, finalized_at = now(), failure_reason = 'cancelled', result_checksum = 'c',
                result_mime_type = 'image/jpeg', result_size_bytes = 1, result_expires_at = now()""",
         ),
         ("job_success_has_result", "is_finalized = true, finalized_at = now()"),

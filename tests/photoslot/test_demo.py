@@ -89,9 +89,7 @@ def test_with_a_database_of_ones_own_none_is_started(database: None, tmp_path: P
     host = quote(config["HOST"], safe="")
     port = f":{config['PORT']}" if config["PORT"] else ""
     try:
-        code, said = checkout.manage(
-            "demo", DATABASE_URL=f"postgres://{login}@{host}{port}/photoslot_demo", SECRET_KEY="tests"
-        )
+        code, said = checkout.manage("demo", DATABASE_URL=f"postgres://{login}@{host}{port}/photoslot_demo", DEBUG="1")
         assert code == 0, said
         assert not checkout.server.data.exists()
         assert not Path(checkout.server.host).exists()

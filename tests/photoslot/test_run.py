@@ -189,7 +189,7 @@ def test_ctrl_c_while_it_starts(other: Checkout) -> None:
 
 
 def test_a_database_that_is_not_there_is_said_in_a_sentence(other: Checkout) -> None:
-    code, said = other.manage("run", DATABASE_URL="postgres://nobody@127.0.0.1:1/none", SECRET_KEY="tests")
+    code, said = other.manage("run", DATABASE_URL="postgres://nobody@127.0.0.1:1/none", DEBUG="1")
     assert code == 1
     assert "Preparing the database failed" in said
     assert "DATABASE_URL" in said
