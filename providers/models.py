@@ -50,10 +50,12 @@ class ProviderAccount(models.Model):
         help_text=_("Empty: no limit."),
     )
 
-    # The circuit breaker (`limits`): closed while `open_until` is empty.
+    # The circuit breaker (`limits`): closed while `open_until` is empty; half-open, with one call let through to see,
+    # once that has passed.
     failures = models.PositiveIntegerField(_("failures in a row"), db_default=0, editable=False)
     open_until = models.DateTimeField(_("not asked until"), null=True, editable=False)
     open_reason = models.CharField(_("because"), max_length=14, choices=Reason, null=True, editable=False)
+    probe_call_id = models.BigIntegerField(null=True, editable=False)  # the call let through, while it is under way
 
     class Meta:
         verbose_name = _("provider account")
@@ -62,7 +64,8 @@ class ProviderAccount(models.Model):
         constraints = [
             models.CheckConstraint(
                 name="account_breaker_is_whole",
-                condition=Q(open_until=None, open_reason=None) | Q(open_until__isnull=False, open_reason__isnull=False),
+                condition=Q(open_until=None, open_reason=None, probe_call_id=None)
+                | Q(open_until__isnull=False, open_reason__isnull=False),
             ),
         ]
 
@@ -128,8 +131,14 @@ class ProviderCall(models.Model):
             models.Index(fields=["provider_id"], condition=Q(ended_at=None), name="calls_under_way"),
             # One job's calls: its cost in the admin, its earlier attempts when it is taken up again.
             models.Index(fields=["job_id"], name="calls_of_job"),
-            # Retention: purge removes from the old end.
+            # Retention: purge removes from the old end. The admin's list, newest first; today's figures.
             models.Index(fields=["at"], name="calls_by_age"),
+            # The admin's list by outcome, for those that are seldom; of those that are not, some are soon found.
+            models.Index(
+                fields=["outcome", "at"],
+                condition=Q(outcome__in=["refused", "failed", "late", "cancelled", "ambiguous"]),
+                name="calls_that_made_nothing",
+            ),
         ]
         constraints = [
             models.CheckConstraint(
