@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from django.conf import settings
-from django.core.validators import MinValueValidator, URLValidator
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from photoslot import crypto
-from providers import registry
+from providers import entries, registry
 from providers.base import Account, Reason
 
 
@@ -33,7 +35,7 @@ class ProviderAccount(models.Model):
         related_name="+",
         verbose_name=_("key changed by"),
     )
-    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[URLValidator(["http", "https"])])
+    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[entries.check_address])
     encrypted_proxy_url = models.TextField(blank=True, editable=False)
 
     max_concurrent = models.PositiveIntegerField(
@@ -153,15 +155,25 @@ class ProviderCall(models.Model):
 
 def first_accounts(environment: Mapping[str, str]) -> list[ProviderAccount]:
     """Accounts for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
-    `_BASE_URL` and `_PROXY_URL`. Not saved."""
+    `_BASE_URL` and `_PROXY_URL`. Not saved. Raises `ImproperlyConfigured`."""
     known = set(ProviderAccount.objects.values_list("provider_id", flat=True))
-    accounts = []
-    for provider_id in registry.classes():
-        if provider_id in known:
-            continue
-        prefix = provider_id.upper()
-        account = ProviderAccount(provider_id=provider_id, base_url=environment.get(f"{prefix}_BASE_URL", ""))
-        account.set_key(environment.get(f"{prefix}_API_KEY", ""))
-        account.set_proxy_url(environment.get(f"{prefix}_PROXY_URL", ""))
-        accounts.append(account)
-    return accounts
+    return [_first(provider_id, environment) for provider_id in registry.classes() if provider_id not in known]
+
+
+def _first(provider_id: str, environment: Mapping[str, str]) -> ProviderAccount:
+    def given(name: str, check: Callable[[str], None]) -> str:
+        variable = f"{provider_id.upper()}_{name}"
+        value = environment.get(variable, "").strip()
+        try:
+            if value:
+                check(value)
+        except ValidationError as error:
+            raise ImproperlyConfigured(f"{variable}: {' '.join(error.messages)}") from None
+        return value
+
+    account = ProviderAccount(provider_id=provider_id, base_url=given("BASE_URL", entries.check_address))
+    account.set_proxy_url(given("PROXY_URL", entries.check_proxy_address))
+    if key := given("API_KEY", entries.check_key):
+        account.set_key(key)
+        account.key_updated_at = timezone.now()
+    return account
