@@ -42,7 +42,8 @@ FROM providers_provideraccount WHERE provider_id = %s FOR UPDATE
 USED = """
 SELECT count(*) FILTER (WHERE at > clock.window_start) AS in_window,
     count(*) FILTER (WHERE at >= clock.day_start) AS today,
-    extract(epoch FROM min(at) FILTER (WHERE at > clock.window_start) - clock.window_start)::float8 AS until_room
+    extract(epoch FROM min(at) FILTER (WHERE at > clock.window_start)
+        + make_interval(secs => %(window)s) - clock_timestamp())::float8 AS until_room
 FROM providers_providercall, (
     SELECT clock_timestamp() - make_interval(secs => %(window)s) AS window_start,
         CASE WHEN %(by_day)s THEN
