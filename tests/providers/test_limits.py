@@ -13,6 +13,7 @@ import pytest
 from django.utils import timezone
 
 import jobs.queue
+from jobs.models import Process
 from jobs.queue import CLAIM_LOCK, LEASE_SECONDS, Queue
 from photoslot.booth import Reply
 from photoslot.database import in_thread
@@ -21,8 +22,9 @@ from providers.base import PermanentError, Reason
 from providers.limits import WINDOW_SECONDS
 from providers.models import ProviderAccount, ProviderCall
 from tests.conftest import Booth, Processes, jpeg, set_slot
+from tests.photoslot.until import until
 from tests.providers.accounts_cast import account, begun, past_calls, use_gemini
-from tests.queueing import admitted, blocked
+from tests.queueing import admitted, blocked, sql
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
@@ -87,12 +89,19 @@ async def test_an_account_that_is_off_makes_no_call(queue: Queue) -> None:
 # Two at the same moment: first that the race is there, then that the lock stops it.
 
 
+async def done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> None:
+    """Returns once the task has its answer or waits for somebody's lock."""
+    waits = asyncio.create_task(blocked(queue, 1))
+    await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
+    waits.cancel()
+
+
 async def calls_of_two_at_once(queue: Queue) -> int:
     """The second asks while the first's transaction is still open."""
     async with queue.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, "gemini", "slot-001", uuid4())
         second = asyncio.create_task(begun(queue))
-        await asyncio.wait([second, asyncio.create_task(blocked(queue, 1))], return_when=asyncio.FIRST_COMPLETED)
+        await done_or_blocked(queue, second)
     return sum(permit.call_id is not None for permit in (first, await second))
 
 
@@ -104,13 +113,15 @@ async def test_the_minutes_last_call(queue: Queue, monkeypatch: pytest.MonkeyPat
 
 
 async def claims_of_two_at_once(queue: Queue) -> int:
-    """As above, for the claims of two workers."""
+    """As above, for the claims of two workers. Meanwhile older jobs come back, so that not the same rows are next."""
     values = {"providers": ["gemini"], "limit": 4, "lease": timedelta(seconds=LEASE_SECONDS), "window": WINDOW_SECONDS}
     async with queue.connection() as connection, connection.transaction():
         await connection.execute(jobs.queue.CLAIM_TURN, (CLAIM_LOCK,))
         first = await (await connection.execute(jobs.queue.CLAIM, values)).fetchall()
+        taken = [row[0] for row in first]
+        await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 h' WHERE id <> ALL(%s)", taken)
         second = asyncio.create_task(queue.claim(["gemini"], 4))
-        await asyncio.wait([second, asyncio.create_task(blocked(queue, 1))], return_when=asyncio.FIRST_COMPLETED)
+        await done_or_blocked(queue, second)
     return len(first) + len(await second)
 
 
@@ -137,6 +148,12 @@ def moments(wires: WireSandbox, seeded: list[float]) -> list[float]:
     return seeded + [call.at + offset for call in wires.calls("gemini")]
 
 
+def all_served(replies: list[Future[Reply]]) -> bool:
+    refusals = [reply.result().body for reply in replies if reply.result().status != 200]
+    assert refusals == []
+    return True
+
+
 class Party:
     """Twelve booths at a slow Gemini that 24 calls were made to in the last minute; then one at the studio's slot."""
 
@@ -149,8 +166,9 @@ class Party:
         processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="40")
         for _ in range(2):
             processes.worker()
+        until(lambda: Process.objects.filter(kind="worker").count() == 2)
         for number in range(24):
-            past_calls(1, 54 + number / 4)
+            past_calls(1, 53 + number / 4)
         self.before = [at.timestamp() for at in ProviderCall.objects.values_list("at", flat=True)]
 
     def arrive(self, booths: ThreadPoolExecutor) -> list[Future[Reply]]:
@@ -165,7 +183,7 @@ def test_without_limits_two_workers_call_as_often_as_they_have_places(
         replies = party.arrive(booths)
         wires.wait_for(lambda: len(wires.calls("gemini")) == 8)
         wires.let_go()
-    assert {reply.result().status for reply in replies} == {200}
+    assert all_served(replies)
     assert wires.most_open["gemini"] == 8
     assert most_in_a_minute(moments(wires, party.before)) > 30
 
@@ -180,7 +198,7 @@ def test_limits_of_3_at_once_and_30_a_minute_are_never_broken_and_the_studio_goe
         assert party.booth.post(jpeg(), "slot-002").status == 200  # claimed after the others were looked at
         assert len(wires.calls("gemini")) == 3
         wires.let_go()
-    assert {reply.result().status for reply in replies} == {200}
+    assert all_served(replies)
     assert wires.most_open["gemini"] == 3
     assert most_in_a_minute(moments(wires, party.before)) <= 30
 
