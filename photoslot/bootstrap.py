@@ -12,7 +12,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.db import transaction
 
 from ingest.models import IngestSettings
@@ -70,13 +69,8 @@ def _set_ingest_password() -> str | None:
 
 
 def _create_accounts() -> None:
-    """For each provider that has none. Raises `ImproperlyConfigured` for an address that is none."""
+    """For each provider that has none. Raises `ImproperlyConfigured`."""
     for account in first_accounts(os.environ):
-        try:
-            account.clean_fields()
-        except ValidationError as error:
-            variables = f"{account.provider_id.upper()}_BASE_URL"
-            raise ImproperlyConfigured(f"{variables}: {' '.join(error.messages)}") from None
         account.save()
 
 

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 
@@ -27,6 +28,16 @@ def integer(name: str, default: int, low: int, high: int) -> int:
 def words(name: str, default: str) -> list[str]:
     """The variable as a list of comma-separated words."""
     return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
+
+
+def check_fernet_keys(keys: list[str]) -> None:
+    """Refuses what is none, in words without it."""
+    for number, key in enumerate(keys, 1):
+        try:
+            Fernet(key)
+        except ValueError:
+            wanted = "32 bytes in URL-safe base64, 44 characters"
+            raise ImproperlyConfigured(f"Key {number} of FERNET_KEYS is no Fernet key ({wanted}).") from None
 
 
 def flag(name: str, default: bool) -> bool:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from photoslot import embedded_postgres
 from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
-from photoslot.environment import flag, generated_secret, integer, words
+from photoslot.environment import check_fernet_keys, flag, generated_secret, integer, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 if (BASE_DIR / ".env").exists():
@@ -60,6 +60,7 @@ if not FERNET_KEYS:
     if not EMBEDDED_POSTGRES and not DEBUG:
         raise ImproperlyConfigured("FERNET_KEYS must be set when DATABASE_URL is set and DEBUG is off.")
     FERNET_KEYS = [generated_secret(SECRETS_DIR / "fernet_key", lambda: Fernet.generate_key().decode())]
+check_fernet_keys(FERNET_KEYS)
 
 # The queue and the waiting (contract §2, §4, §10)
 QUEUE_MAX_IN_FLIGHT_JOBS = integer("QUEUE_MAX_IN_FLIGHT_JOBS", 12, 1, 100_000)

@@ -24,8 +24,14 @@ WINDOW_SECONDS = 61
 # After how many failures in a row an account is not asked any more, and for how many seconds. A provider that is
 # overloaded may be well again soon; a key or a balance is mended by a person.
 BREAKER = {Reason.OVERLOADED: (5, 30), Reason.AUTH: (2, 300), Reason.QUOTA: (2, 300)}
-# Then one call is let through to see; the others go on being refused until it has ended, or for this long.
+# Then one call, the probe, is let through to see; the others go on being refused until it has ended, or for this long:
+# a booth waits for no call longer, so after it the probe's worker is gone.
 PROBE_SECONDS = 60
+# Answers, also those about one photo or one recipe: whoever gives them is at work.
+ANSWERED_OUTCOMES = {ProviderCall.Outcome.MADE, ProviderCall.Outcome.REFUSED}
+ANSWERED_REASONS = {Reason.NO_IMAGE, Reason.BAD_PHOTO, Reason.BAD_TEMPLATE, Reason.BAD_SETTINGS}
+
+MODEL_LENGTH = 80  # the column's
 
 ACCOUNT = """
 SELECT is_enabled, per_minute, per_day, open_reason,
@@ -36,16 +42,20 @@ FROM providers_provideraccount WHERE provider_id = %s FOR UPDATE
 USED = """
 SELECT count(*) FILTER (WHERE at > clock.window_start) AS in_window,
     count(*) FILTER (WHERE at >= clock.day_start) AS today,
-    extract(epoch FROM min(at) FILTER (WHERE at > clock.window_start) - clock.window_start)::float8 AS until_room
+    extract(epoch FROM min(at) FILTER (WHERE at > clock.window_start)
+        + make_interval(secs => %(window)s) - clock_timestamp())::float8 AS until_room
 FROM providers_providercall, (
     SELECT clock_timestamp() - make_interval(secs => %(window)s) AS window_start,
-        date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS day_start
+        CASE WHEN %(by_day)s THEN
+            date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' END AS day_start
 ) AS clock
 WHERE provider_id = %(provider_id)s AND at >= least(clock.window_start, clock.day_start)
 """
 
 PROBE = """
-UPDATE providers_provideraccount SET open_until = clock_timestamp() + make_interval(secs => %s) WHERE provider_id = %s
+UPDATE providers_provideraccount SET
+    open_until = clock_timestamp() + make_interval(secs => %(rest)s), probe_call_id = %(id)s
+WHERE provider_id = %(provider_id)s
 """
 
 # Calls whose cost is not known count nothing; those under way are made all the same when the budget is used up.
@@ -68,17 +78,27 @@ WHERE id = %(id)s AND ended_at IS NULL
 RETURNING provider_id
 """
 
+# Of an open breaker only the probe decides: calls that were under way when it opened say nothing new.
 FAILED = """
 UPDATE providers_provideraccount SET
     failures = failures + 1,
-    open_until = CASE WHEN failures + 1 >= %(most)s THEN clock_timestamp() + make_interval(secs => %(rest)s) END,
-    open_reason = CASE WHEN failures + 1 >= %(most)s THEN %(reason)s END
-WHERE provider_id = %(provider_id)s
+    open_until = CASE WHEN probe_call_id = %(id)s OR failures + 1 >= %(most)s
+        THEN clock_timestamp() + make_interval(secs => %(rest)s) END,
+    open_reason = CASE WHEN probe_call_id = %(id)s OR failures + 1 >= %(most)s THEN %(reason)s END,
+    probe_call_id = NULL
+WHERE provider_id = %(provider_id)s AND (open_until IS NULL OR probe_call_id = %(id)s)
 """
 
 ANSWERED = """
-UPDATE providers_provideraccount SET failures = 0, open_until = NULL, open_reason = NULL
-WHERE provider_id = %s AND (failures > 0 OR open_until IS NOT NULL)
+UPDATE providers_provideraccount SET failures = 0, open_until = NULL, open_reason = NULL, probe_call_id = NULL
+WHERE provider_id = %(provider_id)s AND (failures > 0 OR open_until IS NOT NULL)
+"""
+
+# The probe ended without an answer.
+PROBE_OVER = """
+UPDATE providers_provideraccount SET
+    open_until = clock_timestamp() + make_interval(secs => %(rest)s), probe_call_id = NULL
+WHERE provider_id = %(provider_id)s AND probe_call_id = %(id)s
 """
 
 
@@ -136,6 +156,12 @@ class Ending:
                 return cls(ProviderCall.Outcome.REFUSED, error.reason, error.usage)
         return cls(ProviderCall.Outcome.FAILED, error.reason, error.usage)
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the provider is at work, whatever it said."""
+        has_failed = self.outcome == ProviderCall.Outcome.FAILED
+        return self.outcome in ANSWERED_OUTCOMES or (has_failed and self.reason in ANSWERED_REASONS)
+
 
 async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> Permit:
     """Writes the call down if it may be made now. Raises `PermanentError` when the account is off, its breaker is open,
@@ -147,11 +173,12 @@ async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> Permit:
         _refuse_closed(account)
         if wait := await _wait(connection, call.provider_id, account):
             return Permit(None, wait)
-        if account.open_seconds is not None:
-            await connection.execute(PROBE, (PROBE_SECONDS, call.provider_id))
     values = call.provider_id, call.slot_id, call.job_id, call.is_fallback
     row = await (await connection.execute(BEGIN, values)).fetchone()
     assert row
+    if account is not None and account.open_seconds is not None:
+        probe = {"provider_id": call.provider_id, "id": row[0], "rest": PROBE_SECONDS}
+        await connection.execute(PROBE, probe)
     return Permit(row[0])
 
 
@@ -162,23 +189,26 @@ async def end_call(connection: AsyncConnection[Any], call_id: int, ending: Endin
         "id": call_id,
         "outcome": ending.outcome.value,
         "reason": ending.reason and ending.reason.value,
-        "model": usage.model if usage else "",
+        "model": usage.model[:MODEL_LENGTH] if usage else "",
         "units": Jsonb(dict(usage.units) if usage else {}),
         "cost": usage.cost if usage else None,
     }
     row = await (await connection.execute(END, values)).fetchone()
     if row is not None:
-        await _move_breaker(connection, row[0], ending)
+        await _move_breaker(connection, row[0], call_id, ending)
 
 
-async def _move_breaker(connection: AsyncConnection[Any], provider_id: str, ending: Ending) -> None:
-    """Whatever else a provider answers, it answers; a call that was torn down says nothing."""
-    if ending.outcome in (ProviderCall.Outcome.MADE, ProviderCall.Outcome.REFUSED):
-        await connection.execute(ANSWERED, (provider_id,))
-    elif ending.outcome == ProviderCall.Outcome.FAILED and ending.reason in BREAKER:
+async def _move_breaker(connection: AsyncConnection[Any], provider_id: str, call_id: int, ending: Ending) -> None:
+    """A failure counts, an answer closes it; what was torn down or lost says nothing, except that a probe is over."""
+    values = {"provider_id": provider_id, "id": call_id}
+    if ending.outcome == ProviderCall.Outcome.FAILED and ending.reason in BREAKER:
         most, rest = BREAKER[ending.reason]
-        values = {"provider_id": provider_id, "most": most, "rest": rest, "reason": ending.reason.value}
-        await connection.execute(FAILED, values)
+        await connection.execute(FAILED, values | {"most": most, "rest": rest, "reason": ending.reason.value})
+    elif ending.is_answer:
+        await connection.execute(ANSWERED, values)
+    else:
+        is_cancelled = ending.outcome == ProviderCall.Outcome.CANCELLED  # then the next call is the probe
+        await connection.execute(PROBE_OVER, values | {"rest": 0 if is_cancelled else BREAKER[Reason.OVERLOADED][1]})
 
 
 async def _refuse_spent(connection: AsyncConnection[Any], call: NewCall) -> None:
@@ -202,7 +232,8 @@ async def _wait(connection: AsyncConnection[Any], provider_id: str, account: _Ac
     if account.per_minute is None and account.per_day is None:
         return 0
     cursor = connection.cursor(row_factory=class_row(_Used))
-    used = await (await cursor.execute(USED, {"provider_id": provider_id, "window": WINDOW_SECONDS})).fetchone()
+    values = {"provider_id": provider_id, "window": WINDOW_SECONDS, "by_day": account.per_day is not None}
+    used = await (await cursor.execute(USED, values)).fetchone()
     assert used
     if account.per_day is not None and used.today >= account.per_day:
         raise PermanentError(Reason.QUOTA, "Not asked: the account's own limit of calls a day is reached")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from django.conf import settings
-from django.core.validators import MinValueValidator, URLValidator
+from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from photoslot import crypto
-from providers import registry
+from providers import entries, registry
 from providers.base import Account, Reason
 
 
@@ -33,7 +35,7 @@ class ProviderAccount(models.Model):
         related_name="+",
         verbose_name=_("key changed by"),
     )
-    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[URLValidator(["http", "https"])])
+    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[entries.check_address])
     encrypted_proxy_url = models.TextField(blank=True, editable=False)
 
     max_concurrent = models.PositiveIntegerField(
@@ -50,10 +52,12 @@ class ProviderAccount(models.Model):
         help_text=_("Empty: no limit."),
     )
 
-    # The circuit breaker (`limits`): closed while `open_until` is empty.
+    # The circuit breaker (`limits`): closed while `open_until` is empty; half-open, with one call let through to see,
+    # once that has passed.
     failures = models.PositiveIntegerField(_("failures in a row"), db_default=0, editable=False)
     open_until = models.DateTimeField(_("not asked until"), null=True, editable=False)
     open_reason = models.CharField(_("because"), max_length=14, choices=Reason, null=True, editable=False)
+    probe_call_id = models.BigIntegerField(null=True, editable=False)  # the call let through, while it is under way
 
     class Meta:
         verbose_name = _("provider account")
@@ -62,7 +66,8 @@ class ProviderAccount(models.Model):
         constraints = [
             models.CheckConstraint(
                 name="account_breaker_is_whole",
-                condition=Q(open_until=None, open_reason=None) | Q(open_until__isnull=False, open_reason__isnull=False),
+                condition=Q(open_until=None, open_reason=None, probe_call_id=None)
+                | Q(open_until__isnull=False, open_reason__isnull=False),
             ),
         ]
 
@@ -131,8 +136,14 @@ class ProviderCall(models.Model):
             models.Index(fields=["slot_id", "at"], name="calls_of_slot"),
             # One job's calls: its cost in the admin, its earlier attempts when it is taken up again.
             models.Index(fields=["job_id"], name="calls_of_job"),
-            # Retention: purge removes from the old end.
+            # Retention: purge removes from the old end. The admin's list, newest first; today's figures.
             models.Index(fields=["at"], name="calls_by_age"),
+            # The admin's list by outcome, for those that are seldom; of those that are not, some are soon found.
+            models.Index(
+                fields=["outcome", "at"],
+                condition=Q(outcome__in=["refused", "failed", "late", "cancelled", "ambiguous"]),
+                name="calls_that_made_nothing",
+            ),
         ]
         constraints = [
             models.CheckConstraint(
@@ -147,15 +158,25 @@ class ProviderCall(models.Model):
 
 def first_accounts(environment: Mapping[str, str]) -> list[ProviderAccount]:
     """Accounts for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
-    `_BASE_URL` and `_PROXY_URL`. Not saved."""
+    `_BASE_URL` and `_PROXY_URL`. Not saved. Raises `ImproperlyConfigured`."""
     known = set(ProviderAccount.objects.values_list("provider_id", flat=True))
-    accounts = []
-    for provider_id in registry.classes():
-        if provider_id in known:
-            continue
-        prefix = provider_id.upper()
-        account = ProviderAccount(provider_id=provider_id, base_url=environment.get(f"{prefix}_BASE_URL", ""))
-        account.set_key(environment.get(f"{prefix}_API_KEY", ""))
-        account.set_proxy_url(environment.get(f"{prefix}_PROXY_URL", ""))
-        accounts.append(account)
-    return accounts
+    return [_first(provider_id, environment) for provider_id in registry.classes() if provider_id not in known]
+
+
+def _first(provider_id: str, environment: Mapping[str, str]) -> ProviderAccount:
+    def given(name: str, check: Callable[[str], None]) -> str:
+        variable = f"{provider_id.upper()}_{name}"
+        value = environment.get(variable, "").strip()
+        try:
+            if value:
+                check(value)
+        except ValidationError as error:
+            raise ImproperlyConfigured(f"{variable}: {' '.join(error.messages)}") from None
+        return value
+
+    account = ProviderAccount(provider_id=provider_id, base_url=given("BASE_URL", entries.check_address))
+    account.set_proxy_url(given("PROXY_URL", entries.check_proxy_address))
+    if key := given("API_KEY", entries.check_key):
+        account.set_key(key)
+        account.key_updated_at = timezone.now()
+    return account

@@ -3,6 +3,7 @@
 import django.core.validators
 import django.db.models.deletion
 import django.db.models.functions.datetime
+import providers.entries
 from django.conf import settings
 from django.db import migrations, models
 
@@ -36,7 +37,7 @@ class Migration(migrations.Migration):
                 'verbose_name': 'provider call',
                 'verbose_name_plural': 'provider calls',
                 'ordering': ['-id'],
-                'indexes': [models.Index(fields=['provider_id', 'at'], name='calls_of_provider'), models.Index(condition=models.Q(('ended_at', None)), fields=['provider_id'], name='calls_under_way'), models.Index(fields=['slot_id', 'at'], name='calls_of_slot'), models.Index(fields=['job_id'], name='calls_of_job'), models.Index(fields=['at'], name='calls_by_age')],
+                'indexes': [models.Index(fields=['provider_id', 'at'], name='calls_of_provider'), models.Index(condition=models.Q(('ended_at', None)), fields=['provider_id'], name='calls_under_way'), models.Index(fields=['slot_id', 'at'], name='calls_of_slot'), models.Index(fields=['job_id'], name='calls_of_job'), models.Index(fields=['at'], name='calls_by_age'), models.Index(condition=models.Q(('outcome__in', ['refused', 'failed', 'late', 'cancelled', 'ambiguous'])), fields=['outcome', 'at'], name='calls_that_made_nothing')],
                 'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('ended_at', None), ('outcome', None)), models.Q(('ended_at__isnull', False), ('outcome__isnull', False)), _connector='OR'), name='call_ended_has_outcome')],
             },
         ),
@@ -47,7 +48,7 @@ class Migration(migrations.Migration):
                 ('is_enabled', models.BooleanField(default=True, help_text='Photos for a provider that is off are refused with 503.', verbose_name='on')),
                 ('encrypted_key', models.TextField(blank=True, editable=False)),
                 ('key_updated_at', models.DateTimeField(editable=False, null=True, verbose_name='key changed')),
-                ('base_url', models.CharField(blank=True, max_length=200, validators=[django.core.validators.URLValidator(['http', 'https'])], verbose_name='address')),
+                ('base_url', models.CharField(blank=True, max_length=200, validators=[providers.entries.check_address], verbose_name='address')),
                 ('encrypted_proxy_url', models.TextField(blank=True, editable=False)),
                 ('max_concurrent', models.PositiveIntegerField(blank=True, help_text='Empty: no limit.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='calls at once')),
                 ('per_minute', models.PositiveIntegerField(blank=True, help_text='Empty: no limit.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='calls a minute')),
@@ -55,13 +56,14 @@ class Migration(migrations.Migration):
                 ('failures', models.PositiveIntegerField(db_default=0, editable=False, verbose_name='failures in a row')),
                 ('open_until', models.DateTimeField(editable=False, null=True, verbose_name='not asked until')),
                 ('open_reason', models.CharField(choices=[('no_image', 'the model answered without a picture'), ('refused', "the provider's safety rules refused the photo or the prompt"), ('bad_photo', 'the photo could not be used'), ('bad_template', 'a template image is missing or could not be used'), ('bad_settings', "the slot's settings are not accepted"), ('auth', 'the provider did not accept the key'), ('quota', "the provider's quota or balance is used up"), ('overloaded', 'the provider is overloaded or unavailable'), ('slow', 'the provider did not answer in time'), ('internal', 'a fault of this service')], editable=False, max_length=14, null=True, verbose_name='because')),
+                ('probe_call_id', models.BigIntegerField(editable=False, null=True)),
                 ('key_updated_by', models.ForeignKey(editable=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL, verbose_name='key changed by')),
             ],
             options={
                 'verbose_name': 'provider account',
                 'verbose_name_plural': 'provider accounts',
                 'ordering': ['provider_id'],
-                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('open_reason', None), ('open_until', None)), models.Q(('open_reason__isnull', False), ('open_until__isnull', False)), _connector='OR'), name='account_breaker_is_whole')],
+                'constraints': [models.CheckConstraint(condition=models.Q(models.Q(('open_reason', None), ('open_until', None), ('probe_call_id', None)), models.Q(('open_reason__isnull', False), ('open_until__isnull', False)), _connector='OR'), name='account_breaker_is_whole')],
             },
         ),
     ]

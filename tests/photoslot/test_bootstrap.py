@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 from django.contrib.auth import authenticate, get_user_model
 from django.contrib.auth.hashers import check_password
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from pytest_django import fixtures
 
 from ingest.models import IngestSettings
 from photoslot.bootstrap import bootstrap
+from providers import registry
+from providers.base import Account
+from providers.models import ProviderAccount
 
 pytestmark = pytest.mark.integration
 
@@ -112,6 +116,58 @@ def test_what_cannot_be_kept_is_not_made(file: Path) -> None:
         bootstrap()
     assert not USERS.exists()
     assert not IngestSettings.objects.exists()
+
+
+PROXY = "http://user:secret%2Fword@proxy:3128"
+FIRST = {"GEMINI_API_KEY": " AIza-key\n", "GEMINI_BASE_URL": "http://relay:8080/g", "GEMINI_PROXY_URL": PROXY}
+
+
+def with_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_every_provider_has_an_account_with_what_the_environment_says(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_environment(monkeypatch, FIRST)
+    bootstrap()
+    assert set(ProviderAccount.objects.values_list("pk", flat=True)) == set(registry.classes())
+    gemini = ProviderAccount.objects.get(pk="gemini")
+    assert gemini.opened() == Account("AIza-key", "http://relay:8080/g", PROXY)
+    assert gemini.key_updated_at is not None
+    openai = ProviderAccount.objects.get(pk="openai")
+    assert (openai.is_enabled, openai.is_configured, openai.key_updated_at) == (True, False, None)
+    assert openai.opened() == Account("", "https://api.openai.com/v1", None)
+
+
+def test_later_the_environment_changes_no_account(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_environment(monkeypatch, FIRST)
+    bootstrap()
+    with_environment(monkeypatch, {"GEMINI_API_KEY": "another", "GEMINI_BASE_URL": "nonsense"})
+    bootstrap()
+    assert ProviderAccount.objects.get(pk="gemini").opened().key == "AIza-key"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OPENAI_API_KEY": "sk-two words"},
+        {"GEMINI_BASE_URL": "secret.example"},
+        {"TURBOTEXT_PROXY_URL": "http://user:pass#secret@proxy:3128"},
+    ],
+    ids=lambda environment: next(iter(environment)),
+)
+def test_nonsense_is_named_and_not_shown(
+    file: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    with_environment(monkeypatch, environment)
+    ((name, value),) = environment.items()
+    with pytest.raises(ImproperlyConfigured, match=f"^{name}: ") as raised:
+        bootstrap()
+    assert value not in str(raised.value)
+    assert not ProviderAccount.objects.exists()
+    assert not file.exists()
 
 
 def test_the_command_shows_them_once(file: Path) -> None:

@@ -17,7 +17,7 @@ import struct
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,6 +89,8 @@ class WireSandbox:
         self.journal: list[Received] = []
         self.hung_up: list[Received] = []  # requests whose client went away while they were held
         self._changed = threading.Condition()
+        self._open: Counter[str] = Counter()
+        self.most_open: Counter[str] = Counter()  # of each provider: how many requests were answered at once at most
         self._gate = threading.Event()
         self.speakers = {kind.prefix: kind(self) for kind in speakers}
         self._server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
@@ -114,6 +116,7 @@ class WireSandbox:
         with self._changed:
             self.journal.clear()
             self.hung_up.clear()
+            self.most_open.clear()
             self._gate = threading.Event()
         for speaker in self.speakers.values():
             speaker.reset()
@@ -122,10 +125,20 @@ class WireSandbox:
         """Answers all that is held."""
         self._gate.set()
 
-    def note(self, request: Received) -> None:
+    @contextmanager
+    def noted(self, request: Received) -> Iterator[None]:
+        """In the journal, and counted as open until it is answered."""
+        provider = request.provider
         with self._changed:
             self.journal.append(request)
+            self._open[provider] += 1
+            self.most_open[provider] = max(self.most_open[provider], self._open[provider])
             self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._open[provider] -= 1
 
     def calls(self, provider: str, method: str = "POST", path: str = "") -> list[Received]:
         """The journal's requests to the provider whose path holds `path`."""
@@ -169,9 +182,9 @@ class _Handler(BaseHTTPRequestHandler):
         speaker = self.sandbox.speakers.get(prefix)
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Received(prefix, self.command, f"/{path}", parse_qs(parts.query), headers, self._body())
-        self.sandbox.note(request)
-        reply = Reply(404, b"no such host") if speaker is None else speaker.answer(request)
-        FAULTS[reply.fault](self, request, reply)
+        with self.sandbox.noted(request):
+            reply = Reply(404, b"no such host") if speaker is None else speaker.answer(request)
+            FAULTS[reply.fault](self, request, reply)
 
     do_GET = do_POST = do_DELETE = do_PUT = _any  # noqa: N815
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -8,20 +9,32 @@ from django.db import transaction
 from photoslot import crypto
 from providers.models import ProviderAccount
 
+SECRETS = {"encrypted_key": "the key", "encrypted_proxy_url": "the proxy address"}
+
 
 class Command(BaseCommand):
-    help = "Encrypts all stored keys anew with the first of FERNET_KEYS; then the others can be dropped."
+    help = (
+        "Encrypts all stored keys and proxy addresses anew with the first of FERNET_KEYS. To change the key: put the "
+        "new one in front of the old, restart web and workers, run this, then drop the old key."
+    )
 
     def handle(self, *args: Any, **options: Any) -> None:
         with transaction.atomic():
-            for account in ProviderAccount.objects.select_for_update():
-                try:
-                    account.encrypted_key = crypto.rotate(account.encrypted_key)
-                    account.encrypted_proxy_url = crypto.rotate(account.encrypted_proxy_url)
-                except crypto.UnreadableSecretError:
-                    raise CommandError(
-                        f"None of FERNET_KEYS decrypts the key of {account.provider_id}. Nothing was changed. "
-                        "Add the key that it was written with, or enter the provider's key anew in the admin."
-                    ) from None
-                account.save(update_fields=["encrypted_key", "encrypted_proxy_url"])
-        self.stdout.write("All keys are encrypted with the first of FERNET_KEYS.")
+            accounts = ProviderAccount.objects.select_for_update()
+            unreadable = [name for account in accounts for name in _rotated(account)]
+        if unreadable:
+            raise CommandError(
+                f"None of FERNET_KEYS decrypts {', '.join(unreadable)}: left as before. Add the key that it was "
+                "written with and run this again, or enter it anew in the admin. All others are done."
+            )
+        self.stdout.write("All secrets are encrypted with the first of FERNET_KEYS; the others can be dropped.")
+
+
+def _rotated(account: ProviderAccount) -> Iterator[str]:
+    """Yields what cannot be read, in words."""
+    for field, name in SECRETS.items():
+        try:
+            setattr(account, field, crypto.rotate(getattr(account, field)))
+        except crypto.UnreadableSecretError:
+            yield f"{name} of {account.provider_id}"
+    account.save(update_fields=[*SECRETS])

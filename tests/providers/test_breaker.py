@@ -1,0 +1,216 @@
+"""The circuit breaker: a provider that does not work is spared, and its booths are spared the waiting for it."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from jobs.queue import Queue
+from photoslot.database import in_thread
+from providers import limits
+from providers.base import PermanentError, Reason
+from providers.limits import BREAKER, PROBE_SECONDS, Ending, Permit
+from providers.models import ProviderAccount
+from tests.conftest import Booth, Processes, jpeg
+from tests.ingest.helpers import refusal
+from tests.providers.accounts_cast import Outcome, account, begun, call, fail, pass_time, use_gemini
+from tests.queueing import blocked, sql
+from tests.sandbox.wire import WireSandbox
+
+pytest_plugins = "tests.providers.accounts_fixtures"
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
+
+EACH = [(reason, most, rest) for reason, (most, rest) in BREAKER.items()]
+NOTHING = [(Outcome.AMBIGUOUS, Reason.SLOW), (Outcome.LATE, None), (Outcome.CANCELLED, None), (Outcome.FAILED, "slow")]
+
+
+@pytest.fixture
+async def gemini(queue: Queue) -> None:
+    await in_thread(account)
+
+
+async def rest(queue: Queue) -> float | None:
+    """For how many seconds, rounded, the account is not asked; None: the breaker is closed."""
+    statement = "SELECT extract(epoch FROM open_until - clock_timestamp())::float8 AS s FROM providers_provideraccount"
+    (row,) = await sql(queue, statement)
+    return None if row["s"] is None else round(row["s"])
+
+
+async def opened(queue: Queue, reason: Reason = Reason.AUTH) -> None:
+    """Open, and its time is over: half-open."""
+    await fail(queue, reason, BREAKER[reason][0])
+    await pass_time(queue, BREAKER[reason][1])
+
+
+async def is_refused(queue: Queue) -> Reason:
+    with pytest.raises(PermanentError, match="several times in a row") as refused:
+        await begun(queue)
+    return refused.value.reason
+
+
+@pytest.mark.usefixtures("gemini")
+@pytest.mark.parametrize(("reason", "most", "seconds"), EACH)
+async def test_it_opens_at_the_last_of_so_many_failures(queue: Queue, reason: Reason, most: int, seconds: int) -> None:
+    await fail(queue, reason, most - 1)
+    assert await rest(queue) is None
+    await fail(queue, reason)
+    assert await rest(queue) == seconds
+    assert await is_refused(queue) == reason
+
+
+@pytest.mark.usefixtures("gemini")
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Ending(Outcome.MADE),
+        Ending(Outcome.REFUSED, Reason.REFUSED),
+        *(Ending(Outcome.FAILED, Reason(word)) for word in ("no_image", "bad_photo", "bad_template", "bad_settings")),
+    ],
+)
+async def test_an_answer_of_whatever_kind_ends_the_row_of_failures(queue: Queue, answer: Ending) -> None:
+    await fail(queue, Reason.OVERLOADED, 4)
+    await queue.end_call(await call(queue), answer)
+    await fail(queue, Reason.OVERLOADED, 4)
+    assert await rest(queue) is None
+
+
+@pytest.mark.usefixtures("gemini")
+@pytest.mark.parametrize(("outcome", "reason"), NOTHING)
+async def test_what_was_torn_down_or_lost_says_nothing(queue: Queue, outcome: Any, reason: Any) -> None:
+    await fail(queue, Reason.OVERLOADED, 4)
+    for _ in range(9):
+        await queue.end_call(await call(queue), Ending(outcome, reason and Reason(reason)))
+    assert await rest(queue) is None
+    await fail(queue, Reason.OVERLOADED)
+    assert await rest(queue) == 30
+
+
+@pytest.mark.usefixtures("gemini")
+async def test_calls_that_were_under_way_when_it_opened_do_not_prolong_it(queue: Queue) -> None:
+    stray = await call(queue)
+    await fail(queue, Reason.OVERLOADED, 5)
+    await pass_time(queue, 20)
+    await queue.end_call(stray, Ending(Outcome.FAILED, Reason.OVERLOADED))
+    assert await rest(queue) == 10
+
+
+@pytest.mark.usefixtures("gemini")
+async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
+    stray = await call(queue)
+    await opened(queue)
+    await call(queue)
+    await queue.end_call(stray, Ending(Outcome.FAILED, Reason.OVERLOADED))
+    assert await rest(queue) == PROBE_SECONDS
+
+
+# Half-open: exactly one probe, however many workers.
+
+
+async def probes_of_two_at_once(queue: Queue) -> int:
+    """The second asks while the first's transaction is still open."""
+    async with queue.connection() as connection, connection.transaction():
+        first = await limits.begin_call(connection, "gemini", "slot-001", uuid4())
+        second = asyncio.create_task(begun(queue))
+        await blocked(queue, 1)
+    permits = [first, *await asyncio.gather(second, return_exceptions=True)]
+    assert all(isinstance(permit, Permit | PermanentError) for permit in permits)
+    return sum(isinstance(permit, Permit) for permit in permits)
+
+
+@pytest.mark.usefixtures("gemini")
+async def test_without_the_accounts_lock_two_would_probe(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "ACCOUNT", limits.ACCOUNT.replace("FOR UPDATE", ""))
+    await opened(queue)
+    assert await probes_of_two_at_once(queue) == 2
+
+
+@pytest.mark.usefixtures("gemini")
+async def test_with_it_one_does(queue: Queue) -> None:
+    await opened(queue)
+    assert await probes_of_two_at_once(queue) == 1
+
+
+@pytest.mark.usefixtures("gemini")
+@pytest.mark.parametrize(
+    ("ending", "seconds"),
+    [
+        (Ending(Outcome.MADE), None),
+        (Ending(Outcome.REFUSED, Reason.REFUSED), None),
+        (Ending(Outcome.FAILED, Reason.BAD_PHOTO), None),
+        (Ending(Outcome.FAILED, Reason.OVERLOADED), 30),  # however few of its kind there were before
+        (Ending(Outcome.FAILED, Reason.AUTH), 300),
+        (Ending(Outcome.FAILED, Reason.SLOW), 30),
+        (Ending(Outcome.AMBIGUOUS, Reason.SLOW), 30),
+        (Ending(Outcome.LATE), 30),
+        (Ending(Outcome.CANCELLED), 0),  # nothing was learnt: the next call is the probe
+    ],
+)
+async def test_the_probe_decides(queue: Queue, ending: Ending, seconds: int | None) -> None:
+    await opened(queue)
+    probe = await call(queue)
+    assert await is_refused(queue) == Reason.AUTH
+    await queue.end_call(probe, ending)
+    assert await rest(queue) == seconds
+    if not seconds:
+        assert await call(queue)
+
+
+@pytest.mark.usefixtures("gemini")
+async def test_a_probe_whose_worker_is_gone_is_followed_by_another(queue: Queue) -> None:
+    await opened(queue)
+    lost = await call(queue)
+    await pass_time(queue, PROBE_SECONDS)
+    second = await call(queue)
+    await queue.end_call(lost, Ending(Outcome.AMBIGUOUS, Reason.INTERNAL))
+    assert await is_refused(queue) == Reason.AUTH
+    await queue.end_call(second, Ending(Outcome.MADE))
+    assert await rest(queue) is None
+
+
+# As booths see it.
+
+
+def test_booths_are_refused_at_once_and_served_again_after_the_probe(
+    processes: Processes, database: None, wires: WireSandbox
+) -> None:
+    account(wires.url)
+    use_gemini("[[overloaded]]")
+    processes.web()
+    processes.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+    booth = Booth(processes.url)
+    refusal(booth.post(jpeg()), 502, "provider_error")
+    assert len(wires.calls("gemini")) == 5
+    refused = booth.post(jpeg())
+    refusal(refused, 503, "provider_unavailable")
+    assert 25 < int(httpx.Headers(dict(refused.headers))["Retry-After"]) <= 30
+    assert len(wires.calls("gemini")) == 5
+    ProviderAccount.objects.update(open_until=Now())
+    use_gemini()
+    assert booth.post(jpeg()).status == 200
+    assert ProviderAccount.objects.get().open_until is None
+
+
+def test_half_open_one_photo_of_many_goes_to_the_provider(
+    processes: Processes, database: None, wires: WireSandbox
+) -> None:
+    """Through two workers. The others are told why at once."""
+    account(wires.url, open_until=timezone.now(), open_reason=Reason.QUOTA, failures=2)
+    use_gemini("[[hold]]")
+    processes.web()
+    for _ in range(2):
+        processes.worker()
+    with ThreadPoolExecutor(6) as booths:
+        replies = [booths.submit(Booth(processes.url).post, jpeg(320 + number)) for number in range(6)]
+        first = [reply.result().status for reply in islice(as_completed(replies), 5)]
+        assert set(first) <= {502, 503}
+        assert len(wires.calls("gemini")) == 1
+        wires.let_go()
+    assert min(reply.result().status for reply in replies) == 200

@@ -1,0 +1,237 @@
+"""An account's limits hold exactly, however many workers there are, and hold up nobody else's photos."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.utils import timezone
+
+import jobs.queue
+from jobs.models import Process
+from jobs.queue import CLAIM_LOCK, LEASE_SECONDS, Queue
+from photoslot.booth import Reply
+from photoslot.database import in_thread
+from providers import limits
+from providers.base import PermanentError, Reason
+from providers.limits import WINDOW_SECONDS
+from providers.models import ProviderAccount, ProviderCall
+from tests.conftest import Booth, Processes, jpeg, set_slot
+from tests.photoslot.until import until
+from tests.providers.accounts_cast import account, begun, past_calls, use_gemini
+from tests.queueing import admitted, blocked, sql
+from tests.sandbox.wire import WireSandbox
+
+pytest_plugins = "tests.providers.accounts_fixtures"
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
+
+
+def midnight() -> datetime:
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+# One call at a time: may it be made?
+
+
+async def with_past_calls(count: int, seconds_ago: float, **limit: Any) -> None:
+    def made() -> None:
+        account(**limit)
+        past_calls(count, seconds_ago)
+
+    await in_thread(made)
+
+
+async def test_a_minutes_last_call_may_be_made_and_the_next_waits_for_the_first_to_be_a_minute_ago(
+    queue: Queue,
+) -> None:
+    await with_past_calls(2, 20, per_minute=3)
+    assert (await begun(queue)).call_id is not None
+    refused = await begun(queue)
+    assert refused.call_id is None
+    assert refused.wait_seconds == pytest.approx(WINDOW_SECONDS - 20, abs=1)
+
+
+@pytest.mark.parametrize(("seconds_ago", "may"), [(WINDOW_SECONDS - 1, False), (WINDOW_SECONDS + 1, True)])
+async def test_a_minute_has_a_second_more_for_what_is_under_way(queue: Queue, seconds_ago: float, may: bool) -> None:
+    await with_past_calls(3, seconds_ago, per_minute=3)
+    assert ((await begun(queue)).call_id is not None) is may
+
+
+async def test_a_days_limit_ends_at_midnight_utc(queue: Queue) -> None:
+    since_midnight = (timezone.now() - midnight()).total_seconds()
+    await with_past_calls(5, since_midnight + 1, per_day=2)
+    await begun(queue)
+    await begun(queue)
+    with pytest.raises(PermanentError, match="limit of calls a day") as refused:
+        await begun(queue)
+    assert refused.value.reason == Reason.QUOTA
+    await in_thread(lambda: ProviderCall.objects.update(at=midnight() - timedelta(seconds=1)))
+    assert (await begun(queue)).call_id is not None
+
+
+async def test_the_calls_of_others_do_not_count(queue: Queue) -> None:
+    await with_past_calls(0, 0, per_minute=1, per_day=1)
+    await in_thread(lambda: past_calls(5, 1, provider_id="openai"))
+    assert (await begun(queue)).call_id is not None
+
+
+async def test_an_account_that_is_off_makes_no_call(queue: Queue) -> None:
+    await in_thread(lambda: account(is_enabled=False))
+    with pytest.raises(PermanentError, match="switched off"):
+        await begun(queue)
+
+
+# Two at the same moment: first that the race is there, then that the lock stops it.
+
+
+async def done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> None:
+    """Returns once the task has its answer or waits for somebody's lock."""
+    waits = asyncio.create_task(blocked(queue, 1))
+    await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
+    waits.cancel()
+
+
+async def calls_of_two_at_once(queue: Queue) -> int:
+    """The second asks while the first's transaction is still open."""
+    async with queue.connection() as connection, connection.transaction():
+        first = await limits.begin_call(connection, "gemini", "slot-001", uuid4())
+        second = asyncio.create_task(begun(queue))
+        await done_or_blocked(queue, second)
+    return sum(permit.call_id is not None for permit in (first, await second))
+
+
+@pytest.mark.parametrize(("lock", "calls"), [("", 2), ("FOR UPDATE", 1)], ids=["without the lock", "with it"])
+async def test_the_minutes_last_call(queue: Queue, monkeypatch: pytest.MonkeyPatch, lock: str, calls: int) -> None:
+    monkeypatch.setattr(limits, "ACCOUNT", limits.ACCOUNT.replace("FOR UPDATE", lock))
+    await with_past_calls(2, 20, per_minute=3)
+    assert await calls_of_two_at_once(queue) == calls
+
+
+async def claims_of_two_at_once(queue: Queue) -> int:
+    """As above, for the claims of two workers. Meanwhile older jobs come back, so that not the same rows are next."""
+    values = {"providers": ["gemini"], "limit": 4, "lease": timedelta(seconds=LEASE_SECONDS), "window": WINDOW_SECONDS}
+    async with queue.connection() as connection, connection.transaction():
+        await connection.execute(jobs.queue.CLAIM_TURN, (CLAIM_LOCK,))
+        first = await (await connection.execute(jobs.queue.CLAIM, values)).fetchall()
+        taken = [row[0] for row in first]
+        await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 h' WHERE id <> ALL(%s)", taken)
+        second = asyncio.create_task(queue.claim(["gemini"], 4))
+        await done_or_blocked(queue, second)
+    return len(first) + len(await second)
+
+
+@pytest.mark.parametrize(("turn", "claims"), [(False, 4), (True, 2)], ids=["without turns", "with turns"])
+async def test_the_last_places_at_once(queue: Queue, monkeypatch: pytest.MonkeyPatch, turn: bool, claims: int) -> None:
+    if not turn:
+        monkeypatch.setattr(jobs.queue, "CLAIM_TURN", "SELECT %s::bigint")
+    await with_past_calls(0, 0, max_concurrent=2)
+    for _ in range(6):
+        await admitted(queue, provider_id="gemini")
+    assert await claims_of_two_at_once(queue) == claims
+
+
+# The whole service, two workers.
+
+
+def most_in_a_minute(moments: list[float]) -> int:
+    return max(sum(first <= other < first + 60 for other in moments) for first in moments)
+
+
+def moments(wires: WireSandbox, seeded: list[float]) -> list[float]:
+    """When calls reached the provider, those of before the test included."""
+    offset = time.time() - time.monotonic()
+    return seeded + [call.at + offset for call in wires.calls("gemini")]
+
+
+def all_served(replies: list[Future[Reply]]) -> bool:
+    refusals = [reply.result().body for reply in replies if reply.result().status != 200]
+    assert refusals == []
+    return True
+
+
+class Party:
+    """Twelve booths at a slow Gemini that 24 calls were made to in the last minute; then one at the studio's slot."""
+
+    def __init__(self, processes: Processes, wires: WireSandbox, **limit: Any) -> None:
+        self.wires = wires
+        account(wires.url, **limit)
+        use_gemini("[[hold]]")
+        set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "noir"})
+        self.booth = Booth(processes.url)
+        processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="40")
+        for _ in range(2):
+            processes.worker()
+        until(lambda: Process.objects.filter(kind="worker").count() == 2)
+        for number in range(24):
+            past_calls(1, 53 + number / 4)
+        self.before = [at.timestamp() for at in ProviderCall.objects.values_list("at", flat=True)]
+
+    def arrive(self, booths: ThreadPoolExecutor) -> list[Future[Reply]]:
+        return [booths.submit(self.booth.post, jpeg(320 + number)) for number in range(12)]
+
+
+def test_without_limits_two_workers_call_as_often_as_they_have_places(
+    processes: Processes, database: None, wires: WireSandbox
+) -> None:
+    party = Party(processes, wires)
+    with ThreadPoolExecutor(12) as booths:
+        replies = party.arrive(booths)
+        wires.wait_for(lambda: len(wires.calls("gemini")) == 8)
+        wires.let_go()
+    assert all_served(replies)
+    assert wires.most_open["gemini"] == 8
+    assert most_in_a_minute(moments(wires, party.before)) > 30
+
+
+def test_limits_of_3_at_once_and_30_a_minute_are_never_broken_and_the_studio_goes_on(
+    processes: Processes, database: None, wires: WireSandbox
+) -> None:
+    party = Party(processes, wires, max_concurrent=3, per_minute=30)
+    with ThreadPoolExecutor(12) as booths:
+        replies = party.arrive(booths)
+        wires.wait_for(lambda: len(wires.calls("gemini")) == 3)
+        assert party.booth.post(jpeg(), "slot-002").status == 200  # claimed after the others were looked at
+        assert len(wires.calls("gemini")) == 3
+        wires.let_go()
+    assert all_served(replies)
+    assert wires.most_open["gemini"] == 3
+    assert most_in_a_minute(moments(wires, party.before)) <= 30
+
+
+def test_a_photo_that_waits_for_its_minute_leaves_its_place_to_the_studio(
+    processes: Processes, database: None, wires: WireSandbox
+) -> None:
+    """It has been taken up already: its first attempt failed, and the second is over the limit for 4 seconds."""
+    account(wires.url, per_minute=2)
+    use_gemini()
+    set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "noir"})
+    wires.speakers["gemini"].play("overloaded")
+    booth = Booth(processes.url)
+    processes.web()
+    processes.worker("--concurrency", "1", PROVIDER_RETRY_PAUSE_SECONDS="0")
+    past_calls(1, WINDOW_SECONDS - 4)
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(booth.post, jpeg())
+        wires.wait_for(lambda: len(wires.calls("gemini")) == 1)
+        assert booth.post(jpeg(), "slot-002").status == 200
+        assert not reply.done()
+    assert reply.result().status == 200
+    assert len(wires.calls("gemini")) == 2
+
+
+def test_a_photo_that_can_only_be_too_late_is_told_so_at_once(
+    processes: Processes, database: None, wires: WireSandbox
+) -> None:
+    account(wires.url, per_minute=1)
+    use_gemini()
+    wires.speakers["gemini"].play("overloaded")
+    processes.web()
+    processes.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+    reply = Booth(processes.url).post(jpeg())
+    assert (reply.status, b'"quota"' in reply.body) == (502, True)
+    assert ProviderAccount.objects.get().open_until is None
