@@ -29,6 +29,7 @@ from ingest.models import IngestSettings
 from jobs.queue import Queue, open_queue
 from photoslot.booth import Reply, fields, post_photo
 from photoslot.processes import free_port, web_command
+from providers.models import ProviderAccount
 from slots.models import Slot
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
@@ -42,6 +43,8 @@ MUTABLE_TABLES = [
     "stats_processinglog",
     "stats_hourlycounter",
     "ingest_passwordfailure",
+    "providers_providercall",
+    "providers_provideraccount",
     "slots_templatebinding",
     "slots_templatemedia",
 ]
@@ -242,6 +245,13 @@ def use_sandbox(provider: str, scenario: str = "ok", slot_id: str = "slot-001", 
     """Points a slot at the sandbox."""
     recipe = {"scenario": scenario} | more
     set_slot(slot_id, provider_id=provider, operation_id="image_edit", settings_json=recipe)
+
+
+def use_account(provider_id: str, base_url: str, key: str, **more: Any) -> None:
+    """How the provider is reached from now on."""
+    account = ProviderAccount(provider_id=provider_id, base_url=base_url, **more)
+    account.set_key(key)
+    account.save()
 
 
 def stored_files() -> list[str]:
