@@ -29,7 +29,7 @@ from ingest.models import IngestSettings
 from jobs.queue import Queue, open_queue
 from photoslot.booth import Reply, fields, post_photo
 from photoslot.processes import free_port, web_command
-from providers.models import ProviderAccount
+from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
@@ -43,8 +43,6 @@ MUTABLE_TABLES = [
     "stats_processinglog",
     "stats_hourlycounter",
     "ingest_passwordfailure",
-    "providers_providercall",
-    "providers_provideraccount",
     "slots_templatebinding",
     "slots_templatemedia",
 ]
@@ -71,6 +69,8 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
             cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")
+        for model in (ProviderCall, ProviderAccount):  # not truncated: the queue locks these in either order
+            model._default_manager.all().delete()
         get_user_model()._default_manager.all().delete()
         Slot.objects.all().delete()
         Slot.objects.bulk_create([Slot(**values) for values in slots])
