@@ -247,6 +247,13 @@ def use_sandbox(provider: str, scenario: str = "ok", slot_id: str = "slot-001", 
     set_slot(slot_id, provider_id=provider, operation_id="image_edit", settings_json=recipe)
 
 
+def use_account(provider_id: str, base_url: str, key: str, **more: Any) -> None:
+    """How the provider is reached from now on."""
+    account = ProviderAccount(provider_id=provider_id, base_url=base_url, **more)
+    account.set_key(key)
+    account.save()
+
+
 def stored_files() -> list[str]:
     """All files the service keeps now, thumbnails aside: those come after the answer."""
     root = Path(settings.MEDIA_ROOT)

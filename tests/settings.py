@@ -36,5 +36,6 @@ if TEST_POSTGRES:
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name
 PROVIDERS += [f"tests.sandbox.providers.{name}" for name in ("Instant", "Queued", "Fetching")]
+PROVIDERS.append("tests.providers.example_provider.Example")
 # A quick one, except where a test is about the slow one.
 PASSWORD_HASHERS = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name in ("MD5", "PBKDF2")]

@@ -1,0 +1,116 @@
+"""A worker is killed while a paid provider works for it: what has been ordered is never ordered again."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from jobs.models import Job
+from photoslot.booth import Reply
+from providers.models import ProviderCall
+from stats.models import ProcessingLog
+from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, use_account
+from tests.ingest.helpers import refusal
+from tests.sandbox import gemini, turbotext
+from tests.sandbox.wire import Received, WireSandbox
+
+pytestmark = pytest.mark.e2e
+
+KEYS = {"gemini": gemini.KEY, "turbotext": turbotext.KEY}
+PROMPT = "as an oil painting, secretly-prompted"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[WireSandbox]:
+    with WireSandbox([gemini.Gemini, turbotext.TurbotextSpeaker]).running() as running:
+        yield running
+
+
+@pytest.fixture
+def paid(server: WireSandbox, database: None) -> Iterator[WireSandbox]:
+    """The providers, with a clean journal."""
+    server.reset()
+    yield server
+    server.let_go()
+
+
+def orders(paid: WireSandbox) -> list[Received]:
+    """The requests that cost money."""
+    return [r for r in paid.journal if r.path.endswith(":generateContent") or b"do=create_queue" in r.body]
+
+
+def polls(paid: WireSandbox) -> list[Received]:
+    return [r for r in paid.journal if parse_qs(r.body.decode("latin-1")).get("do") == ["get_result"]]
+
+
+def post(processes: Processes, paid: WireSandbox, provider: str, **recipe: Any) -> Callable[[], Reply]:
+    """A booth's post that one worker, the first of `processes`, has taken up; call for its answer."""
+    use_account(provider, f"{paid.url}/{provider}", KEYS[provider])
+    set_slot(provider_id=provider, operation_id="image_edit", settings_json={"prompt": PROMPT} | recipe)
+    processes.worker(PUBLIC_BASE_URL=processes.url)
+    processes.web(PUBLIC_BASE_URL=processes.url)
+    return in_background(lambda: Booth(processes.url).post(jpeg()))
+
+
+def replace_worker(processes: Processes) -> subprocess.Popen[bytes]:
+    """Another one is there, then the first is killed; returns when nothing can come from that any more."""
+    successor = processes.worker(PUBLIC_BASE_URL=processes.url)
+    processes.started[0].kill()
+    processes.started[0].wait()
+    return successor
+
+
+def outcomes() -> list[str | None]:
+    return list(ProviderCall.objects.order_by("id").values_list("outcome", flat=True))
+
+
+def steps() -> list[str]:
+    return list(ProcessingLog.objects.order_by("id").values_list("status", flat=True))
+
+
+def test_the_next_one_asks_for_what_the_first_has_ordered(processes: Processes, paid: WireSandbox) -> None:
+    queue = paid.speakers["turbotext"]
+    assert isinstance(queue, turbotext.TurbotextSpeaker)
+    queue.reconnects = 1_000_000  # works on it until told otherwise
+    reply = post(processes, paid, "turbotext")
+    paid.wait_for(lambda: len(polls(paid)) > 0)
+    replace_worker(processes)
+    asked = len(polls(paid))
+    paid.wait_for(lambda: len(polls(paid)) > asked)
+    queue.reconnects = 0
+    assert reply().status == 200
+    assert len(orders(paid)) == 1
+    assert {r.body for r in polls(paid)} == {b"do=get_result&queueid=4001"}
+    assert outcomes() == ["made"]
+    assert steps() == ["received", "dispatched", "dispatched", "provider_responded", "succeeded"]
+    references = ProcessingLog.objects.filter(status="dispatched").values_list("details__provider_reference", flat=True)
+    assert set(references) == {None, "generate_image2image:4001"}
+
+
+@pytest.mark.parametrize("provider", ["gemini", "turbotext"])
+def test_a_call_whose_answer_is_lost_with_it_is_not_repeated(
+    processes: Processes, paid: WireSandbox, provider: str
+) -> None:
+    paid.speakers[provider].play("hold")
+    reply = post(processes, paid, provider)
+    paid.wait_for(lambda: len(orders(paid)) == 1)
+    replace_worker(processes)
+    assert refusal(reply(), 500, "internal_error")["reason"] == "internal"
+    assert len(orders(paid)) == 1
+    assert outcomes() == ["ambiguous"]
+    assert "may have been billed" in Job.objects.get().error_message
+    assert "may have been billed" in ProcessingLog.objects.get(status="failed").details["error"]
+
+
+def test_unless_the_slot_says_so(processes: Processes, paid: WireSandbox) -> None:
+    paid.speakers["gemini"].play("hold")
+    reply = post(processes, paid, "gemini", retry={"repeat_ambiguous": True})
+    paid.wait_for(lambda: len(orders(paid)) == 1)
+    replace_worker(processes)
+    assert reply().status == 200
+    assert len(orders(paid)) == 2
+    assert outcomes() == ["ambiguous", "made"]
