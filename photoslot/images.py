@@ -28,6 +28,8 @@ _READABLE: Final = ("JPEG", "PNG", "WEBP", "HEIF")
 _WHITE: Final = (255, 255, 255)
 _SRGB: Final = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _SPACES: Final = {"L": "GRAY", "RGB": "RGB", "RGBA": "RGB", "CMYK": "CMYK"}  # what a profile calls the modes
+_ENDS: Final = {"image/jpeg": b"\xff\xd9", "image/png": b"IEND"}  # Pillow itself opens no WebP that is cut short
+_TAIL_BYTES: Final = 1024  # some encoders leave a few bytes behind the end
 _ORIENTATION: Final = 0x0112  # the EXIF tag
 _TURNS: Final = {  # its values; from 5 on the picture lies on its side
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,9 +64,16 @@ class Header:
     )
 
 
-def probe(data: bytes, *, max_pixels: int = MAX_PIXELS, mime_types: Collection[str] | None = None) -> Header:
-    """Read the header only: it may promise a picture whose data are cut off. Raises `ImageError`."""
-    return _opened(data, max_pixels, lambda image: _header(image, mime_types))
+def probe(
+    data: bytes, *, max_pixels: int = MAX_PIXELS, mime_types: Collection[str] | None = None, must_end: bool = False
+) -> Header:
+    """Read the header only: it may promise a picture whose data are cut off. `must_end` looks for their end too, which
+    costs nothing beside decoding them, and would refuse a camera's file with a film behind the picture.
+    Raises `ImageError`."""
+    header = _opened(data, max_pixels, lambda image: _header(image, mime_types))
+    if must_end and _ENDS.get(header.mime_type, b"") not in data[-_TAIL_BYTES:]:
+        raise ImageError("the picture is cut short")
+    return header
 
 
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, useful_pixels: int | None = None) -> Image.Image:

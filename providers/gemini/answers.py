@@ -74,7 +74,7 @@ def picture_of(answer: Answer, model: str, seen: Counter[str], *secrets: str) ->
         body = answer.json()
         usage = _usage(body.get("usageMetadata") or {}, body.get("modelVersion"), model)
         data = _decoded(_last_picture(body))
-        return Picture(data, images.probe(data).mime_type, usage)
+        return Picture(data, images.probe(data, mime_types=images.FORMATS, must_end=True).mime_type, usage)
     except _NoPictureError as found:
         kind, sentence = found.args
         raise _refusal(kind, said(sentence, *secrets), seen, usage) from None

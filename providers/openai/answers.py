@@ -52,7 +52,7 @@ def picture(answer: Answer, model: str) -> Picture:
     usage = _usage(_object(body.get("usage")), model)
     try:
         data = _decoded([image["b64_json"] for image in body["data"] if image.get("b64_json")][-1])
-        return Picture(data, images.probe(data, mime_types=images.FORMATS).mime_type, usage)
+        return Picture(data, images.probe(data, mime_types=images.FORMATS, must_end=True).mime_type, usage)
     except (LookupError, TypeError, AttributeError):
         wrong = "the answer holds no picture"
     except ValueError as error:

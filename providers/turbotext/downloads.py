@@ -107,4 +107,4 @@ def _mime_type(answer: Answer) -> str:
         raise TransientError(Reason.OVERLOADED, f"HTTP {answer.status} instead of the picture")
     if answer.status != 200:
         raise images.ImageError(f"HTTP {answer.status}")
-    return images.probe(answer.body, mime_types=images.FORMATS).mime_type
+    return images.probe(answer.body, mime_types=images.FORMATS, must_end=True).mime_type

@@ -145,6 +145,13 @@ def test_too_many_pixels_are_refused_from_the_header(read: Any) -> None:
         read(PNG[:60], max_pixels=300 * 200 - 1)  # there is nothing behind the header that could be decoded
 
 
+@pytest.mark.parametrize("whole", [JPEG, PNG], ids=["jpeg", "png"])
+def test_probe_may_look_for_the_end(whole: bytes) -> None:
+    assert images.probe(whole, must_end=True) == images.probe(whole[:-900]) == images.probe(whole)
+    with pytest.raises(images.ImageError, match="cut short"):
+        images.probe(whole[:-900], must_end=True)
+
+
 def test_probe_reads_a_header_and_checks_the_type() -> None:
     assert images.probe(JPEG) == images.Header("image/jpeg", 300, 200, True)
     assert images.probe(HEIC).mime_type == "image/heic"

@@ -11,7 +11,7 @@ from django.utils import timezone
 from jobs.queue import Queue
 from providers import limits
 from providers.base import Reason
-from providers.limits import Ending, Permit
+from providers.limits import Ending, NewCall, Permit
 from providers.models import ProviderAccount, ProviderCall
 from tests.conftest import set_slot
 from tests.queueing import sql
@@ -50,10 +50,14 @@ def past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
     )
 
 
+def new_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall:
+    return NewCall(provider_id, "slot-001", job_id or uuid4(), is_fallback=False, daily_budget=None)
+
+
 async def begun(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> Permit:
     """Asks for a call as a worker does."""
     async with queue.connection() as connection, connection.transaction():
-        return await limits.begin_call(connection, provider_id, "slot-001", job_id or uuid4())
+        return await limits.begin_call(connection, new_call(provider_id, job_id))
 
 
 async def call(queue: Queue) -> int:

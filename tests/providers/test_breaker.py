@@ -6,7 +6,6 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -21,7 +20,7 @@ from providers.limits import BREAKER, PROBE_SECONDS, Ending, Permit
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import refusal
-from tests.providers.accounts_cast import Outcome, account, begun, call, fail, pass_time, use_gemini
+from tests.providers.accounts_cast import Outcome, account, begun, call, fail, new_call, pass_time, use_gemini
 from tests.queueing import blocked, sql
 from tests.sandbox.wire import WireSandbox
 
@@ -117,7 +116,7 @@ async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
 async def probes_of_two_at_once(queue: Queue) -> int:
     """The second asks while the first's transaction is still open."""
     async with queue.connection() as connection, connection.transaction():
-        first = await limits.begin_call(connection, "gemini", "slot-001", uuid4())
+        first = await limits.begin_call(connection, new_call())
         second = asyncio.create_task(begun(queue))
         await blocked(queue, 1)
     permits = [first, *await asyncio.gather(second, return_exceptions=True)]

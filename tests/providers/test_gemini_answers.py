@@ -21,7 +21,7 @@ from tests.providers.gemini_cast import PHOTO, Recorder, fail, generations, make
 from tests.providers.observing import unchanged
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
-from tests.sandbox.gemini_pictures import ODD
+from tests.sandbox.pictures import BASE64, ODD, UNUSABLE
 
 pytest_plugins = "tests.providers.gemini_fixtures"
 pytestmark = pytest.mark.integration
@@ -143,23 +143,25 @@ async def test_the_last_picture_that_is_no_thought_is_taken(gemini: Gemini, goog
     assert (await make(gemini)).data == plain.data
 
 
-UNUSABLE = ["zero_bytes", "cut_header", "bomb", "gif", "html", "not_base64"]
+BAD = [f"picture:{name}" for name in UNUSABLE] + ["base64:invalid"]
 
 
-@pytest.mark.parametrize("name", sorted(ODD.keys() - set(UNUSABLE)))
+@pytest.mark.parametrize(
+    "scenario", sorted(({f"picture:{name}" for name in ODD} | {f"base64:{name}" for name in BASE64}) - set(BAD))
+)
 async def test_an_odd_picture_is_still_one_and_its_type_is_what_it_is(
-    gemini: Gemini, google: Google, name: str
+    gemini: Gemini, google: Google, scenario: str
 ) -> None:
-    google.play(f"picture:{name}")
+    google.play(scenario)
     picture = await make(gemini)
     with Image.open(BytesIO(picture.data)) as opened:
         assert Image.MIME[opened.format or ""] == picture.mime_type
     images.decode(picture.data)
 
 
-@pytest.mark.parametrize("name", UNUSABLE)
-async def test_a_picture_that_cannot_be_used_is_not_bought_again(gemini: Gemini, google: Google, name: str) -> None:
-    google.play(f"picture:{name}")
+@pytest.mark.parametrize("scenario", BAD)
+async def test_a_picture_that_cannot_be_used_is_not_bought_again(gemini: Gemini, google: Google, scenario: str) -> None:
+    google.play(scenario)
     [error] = await fail(gemini)
     assert (type(error), error.reason) == (AmbiguousError, R.NO_IMAGE)
     assert error.usage
@@ -171,7 +173,9 @@ async def test_the_photo_itself_is_an_answer_like_any_other(gemini: Gemini, goog
     assert (await make(gemini)).data == PHOTO.data
 
 
-@pytest.mark.parametrize("scenario", ["chunked", "http10", "gzip", "bom", "wrong_type"])
+@pytest.mark.parametrize(
+    "scenario", ["chunked", "http10", "gzip", "bom", "wrong_type", "duplicate_headers", "keep_alive_closed"]
+)
 async def test_how_it_travels_makes_no_difference(gemini: Gemini, google: Google, scenario: str) -> None:
     plain = await make(gemini)
     google.play(scenario)

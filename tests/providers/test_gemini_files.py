@@ -21,7 +21,7 @@ from tests.providers.gemini_cast import PHOTO, Recorder, account, generations, m
 from tests.providers.observing import unchanged
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
-from tests.sandbox.gemini_pictures import encoded
+from tests.sandbox.pictures import encoded
 
 pytest_plugins = "tests.providers.gemini_fixtures"
 pytestmark = pytest.mark.integration

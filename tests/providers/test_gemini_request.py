@@ -17,7 +17,7 @@ from providers.gemini import Gemini
 from tests.providers.gemini_cast import PHOTO, account, declared, fail, generations, make, parts, request, sent
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
-from tests.sandbox.gemini_pictures import encoded
+from tests.sandbox.pictures import encoded
 
 pytest_plugins = "tests.providers.gemini_fixtures"
 pytestmark = pytest.mark.integration

@@ -7,7 +7,6 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -23,7 +22,7 @@ from providers.limits import WINDOW_SECONDS
 from providers.models import ProviderAccount, ProviderCall
 from tests.conftest import Booth, Processes, jpeg, set_slot
 from tests.photoslot.until import until
-from tests.providers.accounts_cast import account, begun, past_calls, use_gemini
+from tests.providers.accounts_cast import account, begun, new_call, past_calls, use_gemini
 from tests.queueing import admitted, blocked, sql
 from tests.sandbox.wire import WireSandbox
 
@@ -99,7 +98,7 @@ async def done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> None:
 async def calls_of_two_at_once(queue: Queue) -> int:
     """The second asks while the first's transaction is still open."""
     async with queue.connection() as connection, connection.transaction():
-        first = await limits.begin_call(connection, "gemini", "slot-001", uuid4())
+        first = await limits.begin_call(connection, new_call())
         second = asyncio.create_task(begun(queue))
         await done_or_blocked(queue, second)
     return sum(permit.call_id is not None for permit in (first, await second))

@@ -13,7 +13,7 @@ import pytest
 from django.test import override_settings
 
 from providers import catalogue
-from providers.attempts import DeadlineReached
+from providers.attempts import LAST_POLL_SECONDS, DeadlineReached
 from providers.base import (
     Account,
     AmbiguousError,
@@ -128,7 +128,7 @@ async def test_another_worker_polls_the_same_queueid_and_pays_nothing(cast: Cast
 
 async def test_a_job_that_is_never_done_ends_with_the_deadline(cast: Cast) -> None:
     with pytest.raises(DeadlineReached):
-        await cast.make("forever", seconds=0.8)
+        await cast.make("forever", seconds=LAST_POLL_SECONDS + 0.5)
     assert cast.seen.polls > 3
     assert len(cast.posts("create_queue")) == 1
 
@@ -304,7 +304,7 @@ async def test_a_poll_that_is_never_answered_is_asked_again(cast: Cast, scenario
 @pytest.mark.parametrize("scenario", ["says_nothing", "poll_error:provider_busy", "poll_error:"])
 async def test_what_says_nothing_of_the_job_is_no_end_of_it(cast: Cast, scenario: str) -> None:
     with pytest.raises(DeadlineReached):
-        await cast.make(scenario, seconds=0.8)
+        await cast.make(scenario, seconds=LAST_POLL_SECONDS + 0.5)
     assert cast.seen.polls > 3
     assert len(cast.posts("create_queue")) == 1
 

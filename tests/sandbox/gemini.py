@@ -1,28 +1,29 @@
 """Gemini, as the sandbox speaks it: `generateContent`, the list of models and the Files API, on /v1 and /v1beta.
 
 Scenarios, beside those of `wire.common`: `finish:<REASON>`, `block:<REASON>`, `recorded_refusal`, `no_candidates`,
-`no_parts`, `text_only`, `drafts`, `only_thoughts`, `two_images`, `same`, `no_usage`, `error_200`, `gzip`,
-`rename:<field>`, `picture:<name of ODD>` and the errors of `gemini_errors.named`.
+`no_parts`, `text_only`, `drafts`, `only_thoughts`, `two_images`, `same`, `no_usage`, `error_200`, `picture:<name>` and
+`base64:<name>` of `pictures`, and the errors of `gemini_errors.named`.
 """
 
 from __future__ import annotations
 
 import base64
-import gzip
 import io
 import itertools
 import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from PIL import Image
 
 from tests.sandbox import gemini_errors as errors
 from tests.sandbox.gemini_files import FileStore, no_file
-from tests.sandbox.gemini_pictures import ODD, SIZES, SIZES_OF_2_5, blob, drawn, encoded, opened, size_of
+from tests.sandbox.gemini_pictures import SIZES, SIZES_OF_2_5, blob, drawn, opened, size_of
 from tests.sandbox.gemini_request import GENERATE, read
+from tests.sandbox.pictures import BASE64, ODD, encoded
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox, common
 
 KEY = "sandbox-gemini-key"
@@ -30,6 +31,7 @@ PATH = re.compile(r"(/upload)?/v1(?:beta)?(/.*)")
 MAX_INLINE, MAX_BODY = 20 * 1024 * 1024, 100 * 1024 * 1024
 MIME_TYPES = {"image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"}
 DATA_FIELDS = {"text", "inline_data", "file_data"}
+STANDARD_TO_URL_SAFE = str.maketrans("+/", "-_")
 SIGNATURE = base64.b64encode(b"the sandbox thought of this").decode()
 
 
@@ -134,6 +136,15 @@ class Gemini(Speaker):
         except Refused as refusal:
             return refusal.reply
 
+    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+        if "upload_id" in request.query:
+            return [("file", sha256(request.body).hexdigest())]
+        try:
+            parts = [part for content in json.loads(request.body)["contents"] for part in content["parts"]]
+        except (ValueError, LookupError, TypeError):
+            return []
+        return [(name, _digest(value)) for part in parts for name, value in part.items()]
+
     def _routed(self, request: Received) -> Reply:
         found = PATH.fullmatch(request.path)
         path = f"{found[1] or ''}{found[2]}" if found else ""
@@ -226,16 +237,7 @@ class Gemini(Speaker):
         if error := errors.named(name, argument, request.headers.get("x-goog-api-key", "")):
             return error
         reply = self._json(self.success(call))
-        match name:
-            case "":
-                return reply
-            case "gzip":
-                reply.body, reply.headers["Content-Encoding"] = gzip.compress(reply.body, 1), "gzip"
-                return reply
-            case "rename":
-                reply.body = reply.body.replace(f'"{argument}":'.encode(), f'"{argument}X":'.encode())
-                return reply
-        return common(name, argument, reply)
+        return common(name, argument, reply) if name else reply
 
     def success(self, call: Call) -> dict[str, Any]:
         format = call.model.image_format
@@ -262,6 +264,12 @@ class Gemini(Speaker):
 
     def _json(self, value: object) -> Reply:
         return Reply(200, json.dumps(value).encode(), "application/json; charset=UTF-8")
+
+
+def _digest(value: Any) -> str | None:
+    """Of a part's image, if that is in it."""
+    data = value.get("data") if isinstance(value, dict) else None
+    return sha256(base64.urlsafe_b64decode(data.translate(STANDARD_TO_URL_SAFE) + "==")).hexdigest() if data else None
 
 
 def draft() -> dict[str, Any]:
@@ -302,7 +310,14 @@ def _block(speaker: Gemini, call: Call, argument: str) -> Body:
 
 
 def _odd(speaker: Gemini, call: Call, argument: str) -> Body:
-    return speaker.finished(call, [{"inlineData": ODD[argument](call.picture())}])
+    return speaker.finished(call, [{"inlineData": blob(*ODD[argument](call.picture()))}])
+
+
+def _base64(speaker: Gemini, call: Call, argument: str) -> Body:
+    body = speaker.success(call)
+    inline = body["candidates"][0]["content"]["parts"][-1]["inlineData"]
+    inline["data"] = BASE64[argument](inline["data"])
+    return body
 
 
 def _several(*before: Callable[[], Body]) -> Callable[[Gemini, Call, str], Body]:
@@ -350,4 +365,5 @@ ANSWERS: dict[str, Callable[[Gemini, Call, str], Body]] = {
     "no_usage": _no_usage,
     "error_200": lambda speaker, call, argument: {"error": {"code": 500, "message": "?", "status": "INTERNAL"}},
     "picture": _odd,
+    "base64": _base64,
 }

@@ -1,16 +1,14 @@
 """What the sandbox's Gemini draws: the very photo, tinted, framed and stamped, in the exact size of the real one's
-table. And the pictures of a bad day."""
+table."""
 
 from __future__ import annotations
 
-import base64
 import io
-import zlib
-from collections.abc import Callable
-from typing import Any
 
 import pillow_heif
 from PIL import Image, ImageDraw, ImageOps
+
+from tests.sandbox.pictures import base64_of
 
 pillow_heif.register_heif_opener()
 
@@ -58,58 +56,5 @@ def drawn(inputs: list[Image.Image], size: tuple[int, int], stamp: str) -> Image
     return picture
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, format, **({"compress_level": 1} if format == "PNG" else {}) | options)
-    return out.getvalue()
-
-
 def blob(data: bytes, mime_type: str) -> dict[str, str]:
-    return {"mimeType": mime_type, "data": base64.b64encode(data).decode()}
-
-
-def bomb() -> bytes:
-    """A PNG of 20,000 × 20,000 pixels in half a megabyte."""
-    head = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    data = b"IDAT" + zlib.compress(bytes(100_000), 1)
-    chunks = [head, data, b"IEND"]
-    framed = [(len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
-
-
-def _turned(image: Image.Image) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(image.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
-
-
-def _data_uri(image: Image.Image) -> dict[str, str]:
-    made = blob(encoded(image, "JPEG"), "image/jpeg")
-    return made | {"data": f"data:image/jpeg;base64,{made['data']}"}
-
-
-def _url_safe(image: Image.Image) -> dict[str, str]:
-    return {"mimeType": "image/png", "data": base64.urlsafe_b64encode(encoded(image, "PNG")).decode().rstrip("=")}
-
-
-# By name: what `inlineData` holds instead of the usual picture.
-ODD: dict[str, Callable[[Image.Image], dict[str, str]]] = {
-    "jpeg_called_png": lambda image: blob(encoded(image, "JPEG"), "image/png"),
-    "png_called_jpeg": lambda image: blob(encoded(image, "PNG"), "image/jpeg"),
-    "webp": lambda image: blob(encoded(image, "WEBP"), "image/webp"),
-    "turned": lambda image: blob(_turned(image), "image/jpeg"),
-    "cmyk": lambda image: blob(encoded(image.convert("CMYK"), "JPEG"), "image/jpeg"),
-    "grey16": lambda image: blob(encoded(image.convert("I;16"), "PNG"), "image/png"),
-    "alpha": lambda image: blob(encoded(image.convert("RGBA"), "PNG"), "image/png"),
-    "animated_webp": lambda image: blob(encoded(image, "WEBP", save_all=True, append_images=[image]), "image/webp"),
-    "wrong_size": lambda image: blob(encoded(image.resize((333, 77)), "PNG"), "image/png"),
-    "noisy": lambda image: blob(encoded(Image.effect_noise(image.size, 90).convert("RGB"), "PNG"), "image/png"),
-    "data_uri": _data_uri,
-    "url_safe": _url_safe,
-    "zero_bytes": lambda image: blob(b"", "image/png"),
-    "cut_header": lambda image: blob(encoded(image, "PNG")[:20], "image/png"),
-    "bomb": lambda image: blob(bomb(), "image/png"),
-    "gif": lambda image: blob(encoded(image, "GIF"), "image/gif"),
-    "html": lambda image: blob(b"<html>so sorry</html>", "image/png"),
-    "not_base64": lambda image: {"mimeType": "image/png", "data": "!!! not base64 !!!"},
-}
+    return {"mimeType": mime_type, "data": base64_of(data)}

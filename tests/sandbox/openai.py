@@ -2,24 +2,29 @@
 
 The picture shows what it was made from: the first image's negative at the size asked for, the other images as stamps
 along its lower edge in their order, the prompt and the settings in a line of text.
+
+Scenarios, beside those of `wire.common`: `ERRORS` and `BODIES` of `openai_faults`, `picture:<name>` of `pictures` and
+`same`.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import time
+from hashlib import sha256
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
 from tests.sandbox.openai_faults import BODIES, ERRORS, json_reply
-from tests.sandbox.openai_form import DEFAULT_MODEL, FIXED_SIZE, Form, Refusal, read_form
-from tests.sandbox.openai_pictures import SPOILED
+from tests.sandbox.openai_form import DEFAULT_MODEL, FIXED_SIZE, Form, Refusal, parts, read_form
+from tests.sandbox.pictures import ODD, base64_of, encoded
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox, common
 
 TOKENS = {"low": 196, "medium": 1667, "high": 7000, "xhigh": 9000, "max": 12000}  # of a square of 1024
+
+
+KEY = "sk-sandbox-openai"  # or any other that begins with sk-
 
 
 class OpenAI(Speaker):
@@ -37,6 +42,13 @@ class OpenAI(Speaker):
             reply = json_reply(refusal.status, {"error": refusal.error})
         reply.headers.setdefault("x-request-id", f"req_sandbox{next(self._numbers):06d}")
         return reply
+
+    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+        try:
+            read = parts(request)
+        except (Refusal, KeyError):
+            return []
+        return [(part.name, sha256(part.data).hexdigest() if part.filename else None) for part in read]
 
     def _routed(self, request: Received) -> Reply:
         match request.method, request.path:
@@ -58,14 +70,11 @@ class OpenAI(Speaker):
         scenario, argument = self.scenario(form.fields["prompt"])
         if scenario in ERRORS:
             return ERRORS[scenario](argument)
-        picture = _made(form)
-        if scenario in SPOILED:
-            picture = SPOILED[scenario](picture)
-        body = _response(form, picture)
+        body = _response(form, _picture(form, scenario, argument))
         if scenario in BODIES:
-            BODIES[scenario](body)
+            BODIES[scenario](body, argument)
         reply = json_reply(200, body, **{"openai-processing-ms": "812", "openai-version": "2020-10-01"})
-        plain = not scenario or scenario in BODIES or scenario in SPOILED
+        plain = scenario in ("", "picture", "same", *BODIES)
         return reply if plain else common(scenario, argument, reply)
 
 
@@ -81,7 +90,18 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "system"}
 
 
-def _made(form: Form) -> bytes:
+def _picture(form: Form, scenario: str, argument: str) -> bytes:
+    """As asked for, unless the scenario is about the picture."""
+    if scenario == "same":
+        return encoded(form.pictures[0], "PNG")
+    if scenario == "picture":
+        return ODD[argument](_made(form))[0]
+    format = form.get("output_format", "png")
+    options = {} if format == "png" else {"quality": int(form.get("output_compression", "100"))}
+    return encoded(_made(form), format.upper(), **options)
+
+
+def _made(form: Form) -> Image.Image:
     width, height = _size(form)
     first, *others = (ImageOps.exif_transpose(picture).convert("RGB") for picture in form.pictures)
     made = ImageOps.invert(ImageOps.fit(first, (width, height)))
@@ -92,13 +112,7 @@ def _made(form: Form) -> bytes:
     ImageDraw.Draw(made).text((8, 8), text, fill="white", stroke_fill="black", stroke_width=2)
     if form.get("background") == "transparent":
         made.putalpha(Image.radial_gradient("L").resize(made.size).point(lambda value: 255 if value < 180 else 0))
-    buffer = io.BytesIO()
-    format = form.get("output_format", "png")
-    options: dict[str, Any] = (
-        {"compress_level": 1} if format == "png" else {"quality": int(form.get("output_compression", "100"))}
-    )
-    made.save(buffer, format, **options)
-    return buffer.getvalue()
+    return made
 
 
 def _size(form: Form) -> tuple[int, int]:
@@ -117,11 +131,10 @@ def _quality(form: Form) -> str:
 
 def _response(form: Form, picture: bytes) -> dict[str, Any]:
     width, height = _size(form)
-    encoded = base64.b64encode(picture).decode()
     return {
         "created": int(time.time()),
         "background": "transparent" if form.get("background") == "transparent" else "opaque",
-        "data": [{"b64_json": encoded} for _ in range(int(form.get("n", "1")))],
+        "data": [{"b64_json": base64_of(picture)} for _ in range(int(form.get("n", "1")))],
         "output_format": form.get("output_format", "png"),
         "quality": _quality(form),
         "size": f"{width}x{height}",

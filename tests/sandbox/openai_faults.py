@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Any
 
+from tests.sandbox.pictures import BASE64, base64_of
 from tests.sandbox.wire import Reply
 
 
@@ -106,25 +106,24 @@ ERRORS: dict[str, Callable[[str], Reply]] = {
 }
 
 
-def _with_first(change: Callable[[str], Any]) -> Callable[[dict[str, Any]], None]:
-    def spoil(body: dict[str, Any]) -> None:
-        body["data"][0]["b64_json"] = change(body["data"][0]["b64_json"])
+def _with_first(change: Callable[[str, str], Any]) -> Callable[[dict[str, Any], str], None]:
+    """`change` gets the picture's base64, and the scenario's argument."""
+
+    def spoil(body: dict[str, Any], argument: str) -> None:
+        body["data"][0]["b64_json"] = change(body["data"][0]["b64_json"], argument)
 
     return spoil
 
 
-BODIES: dict[str, Callable[[dict[str, Any]], None]] = {
-    "no_usage": lambda body: body.pop("usage"),
-    "bad_usage": lambda body: body.update(usage="much"),
-    "plain_usage": lambda body: body["usage"].pop("output_tokens_details"),
-    "no_data": lambda body: body.pop("data"),
-    "null_data": lambda body: body.update(data=None),
-    "empty_data": lambda body: body.update(data=[]),
-    "null_picture": _with_first(lambda _: None),
-    "url_picture": lambda body: body.update(data=[{"url": "https://example.com/picture.png"}]),
-    "bad_base64": _with_first(lambda text: "!" + text[1:]),
-    "urlsafe_base64": _with_first(lambda text: text.translate(str.maketrans("+/", "-_")).rstrip("=")),
-    "data_url": _with_first(lambda text: "data:image/png;base64," + text),
-    "html_picture": _with_first(lambda _: base64.b64encode(b"<html>sorry</html>").decode()),
-    "two_pictures": lambda body: body["data"].insert(0, {"b64_json": base64.b64encode(b"a draft").decode()}),
+BODIES: dict[str, Callable[[dict[str, Any], str], Any]] = {
+    "no_usage": lambda body, _: body.pop("usage"),
+    "bad_usage": lambda body, _: body.update(usage="much"),
+    "plain_usage": lambda body, _: body["usage"].pop("output_tokens_details"),
+    "no_data": lambda body, _: body.pop("data"),
+    "null_data": lambda body, _: body.update(data=None),
+    "empty_data": lambda body, _: body.update(data=[]),
+    "null_picture": _with_first(lambda *_: None),
+    "url_picture": lambda body, _: body.update(data=[{"url": "https://example.com/picture.png"}]),
+    "base64": _with_first(lambda text, name: BASE64[name](text)),
+    "two_images": lambda body, _: body["data"].insert(0, {"b64_json": base64_of(b"a draft")}),
 }

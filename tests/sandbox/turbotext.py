@@ -7,10 +7,10 @@ an unknown id) is this sandbox's own choice; nothing may depend on it. Scenarios
                    no_queueid  queueid_string
     get_result     poll:NAME (of `wire.common`, once)  poll_http:STATUS (once)  reconnect:N  forever  late_fetch
                    poll_error:CODE  poll_error_object:CODE,FIELD  poll_error_number  forbidden  no_picture  says_nothing
-                   in_data  relative  absolute  malformed  link:URL
-    both           success_text  php_warning
+                   in_data  relative  absolute  two_images  malformed  link:URL
+    both           success_text  php_warning  rename:FIELD
     download       download:NAME (of `wire.common`, once)  download_http:STATUS (once)  gone:STATUS  not_found_page
-                   octet_stream  loop  picture:KIND (of PICTURES)
+                   octet_stream  loop  too_large  same  picture:NAME (of `pictures`)
     webhook        webhook_late (waits for `deliver_late`)  webhook_twice
 """
 
@@ -22,7 +22,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
+from hashlib import sha256
 from io import BytesIO
 from ipaddress import ip_address
 from typing import Any
@@ -31,7 +31,8 @@ from urllib.parse import parse_qsl
 import httpx
 from PIL import Image, ImageDraw, ImageOps
 
-from tests.sandbox.wire import FAULTS, WAIT_SECONDS, Received, Reply, Speaker, WireSandbox, common
+from tests.sandbox.pictures import ODD, encoded
+from tests.sandbox.wire import COMMON, WAIT_SECONDS, Received, Reply, Speaker, WireSandbox, common
 
 KEY = "turbotext-key"
 FORM = "application/x-www-form-urlencoded"
@@ -40,8 +41,6 @@ TLS = ssl.create_default_context()
 MAX_FETCHED_BYTES = 50 * 1024 * 1024
 MAX_SIDE = 1024  # pixels of a result
 FIRST_ID = 4_001
-# The scenarios of `wire.common`, which spoil a `create_queue`.
-COMMON = FAULTS.keys() - {""} | {"html_502", "html_200", "empty", "bad_utf8", "bom", "wrong_type", "redirect"}
 Json = dict[str, Any]
 
 
@@ -94,29 +93,6 @@ REQUIRED = {
 }
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    out = BytesIO()
-    image.save(out, format, **options)
-    return out.getvalue()
-
-
-@cache
-def _bomb() -> bytes:
-    return encoded(Image.new("1", (20_000, 20_000)), "PNG")
-
-
-# What may come instead of the PNG that was promised.
-PICTURES: dict[str, Callable[[Image.Image], bytes]] = {
-    "jpeg": lambda image: encoded(image, "JPEG"),
-    "webp": lambda image: encoded(image, "WEBP"),
-    "gif": lambda image: encoded(image, "GIF"),
-    "alpha": lambda image: encoded(image.convert("RGBA"), "PNG"),
-    "empty": lambda image: b"",
-    "bomb": lambda image: _bomb(),
-    "large": lambda image: encoded(image, "PNG") + bytes(MAX_FETCHED_BYTES),
-}
-
-
 @dataclass(slots=True)
 class Queued:
     """One job in the queue."""
@@ -126,10 +102,9 @@ class Queued:
     form: dict[str, str]
     scenario: str
     argument: str
-    picture: Image.Image | None = field(default=None, repr=False)
+    picture: Image.Image | None = field(default=None, repr=False)  # gone once fetched: its link works for one time
     polls: int = 0
     downloads: int = 0
-    is_fetched: bool = False  # the result; its link works for one time
 
     def plays(self, *names: str) -> bool:
         return self.scenario in names
@@ -149,6 +124,7 @@ class TurbotextSpeaker(Speaker):
 
     def _clear(self) -> None:
         self.jobs: dict[int, Queued] = {}
+        self.fetched: dict[str, str] = {}  # SHA-256 of what links led to
         self.photo_attempts = 1000  # left of the plan
         self.allows_private = True  # links into private networks: all that tests have
         self.reconnects = 1  # polls before a job is done, where no scenario says otherwise
@@ -176,6 +152,9 @@ class TurbotextSpeaker(Speaker):
             raise Refused("params_error")
         except Refused as refused:
             return _json({"success": False, "error": str(refused)})
+
+    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+        return [(name, self.fetched.get(value)) for name, value in parse_qsl(request.body.decode(errors="replace"))]
 
     # create_queue
 
@@ -213,6 +192,7 @@ class TurbotextSpeaker(Speaker):
             response = httpx.get(url, timeout=FETCH_SECONDS, trust_env=False, verify=TLS)
             if response.status_code != 200 or len(response.content) > MAX_FETCHED_BYTES:
                 raise Refused("url_error")
+            self.fetched[link] = sha256(response.content).hexdigest()
             with Image.open(BytesIO(response.content), formats=["JPEG", "PNG"]) as image:
                 return image.convert("RGB")
         except (httpx.HTTPError, httpx.InvalidURL, OSError, SyntaxError) as error:
@@ -254,6 +234,8 @@ class TurbotextSpeaker(Speaker):
                 answer["data"]["uploaded_image"] = answer.pop("uploaded_image")
             case "relative" | "absolute":
                 del answer["uploaded_image"]
+            case "two_images":
+                answer["data"]["image"].insert(0, "image/a_draft.png")
             case "link":
                 answer["uploaded_image"] = job.argument
         if job.plays("absolute"):
@@ -292,21 +274,23 @@ class TurbotextSpeaker(Speaker):
     def _download(self, request: Received) -> Reply:
         name = request.query.get("f", [""])[0] if request.path == "/download.php" else request.path.rpartition("/")[2]
         job = next((job for job in self.jobs.values() if job.file == name), None)
-        if job is None or job.is_fetched or job.picture is None:
+        if job is None or job.picture is None:
             return Reply(404, b"<html>404</html>", "text/html")
         job.downloads += 1
         return _missing(job, f"{self._url}{request.path}?f={name}") or self._picture(job)
 
     def _picture(self, job: Queued) -> Reply:
         assert job.picture is not None
-        kind = job.argument if job.plays("picture") else ""
-        reply = Reply(200, PICTURES[kind](job.picture) if kind else encoded(job.picture, "PNG"), "image/png")
-        if job.plays("octet_stream"):
-            reply.content_type = "application/octet-stream"
+        data, called = encoded(job.picture, "PNG"), "image/png"
+        if job.plays("picture"):
+            data, called = ODD[job.argument](job.picture)
+        if job.plays("too_large"):
+            data += bytes(MAX_FETCHED_BYTES)
+        reply = Reply(200, data, "application/octet-stream" if job.plays("octet_stream") else called)
         if job.plays("download") and job.downloads == 1:
             scenario, _, argument = job.argument.partition(":")
             return common(scenario, argument, reply)
-        job.is_fetched = True
+        job.picture = None
         return reply
 
 
@@ -328,6 +312,8 @@ def developed(job: Queued, inputs: dict[str, Image.Image]) -> Image.Image:
     """A visible transformation of the very pictures that were sent, with a border and the method's name on it."""
     form = job.form
     picture = inputs["url_image_target" if job.method == "mix_images" else "url"]
+    if job.plays("same"):
+        return picture
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     if job.method == "generate_image2image":
         picture = Image.blend(picture, ImageOps.invert(picture), int(form.get("strength", "40")) / 100)
@@ -381,7 +367,8 @@ def _created(job: Queued) -> Reply:
     elif job.plays("queueid_string"):
         answer["queueid"] = str(job.id)
     reply = _worded(job, answer)
-    return common(job.scenario, job.argument, reply) if job.scenario in COMMON else reply
+    spoils = job.scenario in COMMON and not job.plays("rename")
+    return common(job.scenario, job.argument, reply) if spoils else reply
 
 
 def _spoiled(job: Queued, reply: Reply) -> Reply:
@@ -396,6 +383,8 @@ def _worded(job: Queued, answer: Json) -> Reply:
     if job.plays("success_text"):
         answer |= {"success": str(answer["success"]).lower()}
     reply = _json(answer)
+    if job.plays("rename"):
+        return common("rename", job.argument, reply)
     if job.plays("php_warning"):
         reply.body = b"<br />\n<b>Warning</b>: Undefined index {limit} in <b>/api.php</b> on line 7\n" + reply.body
     if job.plays("malformed") and "data" in answer:  # as the published sample is

@@ -6,11 +6,13 @@
 
 A `Speaker` validates a request strictly and answers it. What it plays instead of a success is asked for by a token in
 the prompt, `[[scenario]]` or `[[scenario:argument]]`, or by `Speaker.play`, one scenario for each of the next requests
-that would make a picture. Faults of the wire itself are the same for all providers and live here (`FAULTS`).
+that would make a picture. What all providers can play lives here: `FAULTS` of the wire, `CHANGES` of the reply; odd
+pictures are in `pictures`.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 import socket
 import struct
@@ -20,7 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
@@ -28,6 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 TOKEN = re.compile(r"\[\[([a-z0-9_]+)(?::([^\]]*))?\]\]")
 WAIT_SECONDS = 30.0  # a test that waits longer has failed
 HOLD_SECONDS = 120.0  # longer than any deadline: for whoever is held, this is for ever
+KEPT_REQUESTS = 500  # by the journal: of photos of 1 MB that is half a gigabyte, and more than any test makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Speaker:
             return name, argument
         match = TOKEN.search(prompt)
         return (match[1], match[2] or "") if match else ("", "")
+
+    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+        """The parts of a request by name, each with the SHA-256 of its image if it has one: for the journal."""
+        return []
 
     def reset(self) -> None:
         """Forgets what a test has left."""
@@ -131,6 +138,7 @@ class WireSandbox:
         provider = request.provider
         with self._changed:
             self.journal.append(request)
+            del self.journal[:-KEPT_REQUESTS]
             self._open[provider] += 1
             self.most_open[provider] = max(self.most_open[provider], self._open[provider])
             self._changed.notify_all()
@@ -148,6 +156,10 @@ class WireSandbox:
         """Returns once the condition holds; it is looked at whenever a request comes in or a client hangs up."""
         with self._changed:
             assert self._changed.wait_for(condition, WAIT_SECONDS), "what the test waits for did not happen"
+
+    def pause(self, seconds: float) -> None:
+        """Sleeps, unless it is let go."""
+        self._gate.wait(seconds)
 
     def hold(self, request: Received, connection: socket.socket) -> bool:
         """Keeps the request until `let_go`. False: its client went away first."""
@@ -262,40 +274,86 @@ def _closing(handler: _Handler, request: Received, reply: Reply) -> None:
     handler.close_connection = True
 
 
+def _slow_headers(handler: _Handler, request: Received, reply: Reply) -> None:
+    """The argument is in seconds."""
+    handler.sandbox.pause(float(reply.argument))
+    _plain(handler, request, reply)
+
+
+def _drip(handler: _Handler, request: Received, reply: Reply) -> None:
+    """The body takes so many seconds, a tenth of it at a time."""
+    handler.head(reply, len(reply.body))
+    step = max(1, len(reply.body) // 10)
+    for at in range(0, len(reply.body), step):
+        handler.sandbox.pause(float(reply.argument) / 10)
+        handler.wfile.write(reply.body[at : at + step])
+
+
+def _keep_alive_closed(handler: _Handler, request: Received, reply: Reply) -> None:
+    """Closed after a reply that promised to stay: whoever keeps connections meets that at the next request."""
+    _plain(handler, request, reply)
+    handler.close_connection = True
+
+
+def _duplicate_headers(handler: _Handler, request: Received, reply: Reply) -> None:
+    handler.send_response(reply.status)
+    headers = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))} | reply.headers
+    for name, value in [*headers.items(), *headers.items()]:
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(reply.body)
+
+
 FAULTS: dict[str, Callable[[_Handler, Received, Reply], None]] = {
     "": _plain,
     "hold": _hold,
+    "slow_headers": _slow_headers,
+    "drip": _drip,
     "truncated": _truncated,
     "reset": _reset,
     "lost": _lost,
     "chunked": _chunked,
     "http10": _closing,
+    "keep_alive_closed": _keep_alive_closed,
+    "duplicate_headers": _duplicate_headers,
 }
 
 
-def common(scenario: str, argument: str, reply: Reply) -> Reply:  # noqa: PLR0911 - a table of replies
+def _page(status: int, text: str) -> Callable[[str, Reply], Reply]:
+    return lambda argument, reply: Reply(status, f"<html><h1>{text}</h1></html>".encode(), "text/html")
+
+
+def _zipped(argument: str, reply: Reply) -> Reply:
+    return replace(reply, body=gzip.compress(reply.body, 1), headers=reply.headers | {"Content-Encoding": "gzip"})
+
+
+def _renamed(argument: str, reply: Reply) -> Reply:
+    """One field of the JSON has another name."""
+    return replace(reply, body=reply.body.replace(f'"{argument}":'.encode(), f'"{argument}X":'.encode()))
+
+
+CHANGES: dict[str, Callable[[str, Reply], Reply]] = {
+    "html_502": _page(502, "502 Bad Gateway"),
+    "html_504": _page(504, "504 Gateway Time-out"),
+    "html_200": _page(200, "Checking your browser"),
+    "empty": lambda argument, reply: Reply(200, b""),
+    "bad_utf8": lambda argument, reply: Reply(200, b'{"a": "\xff\xfe"}'),
+    "bom": lambda argument, reply: replace(reply, body=b"\xef\xbb\xbf" + reply.body),
+    "wrong_type": lambda argument, reply: replace(reply, content_type="text/plain"),
+    "moved": lambda argument, reply: Reply(301, headers={"Location": argument}),
+    "redirect": lambda argument, reply: Reply(302, headers={"Location": argument}),
+    "gzip": _zipped,
+    "rename": _renamed,
+}
+COMMON = (FAULTS.keys() | CHANGES.keys()) - {""}
+
+
+def common(scenario: str, argument: str, reply: Reply) -> Reply:
     """What every provider can play, laid over its successful reply."""
     if scenario in FAULTS:
-        reply.fault, reply.argument = scenario, argument
-        return reply
-    match scenario:
-        case "html_502":
-            return Reply(502, b"<html><h1>502 Bad Gateway</h1></html>", "text/html")
-        case "html_200":
-            return Reply(200, b"<html>Checking your browser</html>", "text/html")
-        case "empty":
-            return Reply(200, b"")
-        case "bad_utf8":
-            return Reply(200, b'{"a": "\xff\xfe"}')
-        case "bom":
-            reply.body = b"\xef\xbb\xbf" + reply.body
-        case "wrong_type":
-            reply.content_type = "text/plain"
-        case "redirect":
-            return Reply(302, b"", headers={"Location": argument})
-        case _:
-            raise AssertionError(f"no such scenario: {scenario}")
-    return reply
+        return replace(reply, fault=scenario, argument=argument)
+    assert scenario in CHANGES, f"no such scenario: {scenario}"
+    return CHANGES[scenario](argument, reply)
 
 
 def _is_gone(connection: socket.socket) -> bool:
