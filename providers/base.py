@@ -24,11 +24,15 @@ from uuid import UUID
 from django.db.models import TextChoices
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 from pydantic import BaseModel, ConfigDict, Field
 
 Text = str | Promise
 PHOTO_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"})
-TemplateKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]  # a `setting_key` of the slot
+TEMPLATE_KEY = "template-key"  # in JSON Schema, the `format` of a `setting_key` of the slot
+TemplateKey = Annotated[
+    str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64, json_schema_extra={"format": TEMPLATE_KEY})
+]
 
 
 class Reason(TextChoices):
@@ -114,11 +118,35 @@ class Output(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
-    quality: int = Field(default=92, ge=1, le=100)  # JPEG and WebP; 92 shows no blocks in a 10×15 cm print
-    width: int | None = Field(default=None, ge=16, le=8192)  # pixels
-    height: int | None = Field(default=None, ge=16, le=8192)
-    fit: Literal["cover", "contain"] = "cover"
+    format: Literal["jpeg", "png", "webp"] = Field(
+        default="jpeg", title=gettext_noop("Format"), description=gettext_noop("The type of the picture's file.")
+    )
+    quality: int = Field(  # 92 shows no blocks in a 10×15 cm print
+        default=92,
+        ge=1,
+        le=100,
+        title=gettext_noop("Quality"),
+        description=gettext_noop("Of JPEG and WebP: the higher, the larger the file."),
+    )
+    width: int | None = Field(
+        default=None,
+        ge=16,
+        le=8192,
+        title=gettext_noop("Width"),
+        description=gettext_noop("In pixels. Empty: as the height and the picture give it."),
+    )
+    height: int | None = Field(
+        default=None,
+        ge=16,
+        le=8192,
+        title=gettext_noop("Height"),
+        description=gettext_noop("In pixels. Empty: as the width and the picture give it."),
+    )
+    fit: Literal["cover", "contain"] = Field(
+        default="cover",
+        title=gettext_noop("Fit"),
+        description=gettext_noop("Where both sides are given: cover crops the picture, contain adds white borders."),
+    )
 
 
 class Retry(BaseModel):
@@ -126,9 +154,25 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    attempts: int | None = Field(default=None, ge=1, le=5)
-    pause_seconds: float | None = Field(default=None, ge=0, le=30)
-    repeat_ambiguous: bool = False  # also a paid call whose answer was lost: it may be billed twice (rule 12)
+    attempts: int | None = Field(
+        default=None,
+        ge=1,
+        le=5,
+        title=gettext_noop("Attempts"),
+        description=gettext_noop("In all, while there is time. Empty: as the whole service does."),
+    )
+    pause_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        le=30,
+        title=gettext_noop("Pause"),
+        description=gettext_noop("Seconds between two attempts. Empty: as the whole service does."),
+    )
+    repeat_ambiguous: bool = Field(  # rule 12
+        default=False,
+        title=gettext_noop("Repeat lost calls"),
+        description=gettext_noop("Also a paid call whose answer was lost is tried again: it may be billed twice."),
+    )
 
 
 class OperationSettings(BaseModel):
@@ -138,9 +182,21 @@ class OperationSettings(BaseModel):
 
     template_fields: ClassVar[tuple[str, ...]] = ("frame",)  # the fields whose value is a template media key
 
-    output: Output | None = None
-    frame: TemplateKey | None = None
-    retry: Retry | None = None
+    output: Output | None = Field(
+        default=None,
+        title=gettext_noop("Output"),
+        description=gettext_noop("The exact picture that the booth wants. Empty: as the provider made it."),
+    )
+    frame: TemplateKey | None = Field(
+        default=None,
+        title=gettext_noop("Frame"),
+        description=gettext_noop("A template image with open parts, laid over the finished picture."),
+    )
+    retry: Retry | None = Field(
+        default=None,
+        title=gettext_noop("Trying again"),
+        description=gettext_noop("When the provider fails in a way that may pass."),
+    )
 
     def template_keys(self) -> list[str]:
         """The keys of all template media that these settings point to."""
