@@ -90,15 +90,16 @@ class Group:
 
 
 def groups(operation: Operation) -> list[Group]:
-    """The operation's own come first, and of those what is required."""
-    own = sorted(_plain(operation.settings, is_common=False), key=lambda setting: not setting.is_required)
-    return [Group(operation.name, "", tuple(own)), *common_groups(operation)]
-
-
-def common_groups(operation: Operation) -> list[Group]:
-    """What every operation takes, and whatever objects this one has."""
-    common = Group(_("For every operation"), "", tuple(_plain(operation.settings, is_common=True)))
-    return [common, *_objects(operation.settings)]
+    """First the operation's own, those that are required in front; then what every operation has; then the objects."""
+    schema = operation.settings.model_json_schema()
+    definitions = schema.get("$defs", {})
+    required = schema.get("required", ())
+    every = [Setting(n, _value_schema(node, definitions), n in required) for n, node in schema["properties"].items()]
+    plain = [setting for setting in every if "properties" not in setting.schema]
+    common = [setting for setting in plain if setting.path in OperationSettings.model_fields]
+    own = sorted((setting for setting in plain if setting not in common), key=lambda setting: not setting.is_required)
+    objects = [_object(setting, definitions) for setting in every if "properties" in setting.schema]
+    return [Group(operation.name, "", tuple(own)), Group(_("For every operation"), "", tuple(common)), *objects]
 
 
 def settings(operation: Operation) -> Iterator[Setting]:
@@ -120,29 +121,11 @@ def schema_ref(provider_id: str, operation_id: str) -> str:
     return reverse("operation-schema", args=[provider_id, operation_id])
 
 
-def _plain(declared: type[OperationSettings], *, is_common: bool) -> Iterator[Setting]:
-    for setting in _top(declared):
-        if "properties" not in setting.schema and (setting.path in OperationSettings.model_fields) is is_common:
-            yield setting
-
-
-def _objects(declared: type[OperationSettings]) -> Iterator[Group]:
-    """An object's fields are settings by themselves: required only where the object is given."""
-    definitions = declared.model_json_schema().get("$defs", {})
-    for setting in _top(declared):
-        if inner := setting.schema.get("properties"):
-            fields = (
-                Setting(f"{setting.path}.{name}", _value_schema(node, definitions), False)
-                for name, node in inner.items()
-            )
-            yield Group(setting.title, setting.description, tuple(fields), setting.path)
-
-
-def _top(declared: type[OperationSettings]) -> Iterator[Setting]:
-    schema = declared.model_json_schema()
-    definitions = schema.get("$defs", {})
-    for name, node in schema["properties"].items():
-        yield Setting(name, _value_schema(node, definitions), name in schema.get("required", ()))
+def _object(setting: Setting, definitions: Mapping[str, Any]) -> Group:
+    """Its fields are settings by themselves: required only where the object is given."""
+    inner = setting.schema["properties"].items()
+    fields = (Setting(f"{setting.path}.{name}", _value_schema(node, definitions), False) for name, node in inner)
+    return Group(setting.title, setting.description, tuple(fields), setting.path)
 
 
 def _value_schema(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:

@@ -123,15 +123,17 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """What each operation can be set to, from the declaration that also judges it."""
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
-        providers = registry.classes().values()
+        offered = [
+            (provider.id, provider.name, operation, declaration.groups(operation))
+            for provider in registry.classes().values()
+            for operation in provider.operations
+        ]
         context = self.admin_site.each_context(request) | {
             "title": gettext("Settings of the operations"),
             "opts": self.opts,
             "media": self.media,
-            "operations": [
-                (p.id, p.name, o, declaration.groups(o)[0].settings) for p in providers for o in p.operations
-            ],
-            "common": declaration.common_groups(next(iter(providers)).operations[0]),
+            "operations": offered,
+            "common": offered[0][-1][1:],
         }
         return TemplateResponse(request, "admin/slots/slot/operations.html", context)
 

@@ -47,6 +47,9 @@ class KeysField(forms.CharField):
     def to_python(self, value: Any) -> Any:
         return re.findall(r"[^\s,]+", super().to_python(value) or "")
 
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool((initial or []) != self.to_python(data))
+
 
 class PrettyJSONField(forms.JSONField):
     def prepare_value(self, value: Any) -> Any:
@@ -70,11 +73,10 @@ class KeyInput(forms.TextInput):
 
 
 def field_for(setting: Setting, keys: Collection[str], saved: Any) -> forms.Field:
-    """`saved` stays on offer also where the declaration does not offer it any more."""
+    """Whether it is required is for the form to say. `saved` stays on offer also where the declaration drops it."""
     field = _field(setting, keys, saved)
     field.label = setting.title
     field.help_text = escape(" ".join(filter(None, [setting.description, _keys_in_words(setting, keys)])))
-    field.required = setting.is_required
     return field
 
 

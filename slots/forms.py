@@ -41,7 +41,7 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         self.is_redraw = "_redraw" in self.data
         self.is_pasted = bool(self.data.get("settings_json", "").strip()) and not self.is_redraw
         self.template_keys = self._template_keys()
-        self.initial["settings_json"] = {}  # it is for pasting
+        self.initial["settings_json"] = None  # it is for pasting
         recipe = self._offer_recipes()
         operation = registry.operation(*recipe.split("/", 1)) if "/" in recipe else None
         self.groups = declaration.groups(operation) if operation else []

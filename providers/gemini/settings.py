@@ -64,7 +64,9 @@ class ImageEdit(OperationSettings):
         description=_("Empty: that of the photo, as near as the model has it."),
     )
     image_size: ImageSize | None = Field(
-        default=None, title=_("Picture size"), description=_("Of the longer side, in thousands of pixels. Empty: 1K.")
+        default=None,
+        title=_("Picture size"),
+        description=_("1K is about 1024 x 1024 pixels; more takes longer and costs more. Empty: 1K."),
     )
     thinking_level: ThinkingLevel | None = Field(
         default=None,

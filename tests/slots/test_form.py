@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 from django import forms
+from django.contrib.admin.models import LogEntry
+from django.core.exceptions import ValidationError
 from django.test import Client
 from django.urls import reverse
 
 from providers import declaration, registry
 from providers.models import ProviderAccount
+from slots import operations
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.conftest import set_slot
 from tests.slots.posted import ADD, change, pasted, settings, slot_page
@@ -243,6 +246,24 @@ def test_pasted_json_goes_before_the_fields(admin: Client) -> None:
     answer = admin.post(change(), slot_page(**settings(look="noir"), **pasted({"look": "sepia", "strength": 5})))
     assert answer.status_code == 302
     assert saved() == {"look": "sepia", "strength": 5}
+
+
+def test_the_history_names_the_settings_that_changed(admin: Client) -> None:
+    set_slot(name="New", settings_json={"look": "noir", "retry": {"repeat_ambiguous": True}})
+    given = settings(look="noir", strength="7", template_media="", retry__repeat_ambiguous="on")
+    assert admin.post(change(), slot_page(**given)).status_code == 302
+    assert LogEntry.objects.get().get_change_message() == "Changed Strength."
+
+
+def test_the_faults_of_a_whole_slot_can_be_had_by_field() -> None:
+    slot = Slot(id="slot-016", provider_id="studio", operation_id="image_edit", settings_json={"output": {"width": 4}})
+    with pytest.raises(ValidationError) as caught:
+        slot.full_clean()
+    assert operations.by_field(caught.value) == {
+        "name": ["This field cannot be blank."],
+        "settings_json.look": ["This setting is required."],
+        "settings_json.output.width": ["Must be at least 16."],
+    }
 
 
 def test_the_saved_json_can_be_read(admin: Client) -> None:
