@@ -25,7 +25,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
+from tests import leaks
+
 TOKEN = re.compile(r"\[\[([a-z0-9_]+)(?::([^\]]*))?\]\]")
+KEY_HEADERS = ("authorization", "x-goog-api-key")
 WAIT_SECONDS = 30.0  # a test that waits longer has failed
 HOLD_SECONDS = 120.0  # longer than any deadline: for whoever is held, this is for ever
 
@@ -71,6 +74,7 @@ class Speaker:
 
     def scenario(self, prompt: str = "") -> tuple[str, str]:
         """Name and argument of what this request is to play; ("", "") for success."""
+        leaks.note(prompt)
         if self.script:
             name, _, argument = self.script.popleft().partition(":")
             return name, argument
@@ -123,6 +127,7 @@ class WireSandbox:
         self._gate.set()
 
     def note(self, request: Received) -> None:
+        leaks.note(*(request.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS))
         with self._changed:
             self.journal.append(request)
             self._changed.notify_all()
