@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.models import Job, MediaObject
+from tests.ingest.helpers import eventually
 from tests.providers.door.cast import Door, check
 from tests.sandbox.turbotext import TurbotextSpeaker
 
@@ -104,4 +105,4 @@ def test_the_reference_is_kept_and_the_link_to_the_photo_is_not(door: Door, turb
     assert door.post("turbotext").status == 200
     assert Job.objects.get().provider_job_reference == "generate_image2image:4001"
     assert next(iter(turbotext.fetched)).startswith(f"{door.booth.url}/public/media/")
-    assert not MediaObject.objects.exists()
+    assert eventually(lambda: not MediaObject.objects.exists())
