@@ -154,7 +154,7 @@ class Processes:
     def staff(self) -> None:
         """Sees to it that a worker is at work."""
         if self.crew is None:
-            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0", PUBLIC_BASE_URL=self.url)
 
     def send_home(self) -> None:
         if self.crew is not None:

@@ -38,6 +38,7 @@ if TEST_POSTGRES:
     }
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name
+PROVIDERS[PROVIDERS.index("providers.turbotext.Turbotext")] = "tests.sandbox.providers.QuickTurbotext"
 PROVIDERS += [f"tests.sandbox.providers.{name}" for name in ("Instant", "Queued", "Fetching")]
 PROVIDERS.append("tests.providers.example_provider.Example")
 # A quick one, except where a test is about the slow one.
