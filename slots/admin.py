@@ -17,12 +17,12 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from photoslot.admin import STYLES, badge, pretty
 from providers import declaration, registry
-from slots import templates
+from slots import budget, templates
 from slots.forms import SlotForm
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
 
@@ -77,11 +77,11 @@ class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
 class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = SlotForm
     inlines = (BindingInline,)
-    list_display = ("id", "name", "archived", "recipe", "is_active", "size_limit_mb", "updated_at")
+    list_display = ("id", "name", "archived", "recipe", "is_active", "size_limit_mb", "spent", "updated_at")
     list_filter = (ArchiveFilter, "is_active", ProviderFilter)
     search_fields = ("id", "name")
     actions = ("switch_on", "switch_off", "archive", "restore")
-    readonly_fields = ("booth_url", "saved_settings", "archived_at", "created_at", "updated_at")
+    readonly_fields = ("booth_url", "saved_settings", "spent", "archived_at", "created_at", "updated_at")
     # The fields of the chosen operation's settings are drawn after these: `render_change_form`.
     fieldsets = (
         (None, {"fields": ("id", "name", "is_active", "size_limit_mb")}),
@@ -89,7 +89,7 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     )
     saved_fieldsets = (
         (_("Settings as JSON"), {"fields": ("saved_settings", "settings_json"), "classes": ("collapse",)}),
-        (_("Booth"), {"fields": ("booth_url",)}),
+        (_("Booth"), {"fields": ("booth_url", "spent")}),
         (_("Times"), {"fields": ("created_at", "updated_at", "archived_at")}),
     )
 
@@ -107,6 +107,14 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Slot | None = None) -> Any:
         return self.readonly_fields if obj is None else ("id", *self.readonly_fields)
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """The budgets of all slots of the page by one query."""
+        changelist = super().get_changelist_instance(request)
+        budgets = budget.today(changelist.result_list)
+        for slot in changelist.result_list:
+            slot.budget = budgets.get(slot.pk)
+        return changelist
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {"id": Slot.next_id(), **super().get_changeform_initial_data(request)}
@@ -155,6 +163,18 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description=_("saved settings"))
     def saved_settings(self, slot: Slot) -> SafeString:
         return pretty(slot.settings_json)
+
+    @admin.display(description=_("spent today (UTC)"))
+    def spent(self, slot: Slot) -> str:
+        of = slot.budget if hasattr(slot, "budget") else budget.today([slot]).get(slot.pk)
+        if of is None:
+            return ""
+        words = {"spent": f"{of.spent:.2f}", "limit": f"{of.limit:.2f}", "percent": int(of.share * 100)}
+        text = gettext("%(spent)s of %(limit)s USD, %(percent)s %%") % words
+        if of.unpriced:
+            unknown = ngettext("%d call at an unknown price", "%d calls at an unknown price", of.unpriced)
+            text += f"; {unknown % of.unpriced}"
+        return badge(f"spent-{of.level}", text) if of.level else text
 
     @admin.display(description="", ordering="archived_at")
     def archived(self, slot: Slot) -> str:

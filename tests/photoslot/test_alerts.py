@@ -10,7 +10,7 @@ import yaml
 from django.conf import settings
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import Booth
+from tests.conftest import Booth, set_slot
 from tests.jobs.made import make_picture
 
 pytestmark = pytest.mark.contract
@@ -29,6 +29,7 @@ def test_all_alerts_of_the_contract_are_there() -> None:
         "PhotosTimeOut",
         "PhotosAreSlow",
         "MediaDiskFull",
+        "SlotBudgetNearlySpent",
         "QueueFull",
         "ProviderUnavailable",
         "NoWorker",
@@ -43,6 +44,7 @@ def test_all_alerts_of_the_contract_are_there() -> None:
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_its_metrics_are_exposed(booth: Booth, web: httpx.Client, rule: dict[str, str]) -> None:
     make_picture(booth)
+    set_slot("slot-002", settings_json={"look": "sepia", "daily_budget": 5})
     families = text_string_to_metric_families(web.get("/metrics").text)
     exposed = {sample.name for family in families for sample in family.samples}
     asked = set(METRIC.findall(rule["expr"]))
