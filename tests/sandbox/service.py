@@ -1,0 +1,83 @@
+"""The whole service against the sandbox: its accounts point there, and there is a slot for every paid operation."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import CommandError, call_command
+from PIL import Image, ImageDraw
+
+from photoslot import images
+from photoslot.demo_scene import scene
+from providers import registry
+from providers.base import Operation
+from providers.models import ProviderAccount
+from slots import templates
+from slots.models import Slot, TemplateBinding, TemplateMedia
+from tests.sandbox.settings import SERVER
+
+PAID = ("gemini", "openai", "turbotext")
+PROMPT = "Make it a painting; keep faces, pose and composition as they are."
+
+
+def run() -> None:
+    with SERVER:
+        call_command("migrate", verbosity=0)
+        call_command("bootstrap")
+        for provider in PAID:
+            account = ProviderAccount.objects.filter(pk=provider)
+            # The sandbox may be at another port than the last time, and is never behind the real accounts' proxy.
+            account.update(base_url=os.environ[f"{provider.upper()}_BASE_URL"], encrypted_proxy_url="")
+            for operation in registry.classes()[provider].operations:
+                _slot(provider, operation)
+        try:
+            call_command("run")
+        except CommandError as error:
+            sys.exit(str(error))
+
+
+def _slot(provider: str, operation: Operation) -> None:
+    """Adds the operation's slot unless there is one; says which it is."""
+    slot = Slot.objects.filter(provider_id=provider, operation_id=operation.id).first()
+    if slot is None:
+        recipe: dict[str, str] = {
+            field: field for field in ("style", "face") if field in operation.settings.model_fields
+        }
+        if "prompt" in operation.settings.model_fields:
+            recipe["prompt"] = PROMPT
+        slot = Slot(pk=Slot.next_id(), provider_id=provider, operation_id=operation.id, settings_json=recipe)
+        slot.name = f"{registry.provider_name(provider)}: {operation.name}"
+        slot.save()
+        for key in recipe.keys() - {"prompt"}:
+            _bind(slot, key)
+        slot.full_clean()
+    print(f"  {slot}: /ingest/{slot.pk}", flush=True)  # noqa: T201 - so that one knows where to post
+
+
+def _bind(slot: Slot, key: str) -> None:
+    media = TemplateMedia(label=key)
+    templates.fill(media, SimpleUploadedFile(f"{key}.png", images.encode(DRAWN[key](), "png")))
+    media.save()
+    TemplateBinding.objects.create(slot=slot, setting_key=key, media=media)
+
+
+def _style() -> Image.Image:
+    """A mosaic."""
+    return scene(90, 60).quantize(24).convert("RGB").resize((900, 600), Image.Resampling.NEAREST)
+
+
+def _face() -> Image.Image:
+    face = Image.new("RGB", (600, 600), "#3d5a80")
+    draw = ImageDraw.Draw(face)
+    draw.ellipse((120, 60, 480, 560), fill="#e0ac84")
+    for x in (230, 370):
+        draw.ellipse((x - 28, 230, x + 28, 270), fill="white")
+        draw.ellipse((x - 12, 236, x + 12, 264), fill="#2b2d42")
+    draw.polygon([(300, 290), (270, 370), (330, 370)], fill="#c98f66")
+    draw.arc((220, 360, 380, 480), 20, 160, fill="#9b2226", width=12)
+    return face
+
+
+DRAWN = {"style": _style, "face": _face}
