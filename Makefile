@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format bench clean
+.PHONY: help demo run test check format bench bench-providers clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(VENV)/.runtime ## start everything, post one photo, save its picture in var/demo, stop
 	@$(BIN)/python manage.py demo
@@ -32,6 +32,9 @@ format: $(VENV)/.dev ## put the code into its usual form
 
 bench: $(VENV)/.dev ## overhead, photos a second and booths held, beside the floor
 	$(BIN)/python -m bench
+
+bench-providers: $(VENV)/.dev ## what the service adds to each provider's time, a worker's memory, what preparing saves
+	$(BIN)/python -m bench --providers
 
 clean: ## remove the virtual environment and caches (data in var/ and secrets/ stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import django
@@ -18,12 +19,13 @@ atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ |= {"DJANGO_SETTINGS_MODULE": "bench.settings", "BENCH_ROOT": str(ROOT)}
 django.setup()
 
-from bench import scenarios, stage  # noqa: E402 - only once Django is set up
-from bench.scenarios import SCENARIOS, Line, Options  # noqa: E402
+from bench import providers, scenarios, stage  # noqa: E402 - only once Django is set up
+from bench.scenarios import Line, Options  # noqa: E402
 from photoslot.embedded_postgres import EmbeddedPostgresError  # noqa: E402
 
-FULL = Options(rounds=3, photos=10, held=300)
-QUICK = Options(rounds=1, photos=8, held=100)
+FULL = Options(rounds=3, photos=10, held=300, jobs=2000)
+QUICK = Options(rounds=1, photos=8, held=100, jobs=600)
+ALL = scenarios.SCENARIOS | providers.SCENARIOS
 VERDICTS = {True: "reached", False: "missed", None: ""}
 
 
@@ -31,15 +33,16 @@ def main() -> int:
     given = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
     base = QUICK if given.quick else FULL
-    options = Options(base.rounds, base.photos, given.booths or base.held)
+    options = replace(base, held=given.booths or base.held)
+    chosen = providers.SCENARIOS if given.providers else scenarios.SCENARIOS
     print(
-        f"Provider {scenarios.LATENCY} s, photo {scenarios.PHOTO_BYTES / 1e6:.2f} MB, {os.cpu_count()} cores, "
-        f"{options.rounds} rounds of floor and service in turn."
+        f"Photo {scenarios.PHOTO_BYTES / 1e6:.2f} MB, {os.cpu_count()} cores; beside a floor: provider "
+        f"{scenarios.LATENCY} s, {options.rounds} rounds of floor and service in turn."
     )
     _print(Line("", "floor", "ours", "target"))
     try:
-        with stage.database(), stage.fake_provider():
-            return _measured(given.only or list(SCENARIOS), options)
+        with stage.database(), stage.fakes():
+            return _measured(given.only or list(chosen), options)
     except (stage.BenchError, EmbeddedPostgresError) as error:
         print(f"The bench could not start: {error}", file=sys.stderr)
         return 1
@@ -47,8 +50,11 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round, 100 booths held: a first impression")
-    parser.add_argument("--only", action="append", choices=SCENARIOS, metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round, 100 booths held, 600 jobs: a first impression"
+    )
+    parser.add_argument("--only", action="append", choices=ALL, metavar="NAME", help=", ".join(ALL))
+    parser.add_argument("--providers", action="store_true", help="the scenarios of the providers instead")
     parser.add_argument("--booths", type=int, help="how many booths are held at once (1000 takes a minute)")
     return parser.parse_args()
 
@@ -58,7 +64,7 @@ def _measured(names: list[str], options: Options) -> int:
     failures = 0
     for name in names:
         try:
-            for line in SCENARIOS[name](options):
+            for line in ALL[name](options):
                 _print(line)
         except stage.BenchError as error:
             failures += 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import httpx
 
 from bench import wire
-from providers.base import AmbiguousError, Operation, OperationSettings, Picture, Provider, Reason, Request
+from providers.base import Account, AmbiguousError, Operation, OperationSettings, Picture, Provider, Reason, Request
 
 
 class Settings(OperationSettings):
@@ -24,8 +24,10 @@ class Bench(Provider[Payload]):
     id = "bench"
     name = "Bench"
     operations = (Operation("image_edit", "Fixed time", Settings),)
+    needs_key = False
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account) -> None:
+        super().__init__(account)
         self._url = os.environ["BENCH_PROVIDER_URL"]
         self._client = wire.client()
 

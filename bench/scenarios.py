@@ -33,6 +33,7 @@ class Options:
     rounds: int
     photos: int  # of one booth in one round
     held: int  # booths that wait at once
+    jobs: int  # that a worker has made when its memory is looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,13 @@ def one_booth(options: Options) -> Iterator[Line]:
         for name, target in _turns(targets, options.rounds):
             samples = stage.run_booths(Plan(target.url, 1, PHOTO_BYTES, options.photos + 1))
             found[name] += [(s.ended - s.began - LATENCY) * 1000 for s in samples[1:]]  # the first one connects
-    floor, ours = (_quantile(found[name], 0.5) for name in ("floor", "ours"))
+    floor, ours = (quantile(found[name], 0.5) for name in ("floor", "ours"))
     target_text = f"≤ floor + {OVERHEAD_MS:.0f} ms"
     reached = ours - floor <= OVERHEAD_MS
     yield Line(
         "one booth, overhead p50", f"{floor:.0f} ms", f"{ours:.0f} (+{ours - floor:.0f}) ms", target_text, reached
     )
-    floor, ours = (_quantile(found[name], 0.95) for name in ("floor", "ours"))
+    floor, ours = (quantile(found[name], 0.95) for name in ("floor", "ours"))
     yield Line("one booth, overhead p95", f"{floor:.0f} ms", f"{ours:.0f} (+{ours - floor:.0f}) ms")
 
 
@@ -97,9 +98,9 @@ def pick_up(options: Options) -> Iterator[Line]:
         stage.run_booths(Plan(target.url, 1, SMALL_PHOTO_BYTES, photos=4 * options.photos + 1))
     jobs = Job.objects.annotate(waited=F("claimed_at") - F("created_at")).order_by("created_at")
     waits = [waited.total_seconds() * 1000 for waited in jobs.values_list("waited", flat=True)[1:]]
-    p50 = _quantile(waits, 0.5)
+    p50 = quantile(waits, 0.5)
     yield Line("idle pick-up of a job, p50", "", f"{p50:.1f} ms", f"≤ {PICK_UP_MS:.0f} ms", p50 <= PICK_UP_MS)
-    yield Line("idle pick-up of a job, p95", "", f"{_quantile(waits, 0.95):.1f} ms")
+    yield Line("idle pick-up of a job, p95", "", f"{quantile(waits, 0.95):.1f} ms")
 
 
 SCENARIOS: dict[str, Callable[[Options], Iterator[Line]]] = {
@@ -157,5 +158,5 @@ def _medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return statistics.median(first for first, _ in pairs), statistics.median(second for _, second in pairs)
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
+def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

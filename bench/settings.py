@@ -1,6 +1,7 @@
-"""The service as the bench runs it: everything it writes is in BENCH_ROOT, and its slots use the fake provider."""
+"""The service as the bench runs it: everything it writes is in BENCH_ROOT, and its slots use fake providers."""
 
 import os
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from photoslot import embedded_postgres
@@ -10,15 +11,23 @@ ROOT = Path(os.environ["BENCH_ROOT"])
 POSTGRES = EmbeddedPostgres(ROOT, "bench")
 
 # What the shell or a .env says must neither be touched by the bench nor change its figures.
-for name in ("DATABASE_LISTEN_URL", "DEBUG", "INGEST_DEDUPE_SECONDS", "WEB_PROCESSES", "SENTRY_DSN"):
+for name in (
+    "DATABASE_LISTEN_URL",
+    "DEBUG",
+    "INGEST_DEDUPE_SECONDS",
+    "WEB_PROCESSES",
+    "SENTRY_DSN",
+    "PROVIDER_CATALOGUE_DIR",
+):
     os.environ[name] = ""
 os.environ["DATABASE_URL"] = "postgres:///"
 os.environ["SECRET_KEY"] = "bench"  # noqa: S105
+os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"bench only: 32 bytes, no secret!").decode()
 os.environ["MEDIA_ROOT"] = str(ROOT / "media")
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(ROOT / "credentials.json")
 
 from photoslot.settings import *  # noqa: E402, F403
-from photoslot.settings import DATABASES, LOGGING  # noqa: E402
+from photoslot.settings import DATABASES, LOGGING, PROVIDERS  # noqa: E402
 
 DATABASES["default"] |= {
     "NAME": ACCOUNT,
@@ -27,7 +36,7 @@ DATABASES["default"] |= {
     "PORT": embedded_postgres.PORT,
 }
 EMBEDDED_POSTGRES = POSTGRES
-PROVIDERS = ["bench.provider.Bench"]
+PROVIDERS = ["bench.provider.Bench", *PROVIDERS]
 LOGGING = LOGGING | {
     "root": {"handlers": ["console"], "level": "WARNING"}
 }  # nothing between the lines of the table but what went wrong

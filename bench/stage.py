@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 
 from django.conf import settings
@@ -24,10 +25,12 @@ from bench.settings import POSTGRES
 from ingest.models import IngestSettings
 from jobs.models import Process
 from photoslot.processes import free_port, web_command
+from providers.models import ProviderAccount
 from slots.models import Slot
 
 READY_SECONDS = 30.0
 STOP_SECONDS = 30.0
+ADDRESSES = {"gemini": "gemini", "openai": "openai/v1", "turbotext": "turbotext"}
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 # As `web_command` starts the service; neither of the two needs a start-up of its own.
@@ -50,11 +53,17 @@ class Running:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
 
+    def memory_mb(self) -> float:
+        return self._status_mb("VmRSS")
+
     def peak_memory_mb(self) -> float:
+        return self._status_mb("VmHWM")
+
+    def _status_mb(self, name: str) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
-        assert peak
-        return int(peak[1]) / 1024
+        found = re.search(rf"{name}:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) / 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +94,33 @@ def set_latency(seconds: float) -> None:
     Slot.objects.update(provider_id="bench", operation_id="image_edit", settings_json={"seconds": seconds})
 
 
+def use_services(seconds: Mapping[str, float]) -> None:
+    """The slots' next photos go to these providers in turn, whose fakes take so long."""
+    ProviderAccount.objects.all().delete()
+    for provider_id, path in ADDRESSES.items():
+        if provider_id in seconds:
+            url = f"{os.environ['BENCH_SERVICES_URL']}{seconds[provider_id]}/{path}"
+            account = ProviderAccount(provider_id=provider_id, base_url=url)
+            account.set_key("bench")
+            account.save()
+    recipe = {"operation_id": "image_edit", "settings_json": {"prompt": "a bench"}}
+    for slot, provider_id in zip(Slot.objects.all(), cycle(seconds), strict=False):
+        Slot.objects.filter(pk=slot.pk).update(provider_id=provider_id, **recipe)
+
+
 @contextmanager
-def fake_provider() -> Iterator[None]:
-    """Leaves its address in the environment of the processes that are started within."""
+def fakes() -> Iterator[None]:
+    """Leaves their addresses in the environment of the processes that are started within."""
+    with _fake("bench.fake_provider:app", "BENCH_PROVIDER_URL"), _fake("bench.fake_services:app", "BENCH_SERVICES_URL"):
+        yield
+
+
+@contextmanager
+def _fake(app: str, variable: str) -> Iterator[None]:
     port = free_port()
-    with _process(*UVICORN, *BARE, "--port", str(port), "bench.fake_provider:app") as running:
+    with _process(*UVICORN, *BARE, "--port", str(port), app) as running:
         _wait_until(lambda: _is_open(port), running)
-        os.environ["BENCH_PROVIDER_URL"] = f"http://127.0.0.1:{port}/"
+        os.environ[variable] = f"http://127.0.0.1:{port}/"
         yield
 
 
@@ -108,7 +137,7 @@ def service(places: int) -> Iterator[Target]:
     """Web and worker, with room for so many photos at once."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    os.environ |= {"HOST": "127.0.0.1", "QUEUE_MAX_IN_FLIGHT_JOBS": str(places)}
+    os.environ |= {"HOST": "127.0.0.1", "PUBLIC_BASE_URL": url, "QUEUE_MAX_IN_FLIGHT_JOBS": str(places)}
     with ExitStack() as stack:
         worker = stack.enter_context(_process("manage.py", "run_workers", "--concurrency", str(places)))
         web = stack.enter_context(_process(*web_command(port)[1:]))

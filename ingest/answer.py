@@ -135,13 +135,18 @@ async def _delivering(queue: Queue, outcome: Outcome, data: bytes, gone: asyncio
     yield data[-1:]
     if waited.is_set() and await _is_broken(gone):  # it had to wait for what went before it
         return
+    # A booth that has everything may hang up at once, which cancels this; the note is still made.
+    await asyncio.shield(_note_delivery(queue, outcome))
+
+
+async def _note_delivery(queue: Queue, outcome: Outcome) -> None:
+    """And the photo that was the answer goes."""
     try:
-        # A booth that has everything may hang up at once, which cancels this; the note is still made.
-        await asyncio.shield(queue.delivered(outcome.id))
-    except QueueUnavailable:
+        await queue.delivered(outcome.id)
+        if outcome.photo_is_wanted:
+            await asyncio.to_thread(files.delete, outcome.payload_path)
+    except (QueueUnavailable, OSError):
         logger.warning("Delivery of job %s could not be noted; posting it again would join it", outcome.id)
-    if outcome.photo_is_wanted:
-        await asyncio.shield(asyncio.to_thread(files.delete, outcome.payload_path))
 
 
 async def _is_broken(gone: asyncio.Event) -> bool:

@@ -24,14 +24,18 @@ from uuid import UUID
 from django.db.models import TextChoices
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from pydantic_core import PydanticCustomError
 
 from providers import placeholders
+from providers.faults import fault
 
 Text = str | Promise
 PHOTO_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"})
-TemplateKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64)]  # a `setting_key` of the slot
+TEMPLATE_KEY = "template-key"  # in JSON Schema, the `format` of a `setting_key` of the slot
+TemplateKey = Annotated[
+    str, Field(pattern=r"^[a-z][a-z0-9_-]*$", max_length=64, json_schema_extra={"format": TEMPLATE_KEY})
+]
 
 
 class Reason(TextChoices):
@@ -117,11 +121,35 @@ class Output(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
-    quality: int = Field(default=92, ge=1, le=100)  # JPEG and WebP; 92 shows no blocks in a 10×15 cm print
-    width: int | None = Field(default=None, ge=16, le=8192)  # pixels
-    height: int | None = Field(default=None, ge=16, le=8192)
-    fit: Literal["cover", "contain"] = "cover"
+    format: Literal["jpeg", "png", "webp"] = Field(
+        default="jpeg", title=gettext_noop("Format"), description=gettext_noop("The type of the picture's file.")
+    )
+    quality: int = Field(  # 92 shows no blocks in a 10×15 cm print
+        default=92,
+        ge=1,
+        le=100,
+        title=gettext_noop("Quality"),
+        description=gettext_noop("Of JPEG and WebP: the higher, the larger the file."),
+    )
+    width: int | None = Field(
+        default=None,
+        ge=16,
+        le=8192,
+        title=gettext_noop("Width"),
+        description=gettext_noop("In pixels. Empty: as the height and the picture give it."),
+    )
+    height: int | None = Field(
+        default=None,
+        ge=16,
+        le=8192,
+        title=gettext_noop("Height"),
+        description=gettext_noop("In pixels. Empty: as the width and the picture give it."),
+    )
+    fit: Literal["cover", "contain"] = Field(
+        default="cover",
+        title=gettext_noop("Fit"),
+        description=gettext_noop("Where both sides are given: cover crops the picture, contain adds white borders."),
+    )
 
 
 class Retry(BaseModel):
@@ -129,9 +157,25 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    attempts: int | None = Field(default=None, ge=1, le=5)
-    pause_seconds: float | None = Field(default=None, ge=0, le=30)
-    repeat_ambiguous: bool = False  # also a paid call whose answer was lost: it may be billed twice (rule 12)
+    attempts: int | None = Field(
+        default=None,
+        ge=1,
+        le=5,
+        title=gettext_noop("Attempts"),
+        description=gettext_noop("In all, while there is time. Empty: as the whole service does."),
+    )
+    pause_seconds: float | None = Field(
+        default=None,
+        ge=0,
+        le=30,
+        title=gettext_noop("Pause"),
+        description=gettext_noop("Seconds between two attempts. Empty: as the whole service does."),
+    )
+    repeat_ambiguous: bool = Field(  # rule 12
+        default=False,
+        title=gettext_noop("Repeat lost calls"),
+        description=gettext_noop("Also a paid call whose answer was lost is tried again: it may be billed twice."),
+    )
 
 
 class Fallback(BaseModel):
@@ -140,9 +184,9 @@ class Fallback(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    provider_id: str = Field(max_length=32)
-    operation_id: str = Field(max_length=32)
-    settings_json: dict[str, Any] = Field(default_factory=dict)
+    provider_id: str = Field(max_length=32, title=gettext_noop("Provider"))
+    operation_id: str = Field(max_length=32, title=gettext_noop("Operation"))
+    settings_json: dict[str, Any] = Field(default_factory=dict, title=gettext_noop("Settings"))
 
 
 class OperationSettings(BaseModel):
@@ -153,24 +197,66 @@ class OperationSettings(BaseModel):
     template_fields: ClassVar[tuple[str, ...]] = ("frame",)  # the fields whose value is a template media key
     prompt_fields: ClassVar[tuple[str, ...]] = ("prompt", "negative_prompt")  # where placeholders are replaced
 
-    output: Output | None = None
-    frame: TemplateKey | None = None
-    retry: Retry | None = None
+    output: Output | None = Field(
+        default=None,
+        title=gettext_noop("Output"),
+        description=gettext_noop("The exact picture that the booth wants. Empty: as the provider made it."),
+    )
+    frame: TemplateKey | None = Field(
+        default=None,
+        title=gettext_noop("Frame"),
+        description=gettext_noop("A template image with open parts, laid over the finished picture."),
+    )
+    retry: Retry | None = Field(
+        default=None,
+        title=gettext_noop("Trying again"),
+        description=gettext_noop("When the provider fails in a way that may pass."),
+    )
     # Of the slot, whoever makes the picture (contract §8).
-    fallback: Fallback | None = None
-    on_failure: Literal["original"] | None = None  # the booth gets its own photo back instead of an error
-    finish_late: bool = False  # the provider may finish after the deadline, for the guest's page
-    max_concurrent: int | None = Field(default=None, ge=1, le=1000)  # jobs of the slot at once
-    daily_budget: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False)  # US dollars a day (UTC)
-    reply: Literal["picture", "multipart"] = "picture"
+    fallback: Fallback | None = Field(
+        default=None,
+        title=gettext_noop("Fallback"),
+        description=gettext_noop("Another recipe, tried when this provider fails for good and there is time."),
+    )
+    on_failure: Literal["original"] | None = Field(
+        default=None,
+        title=gettext_noop("When no picture can be made"),
+        description=gettext_noop("original: the booth gets its own photo back instead of an error. Empty: the error."),
+    )
+    finish_late: bool = Field(
+        default=False,
+        title=gettext_noop("Finish late"),
+        description=gettext_noop(
+            "After the deadline the provider may finish, which costs as usual; guests find the picture under the link."
+        ),
+    )
+    max_concurrent: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        title=gettext_noop("Jobs at once"),
+        description=gettext_noop("More photos of this slot wait their turn. Empty: no limit of the slot's own."),
+    )
+    daily_budget: float | None = Field(
+        default=None,
+        gt=0,
+        le=100_000,
+        allow_inf_nan=False,
+        title=gettext_noop("Budget a day, USD"),
+        description=gettext_noop("When it is used up, new photos are refused until midnight (UTC). Empty: no limit."),
+    )
+    reply: Literal["picture", "multipart"] = Field(
+        default="picture",
+        title=gettext_noop("Answer"),
+        description=gettext_noop("multipart: JSON and picture as two parts of one answer, for booths that ask for it."),
+    )
 
     @field_validator("prompt", "negative_prompt", check_fields=False)
     @classmethod
     def _placeholders_are_known(cls, text: str | None) -> str | None:
         if names := placeholders.unknown(text or ""):
-            raise PydanticCustomError(
-                "unknown_placeholder", "No booth sends {names}.", {"names": ", ".join(f"{{{name}}}" for name in names)}
-            )
+            listed = ", ".join(f"{{{name}}}" for name in names)
+            raise fault(gettext_noop("Booths send nothing for the placeholder %(names)s."), names=listed)
         return text
 
     def filled(self, fields: Mapping[str, str]) -> Self:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.defaultfilters import filesizeformat
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from photoslot.admin import STYLES, badge
-from providers import registry
+from photoslot.admin import STYLES, badge, pretty
+from providers import declaration, registry
 from slots import templates
+from slots.forms import SlotForm
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
 
 
@@ -61,73 +61,6 @@ class ArchiveFilter(admin.SimpleListFilter):
         yield from others
 
 
-class PrettyJSONField(forms.JSONField):
-    def prepare_value(self, value: Any) -> Any:
-        return (
-            value
-            if isinstance(value, forms.fields.InvalidJSONInput)
-            else json.dumps(value, indent=2, ensure_ascii=False)
-        )
-
-
-class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
-    """Provider and operation are one choice, so that they always belong together."""
-
-    recipe = forms.ChoiceField(label=_("Provider and operation"))
-    settings_json = PrettyJSONField(
-        label=_("Settings"),
-        initial=dict,
-        required=False,  # an empty object is for the operation to judge
-        widget=forms.Textarea({"rows": 14, "cols": 90, "spellcheck": "false", "class": "vLargeTextField code"}),
-        help_text=_('A JSON object with what the operation takes, such as {"look": "sepia", "strength": 80}.'),
-    )
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        saved = _recipe(self.instance) if self.instance.provider_id else ""
-        recipe = self.fields["recipe"]
-        assert isinstance(recipe, forms.ChoiceField)
-        recipe.choices = _recipes(saved)
-        recipe.initial = saved
-
-    def clean(self) -> None:
-        super().clean()
-        provider_id, _slash, operation_id = self.cleaned_data.get("recipe", "").partition("/")
-        self.instance.provider_id, self.instance.operation_id = provider_id, operation_id
-        self.instance.template_keys = self._template_keys()
-
-    def add_error(self, field: str | None, error: Any) -> None:
-        """Says each fault once, beside the field that this form has for it."""
-        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
-            named = {"recipe" if k in ("provider_id", "operation_id") else k: v for k, v in error.error_dict.items()}
-            error = ValidationError({k: v for k, v in named.items() if k not in self.errors})
-        super().add_error(field, error)
-
-    def _template_keys(self) -> set[str]:
-        """The keys that the slot will have once the rows of template images in the same form are saved too."""
-        saved = TemplateBinding.objects.filter(slot_id=self.instance.pk)
-        keys: dict[int | str, str] = dict(saved.values_list("pk", "setting_key"))
-        for name in self.data:
-            if row := re.fullmatch(r"(bindings-\d+)-setting_key", name):
-                pk = self.data.get(f"{row[1]}-id") or row[1]
-                keys[int(pk) if pk.isdigit() else pk] = "" if self.data.get(f"{row[1]}-DELETE") else self.data[name]
-        return set(keys.values()) - {""}
-
-
-def _recipe(slot: Slot) -> str:
-    return f"{slot.provider_id}/{slot.operation_id}"
-
-
-def _recipes(saved: str) -> list[tuple[str, str]]:
-    """What this installation offers; a slot's own also where that is not offered any more."""
-    offered = {
-        f"{provider.id}/{operation.id}": f"{provider.name}: {operation.name}"
-        for provider in registry.classes().values()
-        for operation in provider.operations
-    }
-    return list(offered.items()) if saved in offered or not saved else [(saved, saved), *offered.items()]
-
-
 class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
     model = TemplateBinding
     fields = ("setting_key", "media", "preview")
@@ -148,21 +81,29 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = (ArchiveFilter, "is_active", ProviderFilter)
     search_fields = ("id", "name")
     actions = ("switch_on", "switch_off", "archive", "restore")
-    readonly_fields = ("booth_url", "archived_at", "created_at", "updated_at")
+    readonly_fields = ("booth_url", "saved_settings", "archived_at", "created_at", "updated_at")
+    # The fields of the chosen operation's settings are drawn after these: `render_change_form`.
     fieldsets = (
         (None, {"fields": ("id", "name", "is_active", "size_limit_mb")}),
-        (_("Recipe"), {"fields": ("recipe", "settings_json")}),
+        (_("Recipe"), {"fields": ("recipe",)}),
     )
     saved_fieldsets = (
+        (_("Settings as JSON"), {"fields": ("saved_settings", "settings_json"), "classes": ("collapse",)}),
         (_("Booth"), {"fields": ("booth_url",)}),
         (_("Times"), {"fields": ("created_at", "updated_at", "archived_at")}),
     )
 
     class Media:
         css = STYLES
+        js = ("photoslot/slot_form.js",)
 
     def get_fieldsets(self, request: HttpRequest, obj: Slot | None = None) -> Any:
-        return self.fieldsets if obj is None else self.fieldsets + self.saved_fieldsets
+        if obj is None:
+            return self.fieldsets
+        if not self.has_change_permission(request, obj):
+            settings = (_("Settings"), {"fields": ("saved_settings",)})
+            return (*self.fieldsets, settings, *self.saved_fieldsets[1:])
+        return self.fieldsets + self.saved_fieldsets
 
     def get_readonly_fields(self, request: HttpRequest, obj: Slot | None = None) -> Any:
         return self.readonly_fields if obj is None else ("id", *self.readonly_fields)
@@ -174,6 +115,34 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         # Django would turn an insert of an id that somebody took meanwhile into an update of theirs.
         obj.save(force_insert=not change)
 
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.operations_view)
+        return [path("operations/", view, name="slots_slot_operations"), *super().get_urls()]
+
+    def operations_view(self, request: HttpRequest) -> HttpResponse:
+        """What each operation can be set to, from the declaration that also judges it."""
+        if not self.has_view_or_change_permission(request):
+            raise PermissionDenied
+        offered = [
+            (provider.id, provider.name, operation, declaration.groups(operation))
+            for provider in registry.classes().values()
+            for operation in provider.operations
+        ]
+        context = self.admin_site.each_context(request) | {
+            "title": gettext("Settings of the operations"),
+            "opts": self.opts,
+            "media": self.media,
+            "operations": offered,
+            "common": offered[0][-1][1:],
+        }
+        return TemplateResponse(request, "admin/slots/slot/operations.html", context)
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("add") or self.has_change_permission(request, kwargs.get("obj")):
+            shown = context["adminform"]
+            shown.fieldsets[len(self.fieldsets) : len(self.fieldsets)] = shown.form.fieldsets()
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def has_delete_permission(self, request: HttpRequest, obj: Slot | None = None) -> bool:
         return False  # jobs and figures point to it: slots are archived
 
@@ -182,6 +151,10 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """In the list, and in place of the form's field of this name for those who may only look."""
         operation = registry.operation_name(slot.provider_id, slot.operation_id)
         return f"{registry.provider_name(slot.provider_id)}: {operation}"
+
+    @admin.display(description=_("saved settings"))
+    def saved_settings(self, slot: Slot) -> SafeString:
+        return pretty(slot.settings_json)
 
     @admin.display(description="", ordering="archived_at")
     def archived(self, slot: Slot) -> str:

@@ -31,10 +31,13 @@ from photoslot.booth import Reply, fields, post_photo
 from photoslot.processes import free_port, web_command
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
+from tests import leaks
+from tests.leaks import pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
 
 PASSWORD = "open sesame"
+leaks.note(PASSWORD)
 MUTABLE_TABLES = [
     "jobs_mediaobject",
     "jobs_job",
@@ -66,6 +69,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
             pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 48}
         )
         yield
+        found = leaks.in_rows()
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
             cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")
@@ -76,6 +80,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         Slot.objects.bulk_create([Slot(**values) for values in slots])
         for folder in ("payloads", "results", "thumbnails", "templates", "media"):
             shutil.rmtree(settings.MEDIA_ROOT / folder, ignore_errors=True)
+        assert not found, "secrets in rows that staff read"
 
 
 @pytest.fixture
@@ -149,7 +154,7 @@ class Processes:
     def staff(self) -> None:
         """Sees to it that a worker is at work."""
         if self.crew is None:
-            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
+            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0", PUBLIC_BASE_URL=self.url)
 
     def send_home(self) -> None:
         if self.crew is not None:

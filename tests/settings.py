@@ -20,11 +20,14 @@ os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"tests only: 32 bytes, no secret!
 if "TEST_MEDIA_ROOT" not in os.environ:  # set for the processes that the tests start
     os.environ["TEST_MEDIA_ROOT"] = tempfile.mkdtemp(prefix="photoslot-test-")
     atexit.register(shutil.rmtree, os.environ["TEST_MEDIA_ROOT"], ignore_errors=True)
+if "TEST_LOG_FOLDER" not in os.environ:
+    os.environ["TEST_LOG_FOLDER"] = tempfile.mkdtemp(prefix="photoslot-test-logs-")
+    atexit.register(shutil.rmtree, os.environ["TEST_LOG_FOLDER"], ignore_errors=True)
 os.environ["MEDIA_ROOT"] = os.environ["TEST_MEDIA_ROOT"]
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(Path(os.environ["MEDIA_ROOT"]) / "secrets/runtime_credentials.json")
 
 from photoslot.settings import *  # noqa: E402, F403
-from photoslot.settings import DATABASES, PROVIDERS  # noqa: E402
+from photoslot.settings import DATABASES, LOGGING, PROVIDERS  # noqa: E402
 
 if TEST_POSTGRES:
     DATABASES["default"] |= {
@@ -35,7 +38,26 @@ if TEST_POSTGRES:
     }
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name
+PROVIDERS[PROVIDERS.index("providers.turbotext.Turbotext")] = "tests.sandbox.providers.QuickTurbotext"
 PROVIDERS += [f"tests.sandbox.providers.{name}" for name in ("Instant", "Queued", "Fetching")]
 PROVIDERS.append("tests.providers.example_provider.Example")
 # A quick one, except where a test is about the slow one.
 PASSWORD_HASHERS = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name in ("MD5", "PBKDF2")]
+
+# `tests.leaks` reads what every process logs: all of it, also what an operator would have to ask for.
+kept = {
+    "class": "logging.FileHandler",
+    "filename": Path(os.environ["TEST_LOG_FOLDER"], f"{os.getpid()}.log"),
+    "formatter": "line",
+    "filters": ["correlation"],
+    "delay": True,
+}
+console = LOGGING["handlers"]["console"] | {"level": "INFO"}
+vendors = {
+    name: {"level": "WARNING"} for name in ("openai", "google_genai")
+}  # their clients are no part of the service
+LOGGING |= {
+    "handlers": {"console": console, "kept": kept},
+    "root": {"handlers": ["console", "kept"], "level": "DEBUG"},
+    "loggers": LOGGING["loggers"] | {"django": {"handlers": [], "level": "DEBUG"}} | vendors,
+}

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from django.utils.translation import gettext_noop as _
+
+from providers.faults import fault
 
 HERE = Path(__file__).parent
 
@@ -39,9 +44,25 @@ def usable(provider_id: str, model: str) -> dict[str, Any]:
     facts = known.get(model)
     if facts is not None and _is_current(facts):
         return facts
-    current = sorted(name for name, of in known.items() if _is_current(of))
-    instead = ", ".join(facts["use_instead"] if facts else current)
-    raise ValueError(f"{model} {'was retired on ' + facts['retired_on'] if facts else 'is not known'}. Use: {instead}")
+    if facts is None:
+        instead = ", ".join(sorted(current(provider_id)))
+        raise fault(_("%(model)s is not known. Use: %(instead)s"), model=model, instead=instead)
+    raise fault(
+        _("%(model)s was retired on %(date)s. Use: %(instead)s"),
+        model=model,
+        date=facts["retired_on"],
+        instead=", ".join(facts["use_instead"]),
+    )
+
+
+def current(provider_id: str) -> list[str]:
+    """The models that may be used today, in the catalogue's order."""
+    return [model for model, facts in models(provider_id).items() if _is_current(facts)]
+
+
+def offer(provider_id: str) -> Callable[[dict[str, Any]], None]:
+    """For a `model` setting's `json_schema_extra`: its schema names the models that may be used today."""
+    return lambda schema: schema.update(enum=current(provider_id))
 
 
 def _is_current(facts: dict[str, Any]) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from django.utils.translation import gettext_noop as _
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from providers import catalogue
 from providers.base import OperationSettings, TemplateKey
+from providers.faults import fault
 
 PROVIDER = "gemini"
 DEFAULT_MODEL = "gemini-nano-banana-2.1"
@@ -41,22 +43,43 @@ class SafetySetting(BaseModel):
 
 class ImageEdit(OperationSettings):
     prompt: str = Field(
-        min_length=1, max_length=16_000, title="Prompt", description="What to make of the photo, which is sent first."
+        min_length=1,
+        max_length=16_000,
+        title=_("Prompt"),
+        description=_("What to make of the photo, which is sent first."),
     )
-    model: str = Field(default=DEFAULT_MODEL, title="Model", validate_default=True)
+    model: str = Field(
+        default=DEFAULT_MODEL,
+        validate_default=True,  # it may have been retired since
+        title=_("Model"),
+        description=_("Models differ in quality, speed, price, and in what they can be set to."),
+        json_schema_extra=catalogue.offer(PROVIDER),
+    )
     template_media: list[TemplateKey] = Field(
-        default=[], title="Template images", description="Sent after the photo, in this order."
+        default=[], title=_("Template images"), description=_("Sent after the photo, in this order.")
     )
     aspect_ratio: AspectRatio | None = Field(
-        default=None, title="Aspect ratio", description="Empty: that of the photo, as near as the model has it."
+        default=None,
+        title=_("Aspect ratio"),
+        description=_("Empty: that of the photo, as near as the model has it."),
     )
-    image_size: ImageSize | None = Field(default=None, title="Picture size", description="Empty: 1K.")
+    image_size: ImageSize | None = Field(
+        default=None,
+        title=_("Picture size"),
+        description=_("1K is about 1024 x 1024 pixels; more takes longer and costs more. Empty: 1K."),
+    )
     thinking_level: ThinkingLevel | None = Field(
-        default=None, title="Thinking", description="More takes longer and costs more. Empty: as the model does."
+        default=None,
+        title=_("Thinking"),
+        description=_("More takes longer and costs more. Empty: as the model does."),
     )
-    safety_settings: list[SafetySetting] = Field(default=[], title="Safety settings")
+    safety_settings: list[SafetySetting] = Field(
+        default=[],
+        title=_("Safety settings"),
+        description=_('A list such as [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_ONLY_HIGH"}].'),
+    )
     negative_prompt: str | None = Field(
-        default=None, max_length=4_000, title="Avoid", description="What should not be in the picture."
+        default=None, max_length=4_000, title=_("Avoid"), description=_("What should not be in the picture.")
     )
 
     @field_validator("model")
@@ -73,7 +96,9 @@ class ImageEdit(OperationSettings):
             return value
         choices = catalogue.usable(PROVIDER, model).get(_CHOICES[info.field_name or ""])
         if choices is not None and value not in choices:
-            raise ValueError(f"{model} takes {'one of ' + ', '.join(choices) if choices else 'no such setting'}")
+            if not choices:
+                raise fault(_("%(model)s takes no such setting."), model=model)
+            raise fault(_("%(model)s takes one of: %(choices)s."), model=model, choices=", ".join(choices))
         return value
 
     @field_validator("template_media")
@@ -82,14 +107,14 @@ class ImageEdit(OperationSettings):
         if model := info.data.get("model"):
             most = catalogue.usable(PROVIDER, model).get("max_images", MAX_IMAGES) - 1 - len(cls._named_images())
             if len(keys) > most:
-                raise ValueError(f"{model} takes {most} of these beside the photo")
+                raise fault(_("%(model)s takes at most %(most)s of these beside the photo."), model=model, most=most)
         return keys
 
     @field_validator("safety_settings")
     @classmethod
     def _each_category_once(cls, given: list[SafetySetting]) -> list[SafetySetting]:
         if len({setting.category for setting in given}) < len(given):
-            raise ValueError("a category may be given once")
+            raise fault(_("A category may be given once."))
         return given
 
     @classmethod
@@ -109,11 +134,13 @@ class StyleTransfer(ImageEdit):
     template_fields: ClassVar[tuple[str, ...]] = ("style", "frame")
 
     style: TemplateKey = Field(
-        title="Style", description="The image whose style the picture takes; sent after the photo."
+        title=_("Style"), description=_("The image whose style the picture takes; sent after the photo.")
     )
 
 
 class IdentityTransfer(ImageEdit):
     template_fields: ClassVar[tuple[str, ...]] = ("face", "frame")
 
-    face: TemplateKey = Field(title="Face", description="The image whose face the picture takes; sent after the photo.")
+    face: TemplateKey = Field(
+        title=_("Face"), description=_("The image whose face the picture takes; sent after the photo.")
+    )

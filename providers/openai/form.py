@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from django.utils.translation import gettext_noop as _
 from pydantic import Field, ValidationInfo, field_validator
 
 from providers import catalogue
 from providers.base import OperationSettings, TemplateKey
+from providers.faults import fault
 
 # Made for speed, at the price of the others. `gpt-image-…-sunburst` keeps more detail and takes longer.
 DEFAULT_MODEL = "gpt-image-2.5-flare"
@@ -19,8 +21,8 @@ Prompt = Annotated[
     Field(
         min_length=1,
         max_length=32_000,
-        title="Prompt",
-        description="What to make of the photo, in plain words. Say also what must stay as it is.",
+        title=_("Prompt"),
+        description=_("What to make of the photo, in plain words. Say also what must stay as it is."),
     ),
 ]
 
@@ -29,8 +31,8 @@ def _media(most: int) -> Any:
     return Field(
         default_factory=list,
         max_length=most,
-        title="Further images",
-        description="Keys of template media that are sent along, in this order, after the photo and the style.",
+        title=_("Template images"),
+        description=_("Sent after the photo and the style, in this order."),
     )
 
 
@@ -39,25 +41,32 @@ class ImageEdit(OperationSettings):
     model: str = Field(
         default=DEFAULT_MODEL,
         validate_default=True,  # it may have been retired since
-        title="Model",
-        description="Flare is quick, Sunburst keeps more detail.",
+        title=_("Model"),
+        description=_("Flare is quick, Sunburst keeps more detail."),
+        json_schema_extra=catalogue.offer("openai"),
     )
     template_media: list[TemplateKey] = _media(15)  # OpenAI takes 16 images, the photo is one
     size: str = Field(
         default="auto",
         pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$",
-        title="Size",
-        description="Width x height in pixels such as 1536x1024, or auto: the model chooses.",
+        title=_("Picture size"),
+        description=_("Width x height in pixels such as 1536x1024, or auto: the model chooses."),
     )
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max"] = Field(
         default="medium",
         validate_default=True,
-        title="Quality",
-        description="The higher, the longer it takes and the more it costs.",
+        title=_("Quality"),
+        description=_("The higher, the longer it takes and the more it costs."),
     )
-    background: Literal["auto", "opaque", "transparent"] = Field(default="auto", title="Background")
+    background: Literal["auto", "opaque", "transparent"] = Field(
+        default="auto",
+        title=_("Background"),
+        description=_("Transparent: only what the photo shows in front is kept. Not as a JPEG."),
+    )
     moderation: Literal["auto", "low"] = Field(
-        default="auto", title="Moderation", description="Low refuses less. What OpenAI forbids stays forbidden."
+        default="auto",
+        title=_("Moderation"),
+        description=_("Low refuses less. What OpenAI forbids stays forbidden."),
     )
 
     @field_validator("model")
@@ -78,7 +87,7 @@ class ImageEdit(OperationSettings):
     def _quality_fits(cls, quality: str, info: ValidationInfo) -> str:
         known = _facts(info).get("qualities")
         if known and quality not in ("auto", *known):
-            raise ValueError(f"this model knows only auto, {', '.join(known)}")
+            raise fault(_("This model takes only: auto, %(choices)s."), choices=", ".join(known))
         return quality
 
     @field_validator("background")
@@ -87,9 +96,9 @@ class ImageEdit(OperationSettings):
         if background == "transparent":
             output = info.data.get("output")
             if not _facts(info).get("transparent", True):
-                raise ValueError("this model makes no transparent background")
+                raise fault(_("This model makes no transparent background."))
             if output is not None and output.format == "jpeg":
-                raise ValueError("JPEG knows no transparency: set the output's format to png or webp")
+                raise fault(_("JPEG knows no transparency: set the output's format to png or webp."))
         return background
 
     def template_keys(self) -> list[str]:
@@ -132,7 +141,9 @@ class ImageEdit(OperationSettings):
 class StyleTransfer(ImageEdit):
     template_fields: ClassVar[tuple[str, ...]] = ("style", "frame")
 
-    style: TemplateKey = Field(title="Style", description="Key of the template image whose style is taken.")
+    style: TemplateKey = Field(
+        title=_("Style"), description=_("The image whose style the picture takes; sent after the photo.")
+    )
     template_media: list[TemplateKey] = _media(14)
 
     def named_images(self) -> list[str]:
@@ -152,15 +163,16 @@ def _sides(size: str) -> tuple[int, int]:
 def _check_size(size: str, rule: list[str] | Mapping[str, int] | None) -> None:
     """Raises `ValueError` with the rule that is broken. A model of unknown sizes is left to OpenAI's own judgement."""
     if isinstance(rule, list) and size not in rule:
-        raise ValueError(f"this model makes only auto, {', '.join(rule)}")
+        raise fault(_("This model takes only: auto, %(choices)s."), choices=", ".join(rule))
     if not isinstance(rule, Mapping):
         return
     width, height = _sides(size)
     if width % rule["step"] or height % rule["step"]:
-        raise ValueError(f"width and height must be multiples of {rule['step']}")
+        raise fault(_("Width and height must be multiples of %(step)s."), step=rule["step"])
     if max(width, height) > rule["max_side"]:
-        raise ValueError(f"no side may be longer than {rule['max_side']}")
+        raise fault(_("No side may be longer than %(most)s pixels."), most=rule["max_side"])
     if max(width, height) > rule["max_ratio"] * min(width, height):
-        raise ValueError(f"one side may be at most {rule['max_ratio']} times the other")
+        raise fault(_("One side may be at most %(most)s times the other."), most=rule["max_ratio"])
     if not rule["min_pixels"] <= width * height <= rule["max_pixels"]:
-        raise ValueError(f"width x height must be from {rule['min_pixels']} to {rule['max_pixels']} pixels")
+        text = _("Width x height must be from %(least)s to %(most)s pixels.")
+        raise fault(text, least=rule["min_pixels"], most=rule["max_pixels"])

@@ -9,9 +9,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 from PIL import Image
 from pydantic import Field
 
@@ -32,18 +33,36 @@ from providers.studio.style import carry_over
 USEFUL_PIXELS = 24_000_000  # 51×34 cm at 300 dpi: no booth prints larger, and a look takes 0.6 GB for it
 QUALITY = 93  # JPEG; a frame or an `output` encodes once more, and at 93 that cannot be seen
 
-Strength = Annotated[int, Field(ge=0, le=100)]  # percent; 0 is the photo itself
+Strength = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=100,
+        title=gettext_noop("Strength"),
+        description=gettext_noop("In percent: 0 is the photo itself, 100 the whole effect."),
+    ),
+]
+
+
+def _with_labels(schema: dict[str, Any]) -> None:
+    schema["enumNames"] = [str(LOOKS[name].label) for name in schema["enum"]]
 
 
 class ImageEdit(OperationSettings):
-    look: LookName
+    look: LookName = Field(
+        title=gettext_noop("Look"),
+        description=gettext_noop("What the photo is made to look like."),
+        json_schema_extra=_with_labels,
+    )
     strength: Strength = 100
 
 
 class StyleTransfer(OperationSettings):
     template_fields: ClassVar[tuple[str, ...]] = ("style", "frame")
 
-    style: TemplateKey
+    style: TemplateKey = Field(
+        title=gettext_noop("Style"), description=gettext_noop("The image whose colours and light the picture takes.")
+    )
     strength: Strength = 100
 
 

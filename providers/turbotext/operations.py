@@ -6,11 +6,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
 
-from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_noop as _
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from providers import catalogue
 from providers.base import Operation, OperationSettings, PermanentError, Reason, TemplateKey
+from providers.faults import fault
 
 FACTS = catalogue.models("turbotext")
 LIMITS = FACTS["generate_image2image"]["limits"]
@@ -20,7 +22,7 @@ MAX_PROMPT_CHARACTERS = 2000  # Turbotext names no limit; longer than this is a 
 
 def _few_words(text: str) -> str:
     if len(text.split()) > LIMITS["negative_prompt_words"]:
-        raise ValueError(f"at most {LIMITS['negative_prompt_words']} words")
+        raise fault(_("Must be at most %(most)s words."), most=LIMITS["negative_prompt_words"])
     return text
 
 
@@ -46,14 +48,38 @@ class Settings(OperationSettings):
 class ImageEdit(Settings):
     method = "generate_image2image"
 
-    prompt: Prompt
-    strength: int = Field(default=DEFAULTS["strength"], ge=LIMITS["strength"][0], le=LIMITS["strength"][1])  # percent
-    seed: int | None = Field(default=None, ge=LIMITS["seed"][0], le=LIMITS["seed"][1])  # None: another one each time
+    prompt: Prompt = Field(title=_("Prompt"), description=_("What to make of the photo."))
+    strength: int = Field(
+        default=DEFAULTS["strength"],
+        ge=LIMITS["strength"][0],
+        le=LIMITS["strength"][1],
+        title=_("Strength"),
+        description=_("How much of the photo may change, in percent."),
+    )
+    seed: int | None = Field(
+        default=None,
+        ge=LIMITS["seed"][0],
+        le=LIMITS["seed"][1],
+        title=_("Seed"),
+        description=_("The same number gives the same variation. Empty: another one each time."),
+    )
     scale: float = Field(
-        default=DEFAULTS["scale"], ge=LIMITS["scale"][0], le=LIMITS["scale"][1], allow_inf_nan=False
-    )  # how closely the prompt is followed
-    negative_prompt: NegativePrompt | None = None
-    original_language: str = Field(default=DEFAULTS["original_language"], pattern=r"^[a-z]{2}$")  # of the prompt
+        default=DEFAULTS["scale"],
+        ge=LIMITS["scale"][0],
+        le=LIMITS["scale"][1],
+        allow_inf_nan=False,
+        title=_("Scale"),
+        description=_("How closely the prompt is followed."),
+    )
+    negative_prompt: NegativePrompt | None = Field(
+        default=None, title=_("Avoid"), description=_("What should not be in the picture, in at most 80 words.")
+    )
+    original_language: str = Field(
+        default=DEFAULTS["original_language"],
+        pattern=r"^[a-z]{2}$",
+        title=_("Language of the prompt"),
+        description=_("Two letters, such as ru or en."),
+    )
 
     def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
         fields = {
@@ -74,8 +100,10 @@ class StyleTransfer(Settings):
     method = "mix_images"
     template_fields: ClassVar[tuple[str, ...]] = ("style", "frame")
 
-    style: TemplateKey
-    prompt: Prompt | None = None
+    style: TemplateKey = Field(title=_("Style"), description=_("The image whose style the picture takes."))
+    prompt: Prompt | None = Field(
+        default=None, title=_("Prompt"), description=_("Words that help the effect. May stay empty.")
+    )
 
     def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
         fields = {"url_image_target": photo_url, "url": _link(template_urls, self.style)}
@@ -86,8 +114,10 @@ class IdentityTransfer(Settings):
     method = "deepfake_photo"
     template_fields: ClassVar[tuple[str, ...]] = ("face", "frame")
 
-    face: TemplateKey
-    face_restore: bool = False
+    face: TemplateKey = Field(title=_("Face"), description=_("The image whose face the person in the photo takes."))
+    face_restore: bool = Field(
+        default=False, title=_("Work over the face"), description=_("The face is made clearer afterwards.")
+    )
 
     def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
         return {
@@ -98,9 +128,9 @@ class IdentityTransfer(Settings):
 
 
 OPERATIONS = (
-    Operation("image_edit", _("Edit by a prompt"), ImageEdit),
-    Operation("style_transfer", _("Style of a picture"), StyleTransfer),
-    Operation("identity_transfer", _("Face of a picture"), IdentityTransfer),
+    Operation("image_edit", gettext_lazy("Edit by a prompt"), ImageEdit),
+    Operation("style_transfer", gettext_lazy("Style of a picture"), StyleTransfer),
+    Operation("identity_transfer", gettext_lazy("Face of a picture"), IdentityTransfer),
 )
 
 

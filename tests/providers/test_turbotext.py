@@ -27,8 +27,9 @@ from providers.base import (
 )
 from providers.turbotext import Turbotext, answers
 from providers.turbotext.operations import IdentityTransfer, ImageEdit, StyleTransfer
+from tests.sandbox.providers import QuickTurbotext
 from tests.sandbox.turbotext import KEY
-from tests.sandbox.turbotext_cast import AT_ONCE, EDIT, PROMPT, Cast, Quick, colour, near, stage
+from tests.sandbox.turbotext_cast import AT_ONCE, EDIT, PROMPT, Cast, colour, near, stage
 from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration
@@ -119,7 +120,7 @@ async def test_a_face_goes_onto_the_person(cast: Cast, restored: bool) -> None:
 
 
 async def test_another_worker_polls_the_same_queueid_and_pays_nothing(cast: Cast) -> None:
-    async with aclosing(Quick(cast.account())) as killed:
+    async with aclosing(QuickTurbotext(cast.account())) as killed:
         accepted = await killed.submit_job(await killed.prepare_payload(cast.request(EDIT)))
     picture = await cast.make(reference=accepted.reference)
     assert colour(picture) == near("steelblue")
@@ -221,7 +222,7 @@ async def test_a_create_without_an_answer_is_not_sent_again(cast: Cast) -> None:
 async def test_no_connection_is_no_attempt(cast: Cast) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    async with aclosing(Quick(Account(KEY, f"http://127.0.0.1:{port}"))) as provider:
+    async with aclosing(QuickTurbotext(Account(KEY, f"http://127.0.0.1:{port}"))) as provider:
         payload = await provider.prepare_payload(cast.request(EDIT))
         with pytest.raises(TransientError) as caught:
             await provider.submit_job(payload)
@@ -367,7 +368,7 @@ async def test_an_unknown_queueid_ends(cast: Cast) -> None:
 
 
 async def test_checking_an_account_spends_nothing(cast: Cast) -> None:
-    async with aclosing(Quick(cast.account())) as provider:
+    async with aclosing(QuickTurbotext(cast.account())) as provider:
         await provider.check_account()
     (call,) = cast.sandbox.calls("turbotext")
     assert (call.path, call.body) == ("/api_ai/available_api", b"do=create_queue")
@@ -375,7 +376,7 @@ async def test_checking_an_account_spends_nothing(cast: Cast) -> None:
 
 
 async def test_checking_an_account_with_a_wrong_key(cast: Cast) -> None:
-    async with aclosing(Quick(cast.account("another"))) as provider:
+    async with aclosing(QuickTurbotext(cast.account("another"))) as provider:
         with pytest.raises(PermanentError) as caught:
             await provider.check_account()
     assert caught.value.reason == Reason.AUTH
@@ -383,7 +384,7 @@ async def test_checking_an_account_with_a_wrong_key(cast: Cast) -> None:
 
 @pytest.mark.parametrize("ending", ["", "/", "/api_ai", "/api_ai/"])
 async def test_the_address_may_be_as_the_documentation_has_it(cast: Cast, ending: str) -> None:
-    async with aclosing(Quick(Account(KEY, f"{cast.sandbox.url}/turbotext{ending}"))) as provider:
+    async with aclosing(QuickTurbotext(Account(KEY, f"{cast.sandbox.url}/turbotext{ending}"))) as provider:
         await provider.check_account()
 
 
@@ -400,7 +401,7 @@ async def test_a_template_without_a_link_is_named(cast: Cast, settings: Operatio
 async def test_a_photo_without_a_link_is_a_fault_of_the_settings() -> None:
     request = Request(uuid4(), "image_edit", EDIT, Picture(b"", "image/jpeg"), {})
     with pytest.raises(PermanentError, match="PUBLIC_BASE_URL") as caught:
-        await Quick(Account(KEY, "https://www.turbotext.ru")).prepare_payload(request)
+        await QuickTurbotext(Account(KEY, "https://www.turbotext.ru")).prepare_payload(request)
     assert caught.value.reason == Reason.BAD_SETTINGS
 
 

@@ -69,6 +69,10 @@ class FileStore:
     def usable(self, uri: str) -> File | None:
         return next((f for f in self.files.values() if f.uri == uri and self._is_alive(f)), None)
 
+    def photos(self) -> list[File]:
+        """What should not stay: uploads of booths' photos. Template images are kept on purpose, for other photos."""
+        return [file for file in self.files.values() if file.mime_type == "image/jpeg"]
+
     def start(self, request: Received) -> Reply:
         meta, violations = read(UPLOAD, request.body or b"{}")
         if violations:

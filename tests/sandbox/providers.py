@@ -1,4 +1,4 @@
-"""Adapters of the sandbox's two protocols, each as small as an adapter can be."""
+"""Adapters of the sandbox's two protocols, each as small as an adapter can be; and Turbotext's, in a hurry."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from providers.base import (
     Request,
     TransientError,
 )
+from providers.turbotext import Turbotext
 
 
 class Settings(OperationSettings):
@@ -107,3 +108,10 @@ class Queued(SandboxProvider):
     async def cancel(self, reference: str) -> None:
         queued, scenario = reference.split()
         await self.call("DELETE", f"/queue/{queued}", scenario)
+
+
+class QuickTurbotext(Turbotext):
+    """Everything but the waiting."""
+
+    poll_seconds = 0.02
+    download_pauses = (0.02, 0.02)

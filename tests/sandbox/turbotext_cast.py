@@ -16,9 +16,9 @@ from PIL import Image
 from photoslot import images
 from providers.attempts import Clock, make_picture
 from providers.base import Account, OperationSettings, Picture, ProviderError, Request, Retry, Usage
-from providers.turbotext import Turbotext
 from providers.turbotext.operations import ImageEdit
 from tests.providers.observing import Permissive, unchanged
+from tests.sandbox.providers import QuickTurbotext
 from tests.sandbox.turbotext import KEY, TurbotextSpeaker
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox
 
@@ -42,11 +42,6 @@ class Media(Speaker):
     def answer(self, request: Received) -> Reply:
         data = self.files.get(request.path)
         return Reply(404) if data is None else Reply(200, data, "image/jpeg")
-
-
-class Quick(Turbotext):
-    poll_seconds = 0.02
-    download_pauses = (0.02, 0.02)
 
 
 @dataclass
@@ -92,7 +87,7 @@ class Cast:
         self, *scenarios: str, settings: OperationSettings = EDIT, seconds: float = 20, key: str = KEY, **more: Any
     ) -> Picture:
         self.turbotext.play(*scenarios)
-        async with aclosing(Quick(self.account(key))) as provider:
+        async with aclosing(QuickTurbotext(self.account(key))) as provider:
             return await make_picture(provider, self.request(settings), Clock.of(seconds), self.seen, unchanged, **more)
 
     async def fault(self, *scenarios: str, key: str = KEY, **more: Any) -> ProviderError:

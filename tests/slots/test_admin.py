@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -16,11 +15,11 @@ from jobs import files
 from photoslot import images
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.conftest import jpeg, set_slot, stored_files
+from tests.slots.posted import ADD, change, settings, slot_page
 from tests.staff import browser, errors_of, text_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
-ADD = reverse("admin:slots_slot_add")
 LIST = reverse("admin:slots_slot_changelist")
 MEDIA_LIST = reverse("admin:slots_templatemedia_changelist")
 MEDIA_ADD = reverse("admin:slots_templatemedia_add")
@@ -31,17 +30,8 @@ def admin() -> Client:
     return browser(superuser=True)
 
 
-def change(slot_id: str = "slot-001") -> str:
-    return reverse("admin:slots_slot_change", args=[slot_id])
-
-
-def form(settings_json: Any, recipe: str = "studio/image_edit", bindings: Any = (), **more: Any) -> dict[str, Any]:
-    """What the browser posts; each binding is a dict of its row's fields."""
-    text = settings_json if isinstance(settings_json, str) else json.dumps(settings_json)
-    rows = {f"bindings-{n}-{field}": value for n, row in enumerate(bindings) for field, value in row.items()}
-    saved = sum("id" in row for row in bindings)
-    totals = {"bindings-TOTAL_FORMS": len(bindings), "bindings-INITIAL_FORMS": saved}
-    return {"name": "New", "is_active": "on", "recipe": recipe, "settings_json": text} | totals | rows | more
+def form(look: str, recipe: str = "studio/image_edit", **more: Any) -> dict[str, Any]:
+    return slot_page(recipe, **settings(look=look), **more)
 
 
 def upload(client: Client, data: bytes, name: str = "x.jpg", label: str = "Mood") -> Any:
@@ -74,73 +64,38 @@ def test_the_list_names_provider_and_operation_in_a_constant_number_of_queries(
 def test_a_new_slot_is_offered_the_next_free_id(admin: Client) -> None:
     Slot.objects.filter(pk="slot-007").delete()
     assert admin.get(ADD).context["adminform"].form.initial["id"] == "slot-007"
-    assert admin.post(ADD, form({"look": "noir"}, id="slot-007")).status_code == 302
+    assert admin.post(ADD, form("noir", id="slot-007")).status_code == 302
     slot = Slot.objects.get(pk="slot-007")
     assert (slot.provider_id, slot.operation_id, slot.settings_json) == ("studio", "image_edit", {"look": "noir"})
     assert admin.get(ADD).context["adminform"].form.initial["id"] == "slot-016"
 
 
 def test_an_id_that_is_taken_never_overwrites(admin: Client) -> None:
-    assert "id" in errors_of(admin.post(ADD, form({"look": "noir"}, id="slot-001")))
+    assert "id" in errors_of(admin.post(ADD, form("noir", id="slot-001")))
     assert Slot.objects.get(pk="slot-001").name == "Black and white film"
 
 
 def test_an_id_stays_for_good(admin: Client) -> None:
-    assert admin.post(change(), form({"look": "noir"}, id="slot-099")).status_code == 302
+    assert admin.post(change(), form("noir", id="slot-099")).status_code == 302
     assert not Slot.objects.filter(pk="slot-099").exists()
     assert Slot.objects.get(pk="slot-001").settings_json == {"look": "noir"}
 
 
-@pytest.mark.parametrize(
-    ("settings_json", "sentences"),
-    [
-        ('{"look": "sepia",', ["Enter a valid JSON."]),
-        ("", ["Must be an object."]),
-        ("null", ["Must be an object."]),
-        ("{}", ["look: This setting is required."]),
-        ({"look": "sepia", "frame": "gone"}, ["The slot has no template image under the key: gone."]),
-        (
-            {"look": "sepia", "strength": 101, "x": 1},
-            ["strength: Must be at most 100.", "x: This operation has no such setting."],
-        ),
-    ],
-)
-def test_faults_stand_beside_the_settings(admin: Client, settings_json: Any, sentences: list[str]) -> None:
-    answer = admin.post(change(), form(settings_json))
-    assert answer.status_code == 200
-    assert errors_of(answer) == {"settings_json": sentences}
-    assert Slot.objects.get(pk="slot-001").settings_json == {"look": "black_and_white"}
-
-
-def test_what_was_typed_stays_to_be_corrected(admin: Client) -> None:
-    assert '{"look": oops' in text_of(admin.post(change(), form('{"look": oops')))
-
-
-def test_settings_are_shown_indented(admin: Client) -> None:
-    assert '{ "look": "poster", "output": {' in text_of(admin.get(change("slot-014")))
-    assert "\n  &quot;look&quot;: &quot;poster&quot;" in admin.get(change("slot-014")).content.decode()
-
-
 def test_a_recipe_that_is_not_offered_is_refused_in_one_sentence(admin: Client) -> None:
-    (sentence,) = errors_of(admin.post(change(), form({"look": "noir"}, recipe="studio/dance")))["recipe"]
+    (sentence,) = errors_of(admin.post(change(), form("noir", recipe="studio/dance")))["recipe"]
     assert "studio/dance is not one of" in sentence
-
-
-def test_settings_that_are_no_json_are_not_judged_further(admin: Client) -> None:
-    answer = admin.post(ADD, form("look: sepia", id="slot-016"))
-    assert errors_of(answer) == {"settings_json": ["Enter a valid JSON."]}
 
 
 def test_a_slot_of_a_provider_that_is_gone_shows_it_and_cannot_be_saved_so(admin: Client) -> None:
     set_slot(provider_id="acme")
     assert "acme/image_edit" in text_of(admin.get(change()))
-    answer = admin.post(change(), form({"look": "noir"}, recipe="acme/image_edit"))
+    answer = admin.post(change(), form("noir", recipe="acme/image_edit"))
     assert errors_of(answer) == {"recipe": ["There is no such provider."]}
 
 
 def test_a_template_image_added_in_the_same_form_counts(admin: Client) -> None:
     row = {"setting_key": "mood", "media": stored(admin).pk}
-    answer = admin.post(change(), form({"style": "mood"}, "studio/style_transfer", [row]))
+    answer = admin.post(change(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
     assert answer.status_code == 302
     assert Slot.objects.get(pk="slot-001").bindings.get().setting_key == "mood"
 
@@ -150,8 +105,8 @@ def test_a_template_image_leaving_in_the_same_form_does_not(admin: Client, leavi
     media = stored(admin)
     binding = TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
     row = {"id": binding.pk, "slot": "slot-001", "setting_key": "mood", "media": media.pk} | leaving
-    answer = admin.post(change(), form({"style": "mood"}, "studio/style_transfer", [row]))
-    assert "settings_json" in errors_of(answer)
+    answer = admin.post(change(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
+    assert list(errors_of(answer)) == ["settings.style"]
     assert TemplateBinding.objects.get().setting_key == "mood"
 
 
@@ -194,7 +149,7 @@ def test_who_may_only_look_changes_nothing(action: str) -> None:
     viewer = browser("slots.view_slot")
     before = list(Slot.objects.values())
     act(viewer, action, "slot-001")
-    assert viewer.post(change(), form({"look": "noir"})).status_code == 403
+    assert viewer.post(change(), form("noir")).status_code == 403
     assert list(Slot.objects.values()) == before
 
 

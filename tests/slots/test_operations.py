@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.utils import translation
+from django.utils.translation import gettext
 
+from providers import catalogue
 from slots import operations
 
 pytestmark = pytest.mark.unit
@@ -54,6 +57,58 @@ def test_all_faults_are_told_at_once() -> None:
     assert len(faults({"strength": 101, "colour": 1})["settings_json"]) == 3
 
 
+def test_faults_can_be_had_by_field() -> None:
+    with pytest.raises(ValidationError) as caught:
+        operations.load("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
+    assert operations.by_field(caught.value) == {
+        "settings_json.strength": ["Must be at most 100."],
+        "settings_json.output.width": ["Must be at least 16."],
+    }
+
+
+def test_a_fault_of_no_single_setting_is_that_of_the_field() -> None:
+    with pytest.raises(ValidationError) as caught:
+        operations.load("studio", "image_edit", None)
+    assert operations.by_field(caught.value) == {"settings_json": ["Must be an object."]}
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize(
+    ("provider", "model", "instead"),
+    [
+        ("gemini", "gemini-3-pro-image-preview", "gemini-3-pro-image"),
+        ("openai", "gpt-image-1", "gpt-image-2.6-flare, gpt-image-2.6-sunburst"),
+    ],
+)
+def test_a_retired_model_is_refused_with_the_alternatives(
+    provider: str, model: str, instead: str, language: str
+) -> None:
+    with translation.override(language):
+        (sentence,) = faults({"prompt": "x", "model": model}, provider)["settings_json"]
+        expected = gettext("%(model)s was retired on %(date)s. Use: %(instead)s")
+    date = catalogue.models(provider)[model]["retired_on"]
+    assert sentence == f"model: {expected % {'model': model, 'date': date, 'instead': instead}}"
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings_json", "sentence"),
+    [
+        (
+            "gemini",
+            {"model": "gemini-3-pro-image", "thinking_level": "high"},
+            "gemini-3-pro-image takes no such setting.",
+        ),
+        ("gemini", {"image_size": "512"}, "gemini-nano-banana-2.1 takes one of: 1K, 2K, 4K."),
+        ("openai", {"size": "100x100"}, "Width and height must be multiples of 16."),
+        ("openai", {"size": "big"}, "Does not have the form that is described for this setting."),
+        ("turbotext", {"negative_prompt": "x " * 81}, "Must be at most 80 words."),
+    ],
+)
+def test_a_providers_own_rules_are_told_in_words(provider: str, settings_json: dict[str, Any], sentence: str) -> None:
+    (told,) = faults({"prompt": "x"} | settings_json, provider)["settings_json"]
+    assert told.partition(": ")[2] == sentence
+
+
 def test_a_provider_or_operation_that_is_not_there() -> None:
     assert list(faults({}, provider="nobody")) == ["provider_id"]
     assert list(faults({}, operation="identity_transfer")) == ["operation_id"]
@@ -62,5 +117,5 @@ def test_a_provider_or_operation_that_is_not_there() -> None:
 def test_a_key_needs_its_template_image() -> None:
     settings_json = {"style": "mood", "frame": "border"}
     told = faults(settings_json, operation="style_transfer", keys="border other")
-    assert told == {"settings_json": ["The slot has no template image under the key: mood."]}
+    assert told == {"settings_json": ["style: The slot has no template image under the key: mood."]}
     operations.validate("studio", "style_transfer", settings_json, ["border", "mood"])

@@ -1,0 +1,159 @@
+"""The form of a slot: its own fields, and those of its operation's settings (`fields`)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.forms.utils import ErrorDict
+from django.urls import reverse
+from django.utils.html import escape, format_html
+from django.utils.translation import gettext_lazy as _
+
+from providers import declaration, registry
+from providers.declaration import Group
+from slots import fields, operations
+from slots.fields import PREFIX
+from slots.models import TemplateBinding
+
+
+class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Provider and operation are one choice, so that they always belong together.
+
+    The fields of the settings are those of the chosen recipe. With `_redraw` among what was posted nothing is judged or
+    saved: the form comes back with the fields of another recipe, and what was typed stays where both have a setting
+    of that name.
+    """
+
+    use_required_attribute = False  # a required field is no hindrance to pasting the whole
+    recipe = forms.ChoiceField(label=_("Provider and operation"), widget=forms.Select({"autocomplete": "off"}))
+    settings_json = fields.PrettyJSONField(
+        label=_("All settings"),
+        required=False,
+        widget=forms.Textarea({"rows": 6, "cols": 90, "spellcheck": "false", "class": "vLargeTextField code"}),
+        help_text=_("Paste a JSON object here, and it is saved instead of all that the fields above say."),
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_redraw = "_redraw" in self.data
+        self.is_pasted = bool(self.data.get("settings_json", "").strip()) and not self.is_redraw
+        self.template_keys = self._template_keys()
+        self.initial["settings_json"] = None  # it is for pasting
+        recipe = self._offer_recipes()
+        operation = registry.operation(*recipe.split("/", 1)) if "/" in recipe else None
+        self.groups = declaration.groups(operation) if operation else []
+        for group in self.groups:
+            self._draw(group)
+
+    def _offer_recipes(self) -> str:
+        """Returns the recipe that is chosen now."""
+        saved = f"{self.instance.provider_id}/{self.instance.operation_id}" if self.instance.provider_id else ""
+        field = self.fields["recipe"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = choices = _recipes(saved)
+        field.initial = saved or choices[0][0]
+        field.help_text = format_html(
+            '<button name="_redraw" value="1" class="button" formnovalidate>{}</button> '
+            '<a href="{}" target="_blank">{}</a>',
+            _("Show its settings"),
+            reverse("admin:slots_slot_operations"),
+            _("What the settings mean"),
+        )
+        return str(self["recipe"].value() or "")
+
+    def _draw(self, group: Group) -> None:
+        saved = self.instance.settings_json
+        initial = fields.shown(saved, group) if isinstance(saved, dict) else {}
+        for setting in group.settings:
+            name = PREFIX + setting.path
+            value = None if self.is_redraw else self.data.get(name, initial.get(setting.path))
+            field = fields.field_for(setting, self.template_keys, value)
+            field.required = setting.is_required and not self.is_pasted
+            field.initial = initial.get(
+                setting.path, setting.default if setting.schema.get("type") == "boolean" else None
+            )
+            self.fields[name] = field
+
+    def fieldsets(self) -> list[tuple[str, dict[str, Any]]]:
+        """For the admin: a group each; objects that are not set are folded up."""
+        return [
+            (
+                str(group.title),
+                {
+                    "fields": [PREFIX + setting.path for setting in group.settings],
+                    "description": escape(group.description),
+                    "classes": ["collapse"] if group.path and self._is_empty(group) else [],
+                },
+            )
+            for group in self.groups
+        ]
+
+    def _is_empty(self, group: Group) -> bool:
+        return not any(self[PREFIX + setting.path].value() for setting in group.settings)
+
+    def full_clean(self) -> None:
+        if self.is_redraw:
+            self._errors, self.cleaned_data = ErrorDict(), {}
+        else:
+            super().full_clean()
+
+    def is_valid(self) -> bool:
+        return not self.is_redraw and super().is_valid()
+
+    def clean(self) -> None:
+        super().clean()
+        provider_id, _slash, operation_id = self.cleaned_data.get("recipe", "").partition("/")
+        self.instance.provider_id, self.instance.operation_id = provider_id, operation_id
+        self.instance.template_keys = self.template_keys
+        if not self.is_pasted:
+            every = [setting for group in self.groups for setting in group.settings]
+            self.cleaned_data["settings_json"] = fields.as_json(every, self.cleaned_data)
+        # Also where Django would leave it as it is: {} counts as empty.
+        self.instance.settings_json = self.cleaned_data.get("settings_json", {})
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Says each fault once, beside the field at fault."""
+        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
+            named: dict[str, list[Any]] = {}
+            for name, problems in error.error_dict.items():
+                for problem in problems:
+                    place = self._field_at_fault(name, operations.place(problem))
+                    named.setdefault(place, []).append(
+                        operations.sentence(problem) if place.startswith(PREFIX) else problem
+                    )
+            error = ValidationError({k: v for k, v in named.items() if k not in self.errors})
+        super().add_error(field, error)
+
+    def _field_at_fault(self, name: str, path: str) -> str:
+        """The setting's own field, that of the setting it is a part of, or the first of the object it is."""
+        if name in ("provider_id", "operation_id"):
+            return "recipe"
+        if name != "settings_json" or self.is_pasted or not path:
+            return name
+        parts = path.split(".")
+        above = (PREFIX + ".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        below = (field for field in self.fields if field.startswith(f"{PREFIX}{path}."))
+        return next((field for field in above if field in self.fields), next(below, name))
+
+    def _template_keys(self) -> set[str]:
+        """The keys that the slot will have once the rows of template images in the same form are saved too."""
+        saved = TemplateBinding.objects.filter(slot_id=self.instance.pk)
+        keys: dict[int | str, str] = dict(saved.values_list("pk", "setting_key"))
+        for name in self.data:
+            if row := re.fullmatch(r"(bindings-\d+)-setting_key", name):
+                pk = self.data.get(f"{row[1]}-id") or row[1]
+                keys[int(pk) if pk.isdigit() else pk] = "" if self.data.get(f"{row[1]}-DELETE") else self.data[name]
+        return set(keys.values()) - {""}
+
+
+def _recipes(saved: str) -> list[tuple[str, str]]:
+    """What this installation offers; a slot's own also where that is not offered any more."""
+    offered = {
+        f"{provider.id}/{operation.id}": f"{provider.name}: {operation.name}"
+        for provider in registry.classes().values()
+        for operation in provider.operations
+    }
+    return list(offered.items()) if saved in offered or not saved else [(saved, saved), *offered.items()]

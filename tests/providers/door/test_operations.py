@@ -1,0 +1,74 @@
+"""Every operation of every paid provider: the picture is made of the very photo, and of the slot's template image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image, ImageOps, ImageStat
+
+from tests.providers.door.cast import PROMPT, SCENE, Door, check, distance, opened, template
+from tests.sandbox.gemini_pictures import TINT
+
+pytestmark = pytest.mark.e2e
+
+
+def tinted(size: tuple[int, int]) -> Image.Image:
+    return Image.blend(ImageOps.fit(SCENE, size), Image.new("RGB", size, TINT), 0.25)
+
+
+def negative(size: tuple[int, int]) -> Image.Image:
+    return ImageOps.invert(ImageOps.fit(SCENE, size))
+
+
+def faded(size: tuple[int, int]) -> Image.Image:
+    return Image.blend(ImageOps.fit(SCENE, size), negative(size), 0.4)
+
+
+def reddened(size: tuple[int, int]) -> Image.Image:
+    return Image.blend(ImageOps.fit(SCENE, size), Image.new("RGB", size, "red"), 0.5)
+
+
+def itself(size: tuple[int, int]) -> Image.Image:
+    return ImageOps.fit(SCENE, size)
+
+
+Box = tuple[int, int, int, int]
+# The settings, what the sandbox makes of the photo, and where in the picture the red template image is to be seen.
+OPERATIONS: list[tuple[str, str, dict[str, Any], Callable[[tuple[int, int]], Image.Image], Box | None]] = [
+    ("gemini", "image_edit", {"aspect_ratio": "3:2"}, tinted, None),
+    ("gemini", "style_transfer", {"aspect_ratio": "3:2", "style": "red"}, tinted, (30, 750, 100, 820)),
+    ("gemini", "identity_transfer", {"aspect_ratio": "3:2", "face": "red"}, tinted, (30, 750, 100, 820)),
+    ("openai", "image_edit", {}, negative, None),
+    ("openai", "style_transfer", {"style": "red"}, negative, (10, 590, 50, 630)),
+    ("turbotext", "image_edit", {}, faded, None),
+    ("turbotext", "style_transfer", {"style": "red"}, reddened, None),
+    ("turbotext", "identity_transfer", {"face": "red"}, itself, (20, 20, 300, 180)),
+]
+
+
+@pytest.mark.parametrize(("provider", "operation", "settings", "expected", "stamp"), OPERATIONS)
+def test_the_picture_is_made_of_the_very_photo(
+    door: Door,
+    provider: str,
+    operation: str,
+    settings: dict[str, Any],
+    expected: Callable[[tuple[int, int]], Image.Image],
+    stamp: Box | None,
+) -> None:
+    template("red", Image.new("RGB", (300, 300), "red"))
+    reply = door.post(provider, operation=operation, **settings)
+    picture = opened(reply).convert("RGB")
+    right = (picture.width // 2, 40, picture.width - 20, picture.height - 160)  # without stamps, borders and captions
+    assert distance(picture.crop(right), expected(picture.size).crop(right)) < 6
+    if stamp:
+        red, green, blue = ImageStat.Stat(picture.crop(stamp)).mean
+        assert (red > 200, green + blue < 60) == (True, True)
+    check(door, provider, reply, 200, "made" if provider == "turbotext" else "made$")
+
+
+def test_the_prompt_is_what_the_slot_says(door: Door) -> None:
+    for provider in ("gemini", "openai"):
+        door.post(provider)
+        assert PROMPT.encode() in door.paid(provider)[0].body

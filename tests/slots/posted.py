@@ -1,0 +1,31 @@
+"""What a browser posts from the slot's page."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.urls import reverse
+
+ADD = reverse("admin:slots_slot_add")
+
+
+def change(slot_id: str = "slot-001") -> str:
+    return reverse("admin:slots_slot_change", args=[slot_id])
+
+
+def slot_page(recipe: str = "studio/image_edit", bindings: Any = (), **more: Any) -> dict[str, Any]:
+    """Without any setting; each binding is a dict of its row's fields."""
+    rows = {f"bindings-{n}-{field}": value for n, row in enumerate(bindings) for field, value in row.items()}
+    saved = sum("id" in row for row in bindings)
+    totals = {"bindings-TOTAL_FORMS": len(bindings), "bindings-INITIAL_FORMS": saved}
+    return {"name": "New", "is_active": "on", "recipe": recipe} | totals | rows | more
+
+
+def settings(**given: Any) -> dict[str, Any]:
+    """The settings' fields; `output__width` is the one of `output.width`."""
+    return {f"settings.{name.replace('__', '.')}": value for name, value in given.items()}
+
+
+def pasted(settings_json: Any) -> dict[str, str]:
+    return {"settings_json": settings_json if isinstance(settings_json, str) else json.dumps(settings_json)}

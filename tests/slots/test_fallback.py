@@ -1,0 +1,49 @@
+"""A slot's fallback is checked as the slot itself is, and its faults are found at their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.exceptions import ValidationError
+
+from slots import operations
+
+pytestmark = [pytest.mark.integration, pytest.mark.django_db]
+
+SEPIA = {"provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "sepia"}}
+
+
+def checked(fallback: dict[str, Any], *keys: str) -> dict[str, list[str]]:
+    """The faults by field; none if it may be saved."""
+    try:
+        operations.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, keys)
+    except ValidationError as error:
+        return operations.by_field(error)
+    return {}
+
+
+def test_a_whole_recipe_is_accepted() -> None:
+    assert checked(SEPIA) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"provider_id": "mystery"}, "provider_id"),
+        ({"operation_id": "identity_transfer"}, "operation_id"),
+        ({"settings_json": {"look": "plaid"}}, "settings_json.look"),
+        ({"settings_json": {}}, "settings_json.look"),
+        ({"settings_json": {"look": "sepia", "frame": "border"}}, "settings_json.frame"),
+        ({"settings_json": {"look": "sepia", "fallback": SEPIA}}, "settings_json.fallback"),
+        ({"settings_json": {"look": "sepia", "daily_budget": 5}}, "settings_json.daily_budget"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_fault_is_found_at_its_place(changes: dict[str, Any], place: str) -> None:
+    assert list(checked(SEPIA | changes)) == [f"settings_json.fallback.{place}"]
+
+
+def test_its_template_images_are_the_slots() -> None:
+    framed = SEPIA | {"settings_json": {"look": "sepia", "frame": "border"}}
+    assert checked(framed, "border") == {}
