@@ -26,7 +26,9 @@ from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.queue import QueueUnavailable
 from photoslot.admin import HistoryAdmin, HistoryList, badge, pretty
 from providers import registry
+from providers.admin import outcome_badge
 from providers.base import Reason
+from providers.models import ProviderCall
 from slots.admin import ProviderFilter
 from stats.models import ProcessingLog
 
@@ -110,10 +112,13 @@ class JobAdmin(HistoryAdmin):
     ) -> HttpResponse:
         try:
             steps = list(ProcessingLog.objects.filter(job_id=UUID(object_id)).order_by("id"))
+            calls = list(ProviderCall.objects.filter(job_id=UUID(object_id)).order_by("id"))
         except ValueError:
-            steps = []
+            steps, calls = [], []
         more = {
             "steps": [(s, badge(s.status, s.get_status_display()), pretty(s.details)) for s in steps],
+            "calls": [(call, outcome_badge(call)) for call in calls],
+            "costs": _costs(calls),
             "may_cancel": self.has_cancel_permission(request),
         }
         return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
@@ -231,6 +236,23 @@ class JobAdmin(HistoryAdmin):
     @admin.display(description=_("photo's SHA-256"))
     def digest(self, job: Job) -> str:
         return bytes(job.payload_digest).hex()
+
+
+def _costs(calls: list[ProviderCall]) -> list[tuple[str, str]]:
+    """What a job's calls cost, those that made a picture first, the others kept apart, the sum last."""
+    kinds = [(str(outcome.label), [c for c in calls if c.outcome == outcome]) for outcome in ProviderCall.Outcome]
+    kinds += [(gettext("under way"), [c for c in calls if c.outcome is None]), (gettext("in all"), calls)]
+    return [(name, _sum(group)) for name, group in kinds if group]
+
+
+def _sum(calls: list[ProviderCall]) -> str:
+    """What is not known is said, and never counted as nothing."""
+    known = [call.cost_usd for call in calls if call.cost_usd is not None]
+    unknown = len(calls) - len(known)
+    if not unknown:
+        return f"{sum(known):.4f}"
+    text = ngettext("unknown for %(count)d call", "unknown for %(count)d calls", unknown) % {"count": unknown}
+    return f"{sum(known):.4f} + {text}" if known else text
 
 
 def _badge(state: State) -> SafeString:

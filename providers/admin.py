@@ -1,23 +1,32 @@
-"""Provider accounts in the admin: keys go in and never come out; the breaker's state is shown; a test action."""
+"""Provider accounts in the admin: keys go in and never come out, the breaker's state, a test; and the calls made."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from photoslot import crypto
-from providers import registry
+from photoslot.admin import STYLES, HistoryAdmin, badge, pretty
+from providers import entries, registry
 from providers.base import ProviderError
-from providers.models import ProviderAccount
+from providers.models import ProviderAccount, ProviderCall
 
-TEST_SECONDS = 10.0
+TEST_SECONDS = 10.0  # for all accounts together; a page that takes longer looks broken
+REMOVE = "-"
+COLUMNS = ("is_enabled", "base_url", "max_concurrent", "per_minute", "per_day")
 
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -40,37 +49,48 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
     class Meta:
         model = ProviderAccount
-        fields = ("is_enabled", "base_url", "max_concurrent", "per_minute", "per_day")
+        fields = COLUMNS
+
+    def clean_new_key(self) -> str:
+        return self._checked("new_key", entries.check_key)
 
     def clean_new_proxy_url(self) -> str:
-        value: str = self.cleaned_data["new_proxy_url"].strip()
-        if value not in ("", "-") and not value.startswith(("http://", "https://")):
-            raise forms.ValidationError(_("A proxy address begins with http:// or https://."))
+        return self._checked("new_proxy_url", entries.check_proxy_address)
+
+    def _checked(self, field: str, check: Any) -> str:
+        value: str = self.cleaned_data[field]
+        if value not in ("", REMOVE):
+            check(value)
         return value
 
-    def save(self, commit: bool = True) -> ProviderAccount:
-        key, proxy = self.cleaned_data["new_key"].strip(), self.cleaned_data["new_proxy_url"]
-        if key:
-            self.instance.set_key("" if key == "-" else key)
+    def changed_columns(self) -> list[str]:
+        """What was entered, set on the instance. Only this is saved: meanwhile workers move the breaker."""
+        columns = [name for name in self.changed_data if name in COLUMNS]
+        if key := self.cleaned_data["new_key"]:
+            self.instance.set_key("" if key == REMOVE else key)
             self.instance.key_updated_at = timezone.now()
-        if proxy:
-            self.instance.set_proxy_url("" if proxy == "-" else proxy)
-        account: ProviderAccount = super().save(commit)
-        return account
+            columns += ["encrypted_key", "key_updated_at", "key_updated_by"]
+        if proxy := self.cleaned_data["new_proxy_url"]:
+            self.instance.set_proxy_url("" if proxy == REMOVE else proxy)
+            columns.append("encrypted_proxy_url")
+        return columns
 
 
 @admin.register(ProviderAccount)
 class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     form = AccountForm
-    list_display = ("__str__", "is_enabled", "has_key", "max_concurrent", "per_minute", "per_day", "breaker")
-    readonly_fields = ("provider_id", "has_key", "key_updated_at", "key_updated_by", "has_proxy", "breaker")
+    list_display = ("__str__", "is_enabled", "state", "max_concurrent", "per_minute", "per_day")
+    readonly_fields = ("provider_id", "state", "has_key", "key_updated_at", "key_updated_by", "has_proxy")
     fieldsets = (
-        (None, {"fields": ("provider_id", "is_enabled", "breaker")}),
+        (None, {"fields": ("provider_id", "is_enabled", "state")}),
         (_("Key"), {"fields": ("has_key", "key_updated_at", "key_updated_by", "new_key")}),
         (_("Address"), {"fields": ("base_url", "has_proxy", "new_proxy_url")}),
         (_("Limits, for all workers together"), {"fields": ("max_concurrent", "per_minute", "per_day")}),
     )
     actions = ("test", "ask_again")
+
+    class Media:
+        css = STYLES
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False  # there is one for each provider, made by `bootstrap`
@@ -79,57 +99,165 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def save_model(self, request: HttpRequest, obj: ProviderAccount, form: Any, change: bool) -> None:
-        if form.cleaned_data["new_key"]:
+        """Whoever has mended how the provider is reached need not wait for the breaker."""
+        columns = form.changed_columns()
+        if "encrypted_key" in columns:
             obj.key_updated_by = request.user  # type: ignore[assignment]
-        super().save_model(request, obj, form, change)
+        obj.save(update_fields=columns)
+        if not {"encrypted_key", "encrypted_proxy_url", "base_url"}.isdisjoint(columns):
+            ProviderAccount.objects.filter(pk=obj.pk).ask_again()
 
     @admin.display(boolean=True, description=_("key"))
     def has_key(self, account: ProviderAccount) -> bool:
-        return account.is_configured
+        return bool(account.encrypted_key)
 
     @admin.display(boolean=True, description=_("proxy"))
     def has_proxy(self, account: ProviderAccount) -> bool:
         return bool(account.encrypted_proxy_url)
 
     @admin.display(description=_("state"))
-    def breaker(self, account: ProviderAccount) -> str:
+    def state(self, account: ProviderAccount) -> SafeString:
+        if fault := _unusable(account):
+            return badge("failed", fault)
         if account.open_until is None:
-            return str(_("answers") if account.failures == 0 else _("failed %d times in a row") % account.failures)
-        reason = account.get_open_reason_display()
-        return _("not asked until %(time)s: %(reason)s") % {
-            "time": f"{timezone.localtime(account.open_until):%H:%M:%S}",
-            "reason": reason,
-        }
+            return badge("picture", gettext("is asked") + _row_of_failures(account))
+        more = {"reason": account.get_open_reason_display(), "time": _clock(account)}
+        if account.open_until <= timezone.now():
+            return badge("timeout", gettext("half-open: the next photo tries it (%(reason)s)") % more)
+        if account.probe_call_id is not None:
+            return badge("timeout", gettext("half-open: one photo tries it now (%(reason)s)") % more)
+        return badge("failed", gettext("open: not asked until %(time)s (%(reason)s)") % more)
 
     @admin.action(description=_("Test: make a harmless call"), permissions=["change"])
     def test(self, request: HttpRequest, accounts: QuerySet[ProviderAccount]) -> None:
-        for account in accounts:
-            try:
-                asyncio.run(_tested(account))
-            except (ProviderError, TimeoutError, crypto.UnreadableSecretError) as error:
-                messages.error(request, f"{account}: {_fault(error)}")
-            else:
-                messages.success(request, _("%s: the account works.") % account)
+        tested = list(accounts)
+        for account, fault in zip(tested, _faults(tested), strict=True):
+            words = fault or gettext("the account works.")
+            self.log_change(request, account, gettext("Tested: %(result)s") % {"result": words})
+            self.message_user(request, f"{account}: {words}", messages.ERROR if fault else messages.SUCCESS)
 
     @admin.action(description=_("Ask it again at once (close the breaker)"), permissions=["change"])
     def ask_again(self, request: HttpRequest, accounts: QuerySet[ProviderAccount]) -> None:
-        count = accounts.update(failures=0, open_until=None, open_reason=None)
-        messages.success(request, _("%d accounts are asked again.") % count)
+        count = ProviderAccount.objects.filter(pk__in=accounts.values("pk")).ask_again()
+        for account in accounts:
+            self.log_change(request, account, gettext("Breaker closed by hand"))
+        text = ngettext("%(count)d account is asked again.", "%(count)d accounts are asked again.", count)
+        self.message_user(request, text % {"count": count}, messages.SUCCESS)
 
 
-async def _tested(account: ProviderAccount) -> None:
+def _unusable(account: ProviderAccount) -> str:
+    """Why no call can be made with it, in a sentence; empty if one can."""
+    if account.provider_id not in registry.classes():
+        return gettext("this installation has no such provider any more.")
+    if not account.is_configured:
+        return gettext("there is no key yet.")
+    try:
+        account.opened()
+    except crypto.UnreadableSecretError:
+        return gettext("the stored key or proxy address cannot be read (FERNET_KEYS has changed): enter them anew.")
+    return ""
+
+
+def _row_of_failures(account: ProviderAccount) -> str:
+    text = ngettext("; %(count)d failure in a row", "; %(count)d failures in a row", account.failures)
+    return text % {"count": account.failures} if account.failures else ""
+
+
+def _clock(account: ProviderAccount) -> str:
+    return date_format(timezone.localtime(account.open_until), "H:i:s")
+
+
+def _faults(accounts: Sequence[ProviderAccount]) -> list[str]:
+    """What is wrong with each, in a sentence; empty where nothing is. On a loop of its own, which, unlike
+    `asyncio.run`, does not wait for a name server that is still being asked."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(_all_faults(accounts))
+    finally:
+        loop.close()
+
+
+async def _all_faults(accounts: Sequence[ProviderAccount]) -> list[str]:
+    return await asyncio.gather(*(_fault(account) for account in accounts))
+
+
+async def _fault(account: ProviderAccount) -> str:
+    if fault := _unusable(account):
+        return fault
     provider = registry.classes()[account.provider_id](account.opened())
     try:
         async with asyncio.timeout(TEST_SECONDS):
             await provider.check_account()
+    except ProviderError as error:
+        return f"{error.reason.label} ({error.message})"
+    except TimeoutError:
+        return gettext("no answer within %(seconds)d seconds.") % {"seconds": TEST_SECONDS}
     finally:
         await provider.aclose()
+    return ""
 
 
-def _fault(error: Exception) -> str:
-    match error:
-        case ProviderError():
-            return f"{error.reason.label}: {error.message}"
-        case TimeoutError():
-            return str(_("no answer within %d seconds.") % TEST_SECONDS)
-    return str(_("the stored key cannot be read; enter it anew."))
+# In the colours of admin.css.
+COLOURS = {
+    "made": "picture",
+    "refused": "provider_error",
+    "failed": "failed",
+    "late": "timeout",
+    "ambiguous": "timeout",
+}
+
+
+def outcome_badge(call: ProviderCall) -> SafeString:
+    if call.outcome is None:
+        return badge("working", gettext("under way"))
+    return badge(COLOURS.get(call.outcome, call.outcome), call.get_outcome_display())
+
+
+class CallProviderFilter(admin.SimpleListFilter):
+    title = _("provider")
+    parameter_name = "provider_id"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(provider_id=self.value()) if self.value() else queryset
+
+
+@admin.register(ProviderCall)
+class ProviderCallAdmin(HistoryAdmin):
+    list_display = ("at", "provider", "slot_id", "job", "result", "why", "took", "model", "cost")
+    list_filter = (CallProviderFilter, "outcome")
+    list_display_links = ("at",)
+    ordering = ("-at", "-id")  # the index `calls_by_age`, or `calls_of_provider`
+    search_fields = ("job_id",)
+    quick_lookups = frozenset({"provider_id", "outcome__exact"})
+    fields = ("at", "ended_at", "took", "provider", "model", "slot_id", "job", "result", "why", "used", "cost")
+
+    @admin.display(description=_("provider"))
+    def provider(self, call: ProviderCall) -> str:
+        return call.provider_name
+
+    @admin.display(description=_("job"))
+    def job(self, call: ProviderCall) -> SafeString:
+        return format_html('<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[call.job_id]), call.job_id)
+
+    @admin.display(description=_("outcome"))
+    def result(self, call: ProviderCall) -> SafeString:
+        return outcome_badge(call)
+
+    @admin.display(description=_("reason"))
+    def why(self, call: ProviderCall) -> str:
+        return call.get_reason_display() if call.reason else ""
+
+    @admin.display(description=_("took, s"))
+    def took(self, call: ProviderCall) -> str:
+        return "" if call.seconds is None else f"{call.seconds:.1f}"
+
+    @admin.display(description=_("used"))
+    def used(self, call: ProviderCall) -> SafeString:
+        return pretty(call.units)
+
+    @admin.display(description=_("cost, USD"))
+    def cost(self, call: ProviderCall) -> str:
+        return call.cost_in_words

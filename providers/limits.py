@@ -39,17 +39,19 @@ SELECT is_enabled, per_minute, per_day, open_reason,
 FROM providers_provideraccount WHERE provider_id = %s FOR UPDATE
 """
 
+# `statement_timestamp` here, and not the clock: it is the same for all rows, so an index goes by it. The statement
+# comes after the lock.
 USED = """
-SELECT count(*) FILTER (WHERE at > clock.window_start) AS in_window,
-    count(*) FILTER (WHERE at >= clock.day_start) AS today,
-    extract(epoch FROM min(at) FILTER (WHERE at > clock.window_start)
+SELECT count(*) FILTER (WHERE at > since.window_start) AS in_window,
+    count(*) FILTER (WHERE at >= since.day_start) AS today,
+    extract(epoch FROM min(at) FILTER (WHERE at > since.window_start)
         + make_interval(secs => %(window)s) - clock_timestamp())::float8 AS until_room
 FROM providers_providercall, (
-    SELECT clock_timestamp() - make_interval(secs => %(window)s) AS window_start,
+    SELECT statement_timestamp() - make_interval(secs => %(window)s) AS window_start,
         CASE WHEN %(by_day)s THEN
-            date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' END AS day_start
-) AS clock
-WHERE provider_id = %(provider_id)s AND at >= least(clock.window_start, clock.day_start)
+            date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' END AS day_start
+) AS since
+WHERE provider_id = %(provider_id)s AND at >= least(since.window_start, since.day_start)
 """
 
 PROBE = """
@@ -61,7 +63,7 @@ WHERE provider_id = %(provider_id)s
 # Calls whose cost is not known count nothing; those under way are made all the same when the budget is used up.
 SPENT_TODAY = """
 SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
-WHERE slot_id = %s AND at >= date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+WHERE slot_id = %s AND at >= date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
 """
 
 BEGIN = """

@@ -11,11 +11,18 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from photoslot import crypto
 from providers import entries, registry
 from providers.base import Account, Reason
+
+
+class AccountQuerySet(models.QuerySet["ProviderAccount"]):
+    def ask_again(self) -> int:
+        """Closes the breakers: somebody has mended what was wrong, or wants to know."""
+        return self.update(failures=0, open_until=None, open_reason=None, probe_call_id=None)
 
 
 class ProviderAccount(models.Model):
@@ -58,6 +65,8 @@ class ProviderAccount(models.Model):
     open_until = models.DateTimeField(_("not asked until"), null=True, editable=False)
     open_reason = models.CharField(_("because"), max_length=14, choices=Reason, null=True, editable=False)
     probe_call_id = models.BigIntegerField(null=True, editable=False)  # the call let through, while it is under way
+
+    objects = AccountQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("provider account")
@@ -153,7 +162,19 @@ class ProviderCall(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.provider_id} {self.at}"
+        return f"{self.provider_name}, {self.at:%Y-%m-%d %H:%M:%S}"
+
+    @property
+    def provider_name(self) -> str:
+        return registry.provider_name(self.provider_id)
+
+    @property
+    def seconds(self) -> float | None:
+        return (self.ended_at - self.at).total_seconds() if self.ended_at else None
+
+    @property
+    def cost_in_words(self) -> str:
+        return gettext("unknown") if self.cost_usd is None else f"{self.cost_usd:.4f}"
 
 
 def first_accounts(environment: Mapping[str, str]) -> list[ProviderAccount]:

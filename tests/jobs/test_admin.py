@@ -227,7 +227,7 @@ def test_a_jobs_page_tells_its_whole_story(admin: Client, django_assert_num_quer
     )
     for step in ("received", "dispatched", "succeeded"):
         ProcessingLog.objects.create(job_id=one.pk, slot_id=one.slot_id, status=step, message=f"It was {step}")
-    with django_assert_num_queries(5):  # session, user, job, its slot, its log
+    with django_assert_num_queries(6):  # session, user, job, its slot, its log, its calls
         answer = admin.get(page_of(one))
     page = text_of(answer)
     for words in ("2.0", "7.5", "9.5", "Sepia", "Look", '"look": "sepia"', "CANON-7", "ref-1", "2.0 KB", "0102"):

@@ -24,7 +24,7 @@ Outcome = ProviderCall.Outcome
 
 def account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **changes: Any) -> ProviderAccount:
     """A provider's account at the sandbox with that address; without one, at a port that nobody listens on."""
-    made = ProviderAccount(provider_id=provider_id, base_url=url + ADDRESSES[provider_id], **changes)
+    made = ProviderAccount(**{"provider_id": provider_id, "base_url": url + ADDRESSES[provider_id]} | changes)
     made.set_key(KEYS[provider_id])
     made.save()
     return made

@@ -1,0 +1,61 @@
+"""The statements that look at calls read those that matter, however many the table holds."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.db import connection
+
+from jobs.queue import EARLIER_CALLS, HAS_ROOM, Queue
+from photoslot.database import in_thread
+from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
+from tests.providers.accounts_cast import account
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
+
+# One each ten seconds for 23 days, to three providers; a thousandth is still open, as killed workers leave them.
+CALLS = """
+INSERT INTO providers_providercall (provider_id, slot_id, job_id, at, ended_at, outcome, cost_usd)
+SELECT (ARRAY['gemini', 'openai', 'turbotext'])[1 + mod(n, 3)], 'slot-' || lpad(mod(n, 15)::text, 3, '0'),
+    gen_random_uuid(), at, CASE WHEN ended THEN at + '9 s' END, CASE WHEN ended THEN 'made' END, 0.04
+FROM generate_series(1, 200000) AS n, LATERAL (
+    SELECT now() - n * interval '10 s' AS at, mod(n, 1000) > 0 AS ended
+) AS made
+"""
+READ = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+MINUTE = {"provider_id": "gemini", "window": WINDOW_SECONDS}
+# Statement, its values, and how many calls it may read: a minute has 7 calls, a day 8,640; 67 of the provider's are
+# open.
+STATEMENTS: dict[str, tuple[str, Any, int]] = {
+    "the minute": (USED, MINUTE | {"by_day": False}, 8),
+    "the day": (USED, MINUTE | {"by_day": True}, 8_700),
+    "the slot's money": (SPENT_TODAY, ("slot-001",), 8_700),
+    "earlier calls": (EARLIER_CALLS, ([uuid4()],), 0),
+    "room for a fallback": (HAS_ROOM, ("gemini",), 70),
+}
+
+
+def calls_read(node: dict[str, Any]) -> int:
+    """By this node of a plan and those below it."""
+    read = 0
+    if node.get("Relation Name") == "providers_providercall":
+        read = round(sum(node.get(kind, 0) for kind in READ) * node["Actual Loops"])
+    return read + sum(calls_read(below) for below in node.get("Plans", []))
+
+
+def two_hundred_thousand_calls() -> None:
+    account(max_concurrent=3, per_minute=30, per_day=1000)
+    with connection.cursor() as cursor:
+        cursor.execute(CALLS)
+        cursor.execute("ANALYZE providers_providercall, providers_provideraccount")
+
+
+async def test_two_hundred_thousand_calls_are_not_read(queue: Queue) -> None:
+    await in_thread(two_hundred_thousand_calls)
+    for name, (statement, values, most) in STATEMENTS.items():
+        async with queue.connection() as opened, opened.transaction(force_rollback=True):
+            explained = await opened.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)
+            ((plan,),) = await explained.fetchall()
+        assert calls_read(plan[0]["Plan"]) <= most, name
