@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -25,7 +26,7 @@ from providers.gemini.errors import Fault, error_of
 from providers.gemini.files import FileCache, Files, MemoryCache, RemoteFile, control
 from providers.gemini.settings import PROVIDER, IdentityTransfer, ImageEdit, StyleTransfer
 from providers.http import Answer, Http
-from providers.prepare import prepared, reencoded
+from providers.prepare import prepared, reencoded, templates
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +79,8 @@ class Gemini(Provider[Payload]):
         missing = [key for key in settings.image_keys() if key not in request.templates]
         if missing:
             raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {', '.join(missing)}")
-        templates = {key: request.templates[key] for key in settings.image_keys()}
-        payload = Payload(settings, await _ready(request.photo, _useful_side(settings), Reason.BAD_PHOTO), templates)
+        chosen = {key: request.templates[key] for key in settings.image_keys()}
+        payload = Payload(settings, await _ready_photo(request.photo, settings), chosen)
         await self._fill(payload)
         return payload
 
@@ -129,21 +130,21 @@ class Gemini(Provider[Payload]):
     async def _fill(self, payload: Payload) -> None:
         """Decides what goes inline and what is uploaded, and uploads that."""
         payload.digests.clear()
-        templates = await asyncio.gather(*(self._template(payload, key) for key in payload.templates))
+        shared = await asyncio.gather(*(self._template(payload, key) for key in payload.templates))
         photo = await asyncio.to_thread(_inline, payload.photo)
-        if sum(len(part["inlineData"]["data"]) for part in (photo, *templates) if "inlineData" in part) > INLINE_BYTES:
+        if sum(len(part["inlineData"]["data"]) for part in (photo, *shared) if "inlineData" in part) > INLINE_BYTES:
             payload.uploads.append(await self._files.upload(payload.photo, Reason.BAD_PHOTO))
             photo = payload.uploads[-1].part()
-        payload.parts = [photo, *templates]
+        payload.parts = [photo, *shared]
 
     async def _template(self, payload: Payload, key: str) -> Part:
         picture = payload.templates[key]
         if len(picture.data) < SHARED_BYTES:
-            return _inline(await _ready(picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE))
+            return _inline(await _ready_template(picture))
         digest = await asyncio.to_thread(self._files.digest, picture.data)
         file = await self._files.known(digest)
         if file is None:
-            ready = await _ready(picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE)
+            ready = await _ready_template(picture)
             file = await self._shared(digest, ready)
         if file is None:
             return await asyncio.to_thread(_inline, ready)
@@ -174,9 +175,17 @@ def _useful_side(settings: ImageEdit) -> int:
     return USEFUL_SIDE.get(settings.image_size or "", USEFUL_SIDE_1K)
 
 
-async def _ready(picture: Picture, side: int, bad: Reason) -> Picture:
+async def _ready_photo(photo: Picture, settings: ImageEdit) -> Picture:
+    return await _ready(prepared, photo, _useful_side(settings), Reason.BAD_PHOTO)
+
+
+async def _ready_template(picture: Picture) -> Picture:
+    return await _ready(templates.prepared, picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE)
+
+
+async def _ready(prepare: Callable[..., Picture], picture: Picture, side: int, bad: Reason) -> Picture:
     try:
-        return await asyncio.to_thread(prepared, picture, max_side=side, accepts=ACCEPTS)
+        return await asyncio.to_thread(prepare, picture, max_side=side, accepts=ACCEPTS)
     except images.ImageError as error:
         raise PermanentError(bad, str(error)) from error
 

@@ -8,6 +8,7 @@ lost, so nothing is repeated once a request may have been worked on (`AmbiguousE
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -26,7 +27,7 @@ from providers.base import (
 from providers.http import Http
 from providers.openai import answers
 from providers.openai.form import ImageEdit, StyleTransfer
-from providers.prepare import prepared
+from providers.prepare import prepared, templates
 
 USEFUL_SIDE = 2048  # pixels; a larger input shows up in the bill and hardly in a picture of 1536
 ACCEPTS = frozenset({"image/jpeg", "image/png", "image/webp"})
@@ -81,17 +82,17 @@ def _payload(request: Request) -> Payload:
     settings = request.settings
     assert isinstance(settings, ImageEdit)
     side = max((USEFUL_SIDE, *settings.sides()))
-    files = [_file("photo", request.photo, side, Reason.BAD_PHOTO)]
+    files = [_file("photo", request.photo, side, prepared, Reason.BAD_PHOTO)]
     for key in settings.image_keys():
         if key not in request.templates:
             raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}")
-        files.append(_file(key, request.templates[key], side, Reason.BAD_TEMPLATE))
+        files.append(_file(key, request.templates[key], side, templates.prepared, Reason.BAD_TEMPLATE))
     return Payload(settings.fields(), files)
 
 
-def _file(name: str, picture: Picture, side: int, reason: Reason) -> File:
+def _file(name: str, picture: Picture, side: int, prepare: Callable[..., Picture], reason: Reason) -> File:
     try:
-        ready = prepared(picture, max_side=side, accepts=ACCEPTS)
+        ready = prepare(picture, max_side=side, accepts=ACCEPTS)
     except images.ImageError as error:
         raise PermanentError(reason, f"{name}: {error}") from error
     if len(ready.data) >= MAX_BYTES:

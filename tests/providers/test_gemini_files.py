@@ -17,6 +17,7 @@ from providers.attempts import Clock, DeadlineReached, make_picture
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
 from providers.gemini.files import MemoryCache
+from providers.prepare import templates
 from tests.providers.gemini_cast import PHOTO, Recorder, account, generations, make, parts, request
 from tests.providers.observing import unchanged
 from tests.sandbox.gemini import KEY
@@ -228,3 +229,12 @@ async def test_a_photo_as_large_as_they_come_goes_ahead(gemini: Gemini, google: 
     await make(gemini, request(Picture(photo, "image/png")))
     assert kinds(google) == ["fileData", "text"]
     assert len(generations(google)[0].body) < 10_000
+
+
+async def test_one_that_goes_along_is_prepared_once(gemini: Gemini, google: Google) -> None:
+    new = Picture(encoded(Image.new("RGB", (61, 41), "olive"), "PNG"), "image/png")
+    before = templates.hits
+    for _ in range(3):
+        await make(gemini, styled(new))
+    assert kinds(google)[1] == "inlineData"
+    assert templates.hits == before + 2

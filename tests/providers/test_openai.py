@@ -40,6 +40,7 @@ from providers.base import (
 )
 from providers.openai import OpenAI
 from providers.openai.form import ImageEdit, StyleTransfer
+from providers.prepare import templates
 from tests.conftest import jpeg
 from tests.providers.observing import Permissive, unchanged
 from tests.sandbox.openai import OpenAI as Speaker
@@ -652,3 +653,11 @@ def test_a_model_without_a_price_costs_an_unknown_sum(booth: Booth) -> None:
     assert usage is not None
     assert usage.units["image_output_tokens"] > 0
     assert usage.cost is None
+
+
+def test_a_template_image_is_prepared_once(sandbox: WireSandbox) -> None:
+    new = Picture(jpeg(61, 41, "olive"), "image/jpeg")
+    before = templates.hits
+    for _ in range(3):
+        Booth(sandbox).make(StyleTransfer(prompt=PROMPT, style="mood"), templates={"mood": new})
+    assert templates.hits == before + 2

@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 from photoslot import images
 from photoslot.demo_scene import scene
 from providers.base import Picture
-from providers.prepare import prepared
+from providers.prepare import Templates, prepared
 
 pytestmark = pytest.mark.unit
 
@@ -141,3 +141,47 @@ def test_an_animation_becomes_its_first_frame() -> None:
 def test_what_cannot_be_read_is_said(data: bytes) -> None:
     with pytest.raises(images.ImageError):
         send(data)
+
+
+# Template images are prepared once.
+
+
+def ready(templates: Templates, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL) -> Picture:
+    return templates.prepared(picture, max_side=max_side, accepts=accepts)
+
+
+def test_a_template_image_is_prepared_once_for_each_use() -> None:
+    templates, picture = Templates(10**6), Picture(PNG, "image/png")
+    first = ready(templates, picture)
+    assert max(opened(first).size) == 100
+    assert ready(templates, Picture(bytes(bytearray(PNG)), "image/png")) is first  # the content counts
+    assert ready(templates, picture, max_side=80) is not first
+    assert ready(templates, picture, accepts=frozenset({"image/jpeg"})) is not first
+    assert ready(templates, Picture(JPEG, "image/jpeg")) is not first
+    assert (ready(templates, picture) is first, templates.hits) == (True, 2)
+
+
+def test_those_not_used_for_longest_make_room() -> None:
+    old, used, new = (
+        Picture(encoded(Image.new("RGB", (60, 40), c), "PNG"), "image/png") for c in ("red", "tan", "navy")
+    )
+    templates = Templates(sum(len(picture.data) for picture in (old, used, new)) - 1)
+    kept = ready(templates, used)
+    ready(templates, old)
+    assert ready(templates, used) is kept
+    ready(templates, new)
+    assert ready(templates, used) is kept
+    assert templates.hits == 2
+    ready(templates, old)
+    assert templates.hits == 2
+
+
+def test_one_that_is_too_large_alone_is_not_kept() -> None:
+    templates = Templates(10)
+    assert ready(templates, Picture(PNG, "image/png")) is not ready(templates, Picture(PNG, "image/png"))
+
+
+def test_one_that_cannot_be_read_is_said_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(images.ImageError):
+            ready(Templates(10**6), Picture(PNG[:-700], "image/png"))
