@@ -19,6 +19,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 from django.db import connection
 
+from tests.sandbox import wire
+
 FOLDER = Path(os.environ["TEST_LOG_FOLDER"])
 PRINTED = FOLDER / "printed.log"
 SHORTEST = 8  # characters; what is shorter stands in logs for other reasons
@@ -49,6 +51,9 @@ def note(*secrets: str) -> None:
         start = SCENARIO.sub("", secret).strip()[:LONGEST]
         if len(start) >= SHORTEST:
             _secrets.update((start, json.dumps(start)[1:-1], quote(start), quote_plus(start)))
+
+
+wire.listeners.append(note)
 
 
 def in_text(text: bytes) -> Iterator[str]:

@@ -27,13 +27,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
-from tests import leaks
-
 TOKEN = re.compile(r"\[\[([a-z0-9_]+)(?::([^\]]*))?\]\]")
 KEY_HEADERS = ("authorization", "x-goog-api-key")
 WAIT_SECONDS = 30.0  # a test that waits longer has failed
 HOLD_SECONDS = 120.0  # longer than any deadline: for whoever is held, this is for ever
 KEPT_REQUESTS = 500  # by the journal: of photos of 1 MB that is half a gigabyte, and more than any test makes
+
+
+# Told every key and prompt that comes in (`tests.leaks`).
+listeners: list[Callable[[str], None]] = []
+
+
+def told(*secrets: str) -> None:
+    for listener in listeners:
+        for secret in secrets:
+            listener(secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ class Speaker:
 
     def scenario(self, prompt: str = "") -> tuple[str, str]:
         """Name and argument of what this request is to play; ("", "") for success."""
-        leaks.note(prompt)
+        told(prompt)
         if self.script:
             name, _, argument = self.script.popleft().partition(":")
             return name, argument
@@ -140,7 +148,7 @@ class WireSandbox:
     def noted(self, request: Received) -> Iterator[None]:
         """In the journal, and counted as open until it is answered."""
         provider = request.provider
-        leaks.note(*(request.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS))
+        told(*(request.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS))
         with self._changed:
             self.journal.append(request)
             del self.journal[:-KEPT_REQUESTS]
