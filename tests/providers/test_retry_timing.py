@@ -1,0 +1,189 @@
+"""When the next call is made, after what the provider itself said: real adapters, real answers, a clock that is turned.
+
+The loop's time is that of the wall, and jumps only while an attempt rests: so waiting takes no time, and everything
+else takes what it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from photoslot import images
+from photoslot.demo_scene import scene
+from providers.attempts import Clock, make_picture
+from providers.base import Account, Picture, Provider, ProviderError, Request, Retry, Usage
+from providers.gemini import Gemini
+from providers.gemini.settings import ImageEdit as GeminiEdit
+from providers.openai import OpenAI
+from providers.openai.form import ImageEdit as OpenAIEdit
+from providers.turbotext.operations import ImageEdit as TurbotextEdit
+from tests.providers.observing import unchanged
+from tests.sandbox import gemini, openai, turbotext
+from tests.sandbox.providers import QuickTurbotext
+from tests.sandbox.turbotext_cast import Media
+from tests.sandbox.wire import WireSandbox
+
+pytestmark = pytest.mark.integration
+
+DEADLINE_SECONDS = 48.0
+BUSY_SECONDS = 0.5  # of the machine, between the end of a rest and the call
+PHOTO = Picture(images.encode(scene(320, 200), "jpeg"), "image/jpeg")
+
+
+class TurnedLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self.is_resting = False
+        super().__init__(_TurnedSelector(self))
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+
+class _TurnedSelector(selectors.DefaultSelector):
+    def __init__(self, loop: TurnedLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._loop.is_resting and timeout is not None:
+            self._loop.ahead += max(0, timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+@dataclass
+class Watch:
+    """Notes when calls are made and when attempts have ended."""
+
+    calls: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    async def accepted(self, reference: str) -> None:
+        pass
+
+    def polled(self) -> None:
+        pass
+
+    async def permit(self) -> None:
+        self.calls.append(asyncio.get_running_loop().time())
+
+    async def rest(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, TurnedLoop)
+        loop.is_resting = True
+        await asyncio.sleep(seconds)
+        loop.is_resting = False
+
+    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+        self.ends.append(asyncio.get_running_loop().time())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[WireSandbox]:
+    with WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Media]).running() as running:
+        yield running
+
+
+@pytest.fixture
+def sandbox(server: WireSandbox) -> WireSandbox:
+    server.reset()
+    return server
+
+
+KINDS: dict[str, tuple[type[Provider[Any]], Any, str, str]] = {
+    "gemini": (Gemini, GeminiEdit, gemini.KEY, "/gemini"),
+    "openai": (OpenAI, OpenAIEdit, openai.KEY, "/openai/v1"),
+    "turbotext": (QuickTurbotext, TurbotextEdit, turbotext.KEY, "/turbotext"),
+}
+
+
+def made(sandbox: WireSandbox, provider: str, scenario: str, pause: float | None = None) -> Watch:
+    """One photo. Raises `ProviderError`; the pause is the service's own unless the slot has one."""
+    kind, declared, key, path = KINDS[provider]
+    watch = Watch()
+    sandbox.speakers[provider].play(scenario)
+
+    async def run() -> None:
+        settings = declared(prompt="x", retry=Retry(pause_seconds=pause))
+        request = Request(uuid4(), "image_edit", settings, PHOTO, {}, f"{sandbox.url}/media/photo")
+        async with aclosing(kind(Account(key, sandbox.url + path))) as adapter:
+            await make_picture(adapter, request, Clock.of(DEADLINE_SECONDS), watch, unchanged)
+
+    with asyncio.Runner(loop_factory=TurnedLoop) as runner:
+        runner.run(run())
+    return watch
+
+
+# Provider, scenario, the pause of the slot (None: the service's 3 s), and the seconds until the next call: least, most.
+TIMES: list[tuple[str, str, float | None, float, float]] = [
+    ("gemini", "rate:14s", None, 14, 15.4),  # RetryInfo, and up to a tenth more, or booths would come back together
+    ("gemini", "rate_prose:14s", None, 14, 15.4),  # its prose says 51 s at the same time
+    ("gemini", "rate:1.500s", 0, 1.5, 1.65),
+    ("gemini", "rate:1.500s", None, 3, 3),  # the pause is longer
+    ("gemini", "rate:0s", 0, 1, 1.1),
+    ("gemini", "rate", None, 3, 3),
+    ("gemini", "rate_bare", None, 3, 3),
+    ("gemini", "rate_prose", None, 3, 3),
+    ("gemini", "overloaded:20s", None, 20, 22),
+    ("gemini", "overloaded", 7, 7, 7),
+    ("openai", "rate:7", None, 7, 7),
+    ("openai", "rate:0", 0, 0, 0),
+    ("openai", "rate:1", None, 3, 3),
+    ("openai", "rate_ms:1500", 0, 1.5, 1.5),
+    ("openai", "rate_ms:12500", None, 12.5, 12.5),
+    ("openai", "rate_date:20", None, 18, 20),  # a date has no fractions, and the request took a while
+    ("openai", "rate_date:-90", None, 3, 3),
+    ("openai", "rate_text:12s", None, 12, 12),
+    ("openai", "rate_silent", None, 3, 3),
+    ("openai", "server:503:true", None, 3, 3),
+    ("turbotext", "http:503,7", None, 7, 7),
+    ("turbotext", "http:503,1", None, 3, 3),
+    ("turbotext", "http:503", None, 3, 3),
+    ("turbotext", "error:provider_busy", None, 3, 3),
+]
+
+
+@pytest.mark.parametrize(("provider", "scenario", "pause", "least", "most"), TIMES)
+def test_the_next_call_is_made_when_the_provider_said(
+    sandbox: WireSandbox, provider: str, scenario: str, pause: float | None, least: float, most: float
+) -> None:
+    watch = made(sandbox, provider, scenario, pause)
+    assert len(watch.calls) == 2
+    assert least <= watch.calls[1] - watch.ends[0] < most + BUSY_SECONDS
+
+
+TOO_LATE = [
+    ("gemini", "rate:48s"),
+    ("gemini", "overloaded:3600s"),
+    ("openai", "rate:48"),
+    ("openai", "rate:121"),
+    ("openai", "rate_ms:121000"),
+    ("openai", "rate_date:121"),
+    ("openai", "rate_text:6m0s"),
+    ("turbotext", "http:503,48"),
+]
+
+
+@pytest.mark.parametrize(("provider", "scenario"), TOO_LATE)
+def test_a_time_beyond_the_deadline_ends_it_at_once(sandbox: WireSandbox, provider: str, scenario: str) -> None:
+    with pytest.raises(ProviderError) as caught:
+        made(sandbox, provider, scenario)
+    assert caught.value.retry_after
+    assert caught.value.retry_after >= DEADLINE_SECONDS - 1
+    assert len(sandbox.calls(provider)) == 1
+
+
+def test_five_calls_at_most_each_when_the_provider_said(sandbox: WireSandbox) -> None:
+    sandbox.speakers["openai"].play("rate:4", "rate:5", "rate:6")
+    watch = made(sandbox, "openai", "rate:7")
+    waits = [call - end for end, call in zip(watch.ends, watch.calls[1:], strict=False)]
+    assert [round(wait) for wait in waits] == [4, 5, 6, 7]
