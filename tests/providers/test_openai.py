@@ -475,6 +475,18 @@ def test_the_type_is_what_the_bytes_are(booth: Booth, name: str) -> None:
         assert Image.MIME[opened.format or ""] == made.mime_type
 
 
+@pytest.mark.parametrize("field", ["data", "b64_json"])
+def test_each_field_of_the_answer_is_read_by_its_name(booth: Booth, field: str) -> None:
+    assert booth.fails(f"rename:{field}").reason is Reason.NO_IMAGE
+
+
+@pytest.mark.parametrize("field", ["usage", "input_tokens_details", "text_tokens", "image_tokens"])
+def test_each_field_of_the_usage_is_read_by_its_name(booth: Booth, field: str) -> None:
+    usage = booth.play(f"rename:{field}").usage
+    assert usage is not None
+    assert usage.cost is None
+
+
 # The template images
 
 

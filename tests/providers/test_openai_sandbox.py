@@ -14,6 +14,7 @@ import pytest
 from openai.types import ImagesResponse
 from openai.types.shared import ErrorObject
 from PIL import Image, ImageOps, ImageStat
+from pydantic import ValidationError
 
 from photoslot import images
 from photoslot.demo_scene import scene
@@ -100,6 +101,18 @@ def test_the_answer_passes_the_sdks_types_to_the_letter(client: openai.OpenAI) -
     assert strict.usage is not None
     assert strict.usage.total_tokens == strict.usage.input_tokens + strict.usage.output_tokens
     assert strict.model_dump(exclude_unset=True) == body  # no field is renamed, none is made up
+
+
+RENAMED = [
+    *("created", "background", "data", "b64_json", "output_format", "quality", "size", "usage"),
+    *("input_tokens", "input_tokens_details", "output_tokens", "total_tokens", "image_tokens", "text_tokens"),
+]
+
+
+@pytest.mark.parametrize("field", RENAMED)
+def test_a_renamed_field_is_noticed_by_the_sdks_types(sandbox: WireSandbox, field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field}X"):
+        ImagesResponse.model_validate(post(sandbox, {"prompt": f"[[rename:{field}]]"}).json(), extra="forbid")
 
 
 def test_every_reply_has_the_id_of_its_request(client: openai.OpenAI) -> None:

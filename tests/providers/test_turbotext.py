@@ -267,6 +267,11 @@ async def test_a_wrong_key(cast: Cast, key: str) -> None:
     assert (type(error), error.reason) == (PermanentError, Reason.AUTH)
 
 
+@pytest.mark.parametrize("field", ["success", "queueid"])
+async def test_each_field_of_a_create_is_read_by_its_name(cast: Cast, field: str) -> None:
+    assert type(await cast.fault(f"rename:{field}")) is AmbiguousError
+
+
 # get_result
 
 
@@ -356,6 +361,18 @@ async def test_every_shape_of_a_result(cast: Cast, scenario: str) -> None:
     assert colour(picture) == near("steelblue")
     assert picture.usage
     assert picture.usage.units == {"photo_attempts": 1, "photo_attempts_left": 999}
+
+
+@pytest.mark.parametrize("field", ["limits", "foto_limit"])
+async def test_what_is_left_of_the_plan_is_read_by_its_name(cast: Cast, field: str) -> None:
+    usage = (await cast.make(f"rename:{field}")).usage
+    assert usage
+    assert usage.units == {"photo_attempts": 1}
+
+
+@pytest.mark.parametrize("field", ["uploaded_image", "image"])
+async def test_one_place_of_the_picture_makes_up_for_the_other(cast: Cast, field: str) -> None:
+    assert colour(await cast.make(f"rename:{field}")) == near("steelblue")
 
 
 async def test_an_unknown_queueid_ends(cast: Cast) -> None:

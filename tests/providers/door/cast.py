@@ -118,6 +118,7 @@ def check(door: Door, provider: str, reply: Reply, status: int, expected: str, p
         "succeeded" if status == 200 else "failed",
     ]
     assert len(door.paid(provider)) == (len(attempts) if posts is None else posts)
+    assert {request.provider for request in door.wire.journal} <= {provider}  # and no key went anywhere else
     assert eventually(door.is_left_clean)
     check_secrets(provider)
 

@@ -141,6 +141,14 @@ def test_a_template_that_has_expired_at_the_provider_is_uploaded_again(door: Doo
     assert [file.name for file in door.google.files.files.values()] == ["files/sandbox1", "files/sandbox2"]
 
 
+@pytest.mark.parametrize(("number", "scenario"), [(4, "lost_file_403"), (5, "lost_file_404")])
+def test_a_template_that_was_lost_early_is_uploaded_again(door: Door, number: int, scenario: str) -> None:
+    template("style", large(number))
+    reply = door.post("gemini", scenario, operation="style_transfer", style="style")
+    check(door, "gemini", reply, 200, "made$", posts=2)
+    assert len(door.google.files.files) == 2
+
+
 def test_a_photo_too_large_to_go_along_is_uploaded_and_deleted_whatever_comes(door: Door) -> None:
     noise = Image.merge("RGB", [Image.effect_noise((4000, 4000), 200)] * 3)
     reply = door.post("gemini", "finish:SAFETY", photo=encoded(noise, "JPEG", quality=98), image_size="4K")
