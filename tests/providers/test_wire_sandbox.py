@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import re
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
+from tests.sandbox import gemini, gemini_errors, openai_faults
+from tests.sandbox.pictures import BASE64, ODD
 from tests.sandbox.wire import CHANGES, COMMON, FAULTS, Received, Reply, Speaker, WireSandbox, common
 
 pytestmark = pytest.mark.integration
@@ -113,3 +117,18 @@ def test_who_asks_first_is_told_to_go_on(sandbox: WireSandbox) -> None:
     assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.sendall(b"body")
     assert everything(connection).endswith(BODY)
+
+
+SCENARIOS = [
+    *COMMON,
+    *(f"picture:{name}" for name in ODD),
+    *(f"base64:{name}" for name in BASE64),
+    *(gemini.ANSWERS.keys() | gemini_errors.ERRORS.keys() | gemini_errors.LIMITS.keys()),
+    *(openai_faults.ERRORS.keys() | openai_faults.BODIES.keys()),
+]
+
+
+@pytest.mark.parametrize("scenario", sorted({*SCENARIOS}))
+def test_the_table_of_faults_names_every_scenario(scenario: str) -> None:
+    table = (Path(gemini.__file__).parent / "FAULTS.md").read_text()
+    assert re.search(f"`{re.escape(scenario)}[`:]", table)
