@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from uuid import UUID
 
 from jobs import files
@@ -12,6 +12,7 @@ from jobs import files
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0  # in a rush without end one is made this often all the same
+CLOSE_SECONDS = 3.0  # at the end of the worker; a usual backlog takes less
 
 
 class Thumbnails:
@@ -35,9 +36,11 @@ class Thumbnails:
         self._thread.submit(self._make, job_id, path)
 
     def close(self) -> None:
-        """Makes what is still to be made. Blocks."""
+        """Makes what is still to be made, as far as that goes quickly: after a long rush it is the whole evening's, and
+        whoever stops the worker waits. Blocks."""
         self.rest()
-        self._thread.shutdown()
+        wait([self._thread.submit(lambda: None)], CLOSE_SECONDS)
+        self._thread.shutdown(cancel_futures=True)
 
     def _make(self, job_id: UUID, path: str) -> None:
         """A picture that has no thumbnail is still a picture, so a fault here is only logged."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -89,12 +87,6 @@ def test_a_retired_model_names_what_to_use(model: str) -> None:
 
 def test_an_unknown_model_names_those_there_are() -> None:
     assert "gemini-nano-banana-2.1" in faults(model="dall-e-3")["model"]
-
-
-def test_the_documented_example_works() -> None:
-    text = (Path(__file__).parents[2] / "docs/providers/gemini.md").read_text()
-    [example] = [block for block in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if '"prompt"' in block]
-    assert ImageEdit.model_validate_json(example).image_size == "2K"
 
 
 def test_an_operator_may_add_a_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
