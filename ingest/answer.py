@@ -16,7 +16,8 @@ from django.utils.translation import gettext as _
 
 from ingest.spare import Spare
 from jobs import files
-from jobs.queue import Outcome, Queue, QueueUnavailable
+from jobs.queue import Queue, QueueUnavailable
+from jobs.records import Outcome
 from photoslot.errors import ApiError, internal_error
 from providers.base import Picture, Reason
 

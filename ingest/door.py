@@ -23,7 +23,8 @@ from ingest import form, photo
 from ingest.password import RETRY_AFTER_SECONDS, PasswordGate, TooManyFailures, WrongPassword
 from jobs import files
 from jobs.notify import Waiters
-from jobs.queue import NewJob, Queue, QueueFull, QueueUnavailable, Ticket
+from jobs.queue import Queue, QueueFull, QueueUnavailable
+from jobs.records import NewJob, Ticket
 from photoslot.errors import ApiError
 from providers import registry
 

@@ -6,7 +6,8 @@ import asyncio
 
 from jobs import media
 from jobs.notify import Waiters
-from jobs.queue import Outcome, Queue, QueueUnavailable, Ticket
+from jobs.queue import Queue, QueueUnavailable
+from jobs.records import Outcome, Ticket
 
 # A database that hangs at the deadline is given this long to say how the job ended; the booth is not kept longer.
 LAST_LOOK_SECONDS = 1.0

@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from jobs import files
 from jobs.models import MediaObject
-from jobs.queue import Claim, Closed, Outcome
+from jobs.records import Claim, Closed, Outcome
 from photoslot import images
 from photoslot.database import in_thread
 from providers import registry

@@ -15,26 +15,37 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from django.conf import settings
-from django.utils.translation import gettext_noop
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from jobs.models import Job
+from jobs import entries
+from jobs.records import (
+    Claim,
+    Closed,
+    Failure,
+    JobRecipe,
+    NewJob,
+    Outcome,
+    Report,
+    Result,
+    SealedAccount,
+    Ticket,
+)
 from photoslot.database import connection_kwargs
 from providers import limits
 from providers.base import Reason
 from providers.limits import Ending, NewCall, Permit
 from stats import journal
-from stats.journal import Step, Tally
+from stats.journal import Step
 
 logger = logging.getLogger(__name__)
 
@@ -71,163 +82,6 @@ class QueueFull(QueueError):
 
 class QueueUnavailable(QueueError):
     """The database did not answer in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewJob:
-    """A checked photo, already stored under `payload_path`, and the recipe of its slot."""
-
-    id: UUID
-    slot_id: str
-    provider_id: str
-    operation_id: str
-    settings_json: Mapping[str, Any]
-    template_media: Mapping[str, str]
-    payload_path: str
-    payload_mime_type: str
-    payload_digest: bytes
-    booth_id: str = ""
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    source: str = Job.Source.BOOTH.value
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """The place in the queue. `joined`: an earlier post of the same photo is still under way and this is its job."""
-
-    job_id: UUID
-    expires_at: datetime
-    seconds_left: float
-    joined: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SealedAccount:
-    """A provider's account as it is stored; the defaults are those of a provider that has none and needs none."""
-
-    is_enabled: bool = True
-    encrypted_key: str = field(default="", repr=False)
-    base_url: str = ""
-    encrypted_proxy_url: str = field(default="", repr=False)
-    is_limited: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A job in a worker's hands until its lease runs out; `token` is what proves it."""
-
-    id: UUID
-    token: UUID
-    slot_id: str
-    source: str
-    provider_id: str
-    operation_id: str
-    settings_json: dict[str, Any]
-    template_media: dict[str, str]
-    metadata: dict[str, str] = field(repr=False)
-    payload_path: str
-    payload_mime_type: str
-    provider_job_reference: str | None
-    used_fallback: bool
-    claims: int
-    created_at: datetime
-    expires_at: datetime
-    seconds_left: float
-    account: SealedAccount = SealedAccount()  # of the slot's first provider
-    # What earlier workers did with the provider whose turn it is: how many calls, the one that is still under way, and
-    # whether one may have been billed.
-    earlier_calls: int = 0
-    open_call: int | None = None
-    may_have_been_billed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A stored picture. `inline_base64` only where it is small."""
-
-    path: str
-    mime_type: str
-    size_bytes: int
-    checksum: str
-    inline_base64: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why there is no picture; `message` is for staff."""
-
-    reason: Reason
-    message: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What the provider was asked and how long it took; filled while the job runs."""
-
-    attempts: int = 0
-    attempt_errors: int = 0
-    provider_seconds: float = 0
-    polls: int = 0
-    steps: list[Step] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A job that a verb has just ended: what its caller needs for tidying up and for the figures."""
-
-    id: UUID
-    slot_id: str
-    source: str
-    provider_id: str
-    created_at: datetime
-    claimed_at: datetime | None
-    finalized_at: datetime
-    expires_at: datetime
-    payload_path: str | None
-    provider_job_reference: str | None
-    used_fallback: bool
-    photo_is_wanted: bool  # by the booth's answer: the slot has `on_failure`
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job stands, for whoever waits for it."""
-
-    id: UUID
-    slot_id: str
-    provider_id: str
-    payload_path: str | None
-    is_finalized: bool
-    failure_reason: str | None
-    error_reason: str | None
-    result_file_path: str | None
-    result_inline_base64: str | None
-    result_mime_type: str | None
-    result_size_bytes: int | None
-    result_expires_at: datetime | None
-    expires_at: datetime
-    claim_token: UUID | None
-    provider_job_reference: str | None
-    used_fallback: bool
-    reply: str | None  # the setting of this name
-    photo_is_wanted: bool
-
-    def was_made_by(self, claim: Claim) -> bool:
-        """Whether the holder of this claim ended the job; nobody else can end it in these two ways."""
-        own_end = self.failure_reason in (None, Job.Failure.PROVIDER_ERROR)
-        return self.is_finalized and own_end and self.claim_token == claim.token
-
-
-@dataclass(frozen=True, slots=True)
-class JobRecipe:
-    """A job's photo and what was to be made of it."""
-
-    provider_id: str
-    operation_id: str
-    settings_json: dict[str, Any]
-    template_media: dict[str, str]
-    payload_path: str
-    payload_mime_type: str
 
 
 # One statement, under the advisory lock, so that count and insert see the same queue. The photo's twin is looked for
@@ -488,7 +342,7 @@ class Queue:
             ticket = await (await cursor.execute(ADMIT, _admission(job, wait_seconds))).fetchone()
             if ticket is None:
                 raise QueueFull
-            await journal.write(connection, [_received(job, ticket)])
+            await journal.write(connection, [entries.received(job, ticket)])
         if not ticket.joined:
             await self._notify(READY_CHANNEL)
         return ticket
@@ -506,7 +360,7 @@ class Queue:
             cursor = connection.cursor(row_factory=dict_row)
             rows = await (await cursor.execute(CLAIM, values)).fetchall()
             claims = await _with_earlier_calls(connection, [_claim(row) for row in rows])
-            await journal.write(connection, [_dispatched(claim) for claim in claims])
+            await journal.write(connection, [entries.dispatched(claim) for claim in claims])
         return sorted(claims, key=lambda claim: claim.created_at)
 
     async def account(self, provider_id: str) -> SealedAccount:
@@ -558,11 +412,11 @@ class Queue:
         worker's; nothing was changed."""
         if isinstance(ending, Result):
             values = _result_values(ending)
-            statement, step, outcome = SUCCEED, _succeeded(claim, ending), "success"
+            statement, step, outcome = SUCCEED, entries.succeeded(claim, ending), "success"
         else:
             values = {"reason": ending.reason.value, "message": ending.message[: journal.ERROR_LENGTH]}
             outcome = "errors" if ending.reason is Reason.INTERNAL else "provider_errors"
-            statement, step = FAIL, _failed(claim, ending)
+            statement, step = FAIL, entries.failed(claim, ending)
         identity = {"id": claim.id, "token": claim.token}
         return await self._close(statement, values | identity, [*report.steps, step], outcome, report)
 
@@ -618,9 +472,8 @@ class Queue:
 
     async def drop_late_answer(self, claim: Claim, steps: Sequence[Step]) -> None:
         """Records a provider's answer that came after the job's end."""
-        late = _step(claim, "provider_responded", gettext_noop("The answer came after the job's end and was dropped"))
         async with self.connection() as connection, connection.transaction():
-            await journal.write(connection, [*steps, late])
+            await journal.write(connection, [*steps, entries.late(claim)])
             await journal.count_late_answer(
                 connection, claim.created_at, claim.slot_id, claim.provider_id, claim.source
             )
@@ -632,7 +485,7 @@ class Queue:
         async with self.connection() as connection, connection.transaction():
             if (await connection.execute(ADD_LATE_RESULT, values)).rowcount == 0:
                 return False
-            await journal.write(connection, [*steps, _finished_late(claim, result)])
+            await journal.write(connection, [*steps, entries.finished_late(claim, result)])
         return True
 
     async def seen(self, **process: Any) -> None:
@@ -658,9 +511,9 @@ class Queue:
             closed = await (await cursor.execute(statement, values)).fetchone()
             if closed is None:
                 return None
-            last = [_ended(closed, outcome, by)] if outcome in ("timeouts", "cancelled") else []
+            last = [entries.ended(closed, outcome, by)] if outcome in ("timeouts", "cancelled") else []
             await journal.write(connection, [*steps, *last])
-            await journal.count(connection, _tally(closed, outcome, report))
+            await journal.count(connection, entries.tally(closed, outcome, report))
         await self._notify(DONE_CHANNEL, str(closed.id))
         return closed
 
@@ -741,93 +594,3 @@ def _admission(job: NewJob, wait_seconds: int) -> dict[str, Any]:
         "dedupe": timedelta(seconds=settings.INGEST_DEDUPE_SECONDS),
         "limit": settings.QUEUE_MAX_IN_FLIGHT_JOBS,
     }
-
-
-def _tally(closed: Closed, outcome: str, report: Report) -> Tally:
-    wait = (closed.claimed_at - closed.created_at).total_seconds() if closed.claimed_at else None
-    return Tally(
-        slot_id=closed.slot_id,
-        provider_id=closed.provider_id,
-        source=closed.source,
-        received_at=closed.created_at,
-        outcome=outcome,
-        duration_seconds=(closed.finalized_at - closed.created_at).total_seconds(),
-        wait_seconds=wait,
-        attempts=report.attempts,
-        attempt_errors=report.attempt_errors,
-        provider_seconds=report.provider_seconds,
-        polls=report.polls,
-    )
-
-
-def _received(job: NewJob, ticket: Ticket) -> Step:
-    again = gettext_noop("Posted again; joins the job under way")
-    return Step(
-        job_id=ticket.job_id,
-        slot_id=job.slot_id,
-        status="received",
-        message=again if ticket.joined else gettext_noop("Photo received"),
-        details={
-            "provider_id": job.provider_id,
-            "expires_at": ticket.expires_at.isoformat(),
-            "payload_path": None if ticket.joined else job.payload_path,
-        },
-    )
-
-
-def _step(claim: Claim, status: str, message: str, **details: Any) -> Step:
-    about = {"provider_id": claim.provider_id, "claim": claim.claims}
-    return Step(claim.id, claim.slot_id, status, message, details=about | details)
-
-
-def _dispatched(claim: Claim) -> Step:
-    again = gettext_noop("Taken up again by a worker")
-    message = gettext_noop("Taken up by a worker") if claim.claims == 1 else again
-    return _step(claim, "dispatched", message, provider_reference=claim.provider_job_reference)
-
-
-def _succeeded(claim: Claim, result: Result) -> Step:
-    return _step(
-        claim,
-        "succeeded",
-        gettext_noop("Picture made"),
-        result_file_path=result.path,
-        result_checksum=result.checksum,
-        inline_preview=result.inline_base64 is not None,
-    )
-
-
-def _finished_late(claim: Claim, result: Result) -> Step:
-    message = gettext_noop("The picture came after the deadline; it is under the job's public link")
-    details = {"result_file_path": result.path, "result_checksum": result.checksum}
-    return _step(claim, "provider_responded", message, **details)
-
-
-def _failed(claim: Claim, failure: Failure) -> Step:
-    return _step(
-        claim,
-        "failed",
-        gettext_noop("No picture could be made"),
-        error=failure.message,
-        failure_reason="provider_error",
-        reason=failure.reason.value,
-    )
-
-
-def _ended(closed: Closed, outcome: str, by: str | None) -> Step:
-    """The last step of a job that its worker did not end."""
-    status, reason = ("timeout", "timeout") if outcome == "timeouts" else ("failed", "cancelled")
-    late = gettext_noop("The deadline passed before there was a picture")
-    return Step(
-        job_id=closed.id,
-        slot_id=closed.slot_id,
-        status=status,
-        message=gettext_noop("Cancelled by staff") if by else late,
-        details={
-            "provider_id": closed.provider_id,
-            "provider_reference": closed.provider_job_reference,
-            "failure_reason": reason,
-            "cancelled_by": by,
-            "expires_at": closed.expires_at.isoformat(),
-        },
-    )

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from jobs import files, media
 from jobs.places import Place
-from jobs.queue import LEASE_SECONDS, Claim, Failure, Outcome, Queue, QueueUnavailable, Result, SealedAccount
+from jobs.queue import LEASE_SECONDS, Queue, QueueUnavailable
+from jobs.records import Claim, Failure, Outcome, Result, SealedAccount
 from jobs.stage import CallOutcome, Desk, Recipe, Stage
 from jobs.thumbnails import Thumbnails
 from photoslot import crypto

@@ -16,7 +16,8 @@ from django.utils.translation import gettext_noop
 from jobs import files, media
 from jobs.finish import finish
 from jobs.places import Place
-from jobs.queue import Claim, Queue, QueueUnavailable, Report
+from jobs.queue import Queue, QueueUnavailable
+from jobs.records import Claim, Report
 from photoslot.database import in_thread
 from providers import attempts
 from providers.attempts import Clock

@@ -16,7 +16,8 @@ from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from jobs import files
-from jobs.queue import Claim, NewJob, Outcome, Queue, Report, Result
+from jobs.queue import Queue
+from jobs.records import Claim, NewJob, Outcome, Report, Result
 from photoslot.database import connection_kwargs
 from tests.conftest import jpeg
 

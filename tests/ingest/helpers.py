@@ -19,7 +19,8 @@ from django.contrib.auth.hashers import make_password
 from ingest.models import IngestSettings
 from jobs import media
 from jobs.models import Job
-from jobs.queue import Closed, NewJob, open_queue
+from jobs.queue import open_queue
+from jobs.records import Closed, NewJob
 from photoslot.booth import Reply
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import PASSWORD, Processes, stored_files

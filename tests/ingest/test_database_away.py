@@ -16,7 +16,8 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from ingest.wait import wait_for_end
 from jobs.models import Job
 from jobs.notify import Waiters
-from jobs.queue import Queue, QueueUnavailable, Ticket, open_queue
+from jobs.queue import Queue, QueueUnavailable, open_queue
+from jobs.records import Ticket
 from photoslot.database import connection_kwargs
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import eventually, form, new_job, refusal

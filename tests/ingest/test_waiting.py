@@ -18,7 +18,8 @@ from ingest.models import IngestSettings
 from ingest.wait import wait_for_end
 from jobs.models import Job
 from jobs.notify import Waiters
-from jobs.queue import Claim, Outcome, Queue, Report, Result, Ticket
+from jobs.queue import Queue
+from jobs.records import Claim, Outcome, Report, Result, Ticket
 from photoslot.booth import Reply
 from photoslot.database import in_thread
 from stats.models import HourlyCounter

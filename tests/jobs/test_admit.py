@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from pytest_django import Settings
 
-from jobs.queue import ADMIT, NewJob, Queue, QueueFull, QueueUnavailable, Ticket, _admission, open_queue
+from jobs.queue import ADMIT, Queue, QueueFull, QueueUnavailable, _admission, open_queue
+from jobs.records import NewJob, Ticket
 from tests.queueing import (
     PICTURE,
     REPORT,

@@ -8,7 +8,8 @@ from itertools import chain
 
 import pytest
 
-from jobs.queue import CLAIM, LEASE_SECONDS, Claim, Failure, Queue, open_queue
+from jobs.queue import CLAIM, LEASE_SECONDS, Queue, open_queue
+from jobs.records import Claim, Failure
 from providers.base import Reason
 from tests.queueing import PICTURE, REPORT, admitted, blocked, claimed, end_lease, make_overdue, row, sql, steps
 

@@ -9,7 +9,8 @@ import pytest
 
 from jobs import files
 from jobs.places import Places
-from jobs.queue import LEASE_SECONDS, Claim, Queue
+from jobs.queue import LEASE_SECONDS, Queue
+from jobs.records import Claim
 from jobs.runner import INLINE_BYTES, JobRun, Runner
 from photoslot import images
 from tests.conftest import Processes, jpeg, stored_files

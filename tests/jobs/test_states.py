@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
-from jobs.queue import Claim, Failure, Queue
+from jobs.queue import Queue
+from jobs.records import Claim, Failure
 from providers.base import Reason
 from tests.queueing import PICTURE, REPORT, admitted, claimed, end_lease, make_overdue, row, sql
 
