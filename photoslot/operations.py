@@ -23,12 +23,14 @@ from jobs.metrics import SEEN_SECONDS, Operation
 from jobs.models import Process
 from jobs.public import read_only
 from photoslot.errors import ApiError
+from providers.metrics import Accounts
 from stats.metrics import FinishedJobs
 
 registry = CollectorRegistry(auto_describe=False)
 registry.register(FinishedJobs())
 registry.register(Operation())
 registry.register(BoothSettings())
+registry.register(Accounts())
 
 
 @never_cache

@@ -31,6 +31,7 @@ def test_all_alerts_of_the_contract_are_there() -> None:
         "MediaDiskFull",
         "QueueFull",
         "ProviderUnavailable",
+        "ProviderBreakerOpen",
         "NoWorker",
         "ServiceUnreachable",
         "PurgeNotRunning",
