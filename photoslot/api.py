@@ -43,7 +43,7 @@ UNKNOWN = "unknown_field"
 
 # DRF's and Django's words, in ours.
 ANSWERS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Promise], ...] = (
-    (exceptions.ParseError, "invalid_payload", gettext_lazy("The body is not JSON.")),
+    (exceptions.ParseError, "invalid_payload", gettext_lazy("The body is not a JSON object.")),
     ((exceptions.PermissionDenied, PermissionDenied), "forbidden", gettext_lazy("You have no permission to do this.")),
     ((exceptions.NotFound, Http404), "not_found", gettext_lazy("There is nothing at this address.")),
     (exceptions.MethodNotAllowed, "method_not_allowed", gettext_lazy("This address does not take that method.")),
@@ -118,6 +118,8 @@ class StaffView(OpenView):
 # What a request may say, at one level; other fields are refused by name. (Not a docstring: the document would show it.)
 class Fields(serializers.Serializer[Any]):
     def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, Mapping) and self.parent is None:
+            raise exceptions.ParseError
         if isinstance(data, Mapping) and (unknown := data.keys() - self.fields.keys()):
             raise serializers.ValidationError({name: [unknown_field()] for name in sorted(unknown)})
         return super().to_internal_value(data)

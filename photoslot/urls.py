@@ -1,6 +1,7 @@
 from django.contrib import admin
 from django.urls import path
 
+from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
 from photoslot import operations
@@ -19,6 +20,7 @@ urlpatterns = [
         operation_schema,
         name="operation-schema",
     ),
+    path("api/settings", SettingsView.as_view(), name="settings"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),

@@ -68,9 +68,8 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
     """The database as other processes see it: what a test writes is committed, and gone after it."""
     with django_db_blocker.unblock():
         slots = list(Slot.objects.values())
-        IngestSettings.objects.update_or_create(
-            pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 48}
-        )
+        first = {"password_hash": make_password(PASSWORD), "password_updated_at": None, "sync_response_seconds": 48}
+        IngestSettings.objects.update_or_create(pk=1, defaults=first)
         yield
         found = leaks.in_rows()
         with transaction.atomic(), connection.cursor() as cursor:

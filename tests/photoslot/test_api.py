@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 OPERATIONS = [
     ("get", "/api/providers", "slots:write", 200),
     ("get", "/api/providers/studio", "slots:write", 200),
+    ("get", "/api/settings", "settings:read", 200),
+    ("put", "/api/settings", "settings:write", 200),
 ]
 ASKED = [(method, path) for method, path, _, _ in OPERATIONS]
 
