@@ -13,6 +13,7 @@ from providers import limits
 from providers.base import Reason
 from providers.limits import Ending, NewCall, Permit
 from providers.models import ProviderAccount, ProviderCall
+from tests import leaks
 from tests.conftest import set_slot
 from tests.queueing import sql
 from tests.sandbox import gemini, turbotext
@@ -26,6 +27,7 @@ def account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **chan
     """A provider's account at the sandbox with that address; without one, at a port that nobody listens on."""
     made = ProviderAccount(**{"provider_id": provider_id, "base_url": url + ADDRESSES[provider_id]} | changes)
     made.set_key(KEYS[provider_id])
+    leaks.note(KEYS[provider_id])
     made.save()
     return made
 
