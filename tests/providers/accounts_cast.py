@@ -40,16 +40,9 @@ def use_gemini(prompt: str = "As a watercolour", slot_id: str = "slot-001") -> N
 def past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
     """Calls that made a picture so long ago."""
     at = timezone.now() - timedelta(seconds=seconds_ago)
-    usual: dict[str, Any] = {
-        "provider_id": "gemini",
-        "slot_id": "slot-001",
-        "at": at,
-        "ended_at": at,
-        "outcome": "made",
-    }
-    ProviderCall.objects.bulk_create(
-        [ProviderCall(job_id=uuid4(), **({"outcome": "made"} | usual | changes)) for _ in range(count)]
-    )
+    usual = {"provider_id": "gemini", "slot_id": "slot-001", "at": at, "ended_at": at, "outcome": "made"}
+    calls = [ProviderCall(**({"job_id": uuid4()} | usual | changes)) for _ in range(count)]
+    ProviderCall.objects.bulk_create(calls)
 
 
 def new_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall:
