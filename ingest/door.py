@@ -42,7 +42,7 @@ SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, s
     coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS rest_seconds,
     CASE WHEN slot.settings_json ? 'daily_budget' THEN (
         SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
-        WHERE slot_id = slot.id AND at >= date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+        WHERE slot_id = slot.id AND at >= date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
     ) END AS spent_usd
 FROM ingest_ingestsettings AS ingest
 LEFT JOIN slots_slot AS slot ON slot.id = %s AND slot.is_active AND slot.archived_at IS NULL

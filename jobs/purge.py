@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from jobs import files
 from jobs.models import Job, MediaObject, Process, PurgeRun, PurgeTotal
+from providers.models import ProviderCall
 from stats.models import ProcessingLog
 
 logger = logging.getLogger(__name__)
@@ -130,10 +131,13 @@ def _results(removed: Removed) -> None:
 
 
 def _log(removed: Removed) -> None:
-    """Log entries past LOG_RETENTION_DAYS and the jobs they were about; traces of processes and of purges."""
+    """Log entries and calls past LOG_RETENTION_DAYS and the jobs they were about; traces of processes and purges."""
     now = timezone.now()
     cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
     _rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
+    _rows(ProviderCall.objects.filter(at__lt=cutoff), removed)
+    if not removed.dry_run:
+        ProviderCall.objects.close_lost()
     _rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
     _rows(Process.objects.filter(seen_at__lt=now - GONE_PROCESS), removed)
     _rows(PurgeRun.objects.filter(started_at__lt=now - PURGE_RUNS_KEPT), removed)

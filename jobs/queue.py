@@ -134,7 +134,7 @@ _BUSY = """(
         SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS caller ON caller.id = call.job_id
         WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id
           AND (caller.is_finalized OR caller.provider_id <> call.provider_id)
-          AND call.at > clock_timestamp() - interval '3 minutes'
+          AND call.at > statement_timestamp() - interval '3 minutes'
       )
 """
 CLAIM = (
@@ -158,7 +158,8 @@ WITH ready AS MATERIALIZED (
       ))
       AND (account.per_minute IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= account.per_minute - (
         SELECT count(*) FROM providers_providercall AS call
-        WHERE call.provider_id = account.provider_id AND call.at > clock_timestamp() - make_interval(secs => %(window)s)
+        WHERE call.provider_id = account.provider_id
+          AND call.at > statement_timestamp() - make_interval(secs => %(window)s)
       ))
       AND (NOT job.settings_json ? 'max_concurrent' OR turn_in_slot <= (job.settings_json ->> 'max_concurrent')::int - (
         SELECT count(*) FROM jobs_job AS busy

@@ -23,6 +23,7 @@ from jobs.metrics import SEEN_SECONDS, Operation
 from jobs.models import Process
 from jobs.public import read_only
 from photoslot.errors import ApiError
+from providers.metrics import Accounts
 from slots.metrics import Budgets
 from stats.metrics import FinishedJobs
 
@@ -31,6 +32,7 @@ registry.register(FinishedJobs())
 registry.register(Operation())
 registry.register(BoothSettings())
 registry.register(Budgets())
+registry.register(Accounts())
 
 
 @never_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured, ValidationError
@@ -17,6 +18,9 @@ from django.utils.translation import gettext_lazy as _
 from photoslot import crypto
 from providers import entries, registry
 from providers.base import Account, Reason
+
+# No call lasts so long: one that is still open then was left so by a worker that is gone.
+OPEN_CALL = timedelta(minutes=10)
 
 
 class AccountQuerySet(models.QuerySet["ProviderAccount"]):
@@ -106,6 +110,13 @@ class ProviderAccount(models.Model):
         )
 
 
+class CallQuerySet(models.QuerySet["ProviderCall"]):
+    def close_lost(self) -> int:
+        """Ends the calls that workers which are gone have left open: they may have been billed."""
+        lost = self.filter(ended_at=None, at__lt=Now() - OPEN_CALL)
+        return lost.update(ended_at=Now(), outcome=ProviderCall.Outcome.AMBIGUOUS, reason=Reason.INTERNAL)
+
+
 class ProviderCall(models.Model):
     """One call that a provider counts or bills: written before it is made, ended when its outcome is known.
 
@@ -131,6 +142,8 @@ class ProviderCall(models.Model):
     model = models.CharField(_("model"), max_length=80, db_default="")
     units = models.JSONField(_("used"), db_default={})
     cost_usd = models.DecimalField(_("cost, USD"), max_digits=12, decimal_places=6, null=True)  # None: not known
+
+    objects = CallQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("provider call")

@@ -20,6 +20,7 @@ from django.utils import timezone
 from jobs import files
 from jobs.models import Job, MediaObject, Process, PurgeRun, PurgeTotal
 from jobs.purge import ORPHAN_SECONDS
+from providers.models import ProviderCall
 from stats.models import ProcessingLog
 from tests.conftest import Processes, set_slot
 from tests.photoslot.until import until
@@ -279,3 +280,27 @@ def test_the_photo_of_a_slot_that_is_off_now_is_purged_too(purge: Purge) -> None
     job = add_job(80)
     set_slot(job.slot_id, is_active=False, archived_at=timezone.now())
     assert purge()[1] == 2
+
+
+def add_call(days_ago: float, *, is_open: bool = False) -> ProviderCall:
+    at = timezone.now() - timedelta(days=days_ago)
+    ended = {} if is_open else {"ended_at": at, "outcome": "made"}
+    return ProviderCall.objects.create(provider_id="gemini", slot_id="slot-001", job_id=uuid4(), at=at, **ended)
+
+
+def test_calls_are_kept_as_long_as_the_log(purge: Purge) -> None:
+    gone, kept = add_call(settings.LOG_RETENTION_DAYS + 0.1), add_call(settings.LOG_RETENTION_DAYS - 0.1)
+    assert purge("log") == (0, 0, 0, 1)
+    assert list(ProviderCall.objects.all()) == [kept]
+    assert gone != kept
+
+
+def test_a_call_that_a_crash_left_open_is_under_way_no_more(purge: Purge) -> None:
+    """It may have been billed; what is new may still be answered."""
+    lost, new = add_call(0.01, is_open=True), add_call(0, is_open=True)
+    purge("log", "--dry-run", verb="Would remove")
+    assert ProviderCall.objects.filter(ended_at=None).count() == 2
+    assert purge("log") == (0, 0, 0, 0)
+    lost.refresh_from_db()
+    assert (lost.outcome, lost.reason) == ("ambiguous", "internal")
+    assert list(ProviderCall.objects.filter(ended_at=None)) == [new]

@@ -32,6 +32,7 @@ def test_all_alerts_of_the_contract_are_there() -> None:
         "SlotBudgetNearlySpent",
         "QueueFull",
         "ProviderUnavailable",
+        "ProviderBreakerOpen",
         "NoWorker",
         "ServiceUnreachable",
         "PurgeNotRunning",
