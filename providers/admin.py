@@ -119,6 +119,8 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def state(self, account: ProviderAccount) -> SafeString:
         if fault := _unusable(account):
             return badge("failed", fault)
+        if not account.is_enabled:
+            return badge("cancelled", gettext("off: its photos are refused"))
         if account.open_until is None:
             return badge("picture", gettext("is asked") + _row_of_failures(account))
         more = {"reason": account.get_open_reason_display(), "time": _clock(account)}
@@ -240,7 +242,8 @@ class ProviderCallAdmin(HistoryAdmin):
 
     @admin.display(description=_("job"))
     def job(self, call: ProviderCall) -> SafeString:
-        return format_html('<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[call.job_id]), call.job_id)
+        address = reverse("admin:jobs_job_change", args=[call.job_id])
+        return format_html('<a href="{}">{}…</a>', address, call.job_id.hex[:8])
 
     @admin.display(description=_("outcome"))
     def result(self, call: ProviderCall) -> SafeString:

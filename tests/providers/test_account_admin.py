@@ -154,6 +154,7 @@ SOON, JUST = timedelta(seconds=30), -timedelta(seconds=1)
     ("wait", "changes", "words"),
     [
         (None, {}, "is asked"),
+        (None, {"is_enabled": False}, "off: its photos are refused"),
         (None, {"failures": 1}, "is asked; 1 failure in a row"),
         (SOON, {}, "open: not asked until"),
         (SOON, {"probe_call_id": 1}, "half-open: one photo tries it now (the provider did not accept the key)"),
