@@ -32,7 +32,7 @@ async def settle() -> None:
 
 async def test_a_place_given_back_is_free_and_the_worker_hears_of_it() -> None:
     worker = Worker(1)
-    worker.places.take()
+    worker.places.reserve()
     assert worker.places.free == 0
     worker.places.give_back()
     assert (worker.places.free, worker.heard) == (1, 1)
@@ -46,7 +46,7 @@ async def test_whoever_comes_back_takes_a_free_place_at_once() -> None:
 
 async def test_jobs_that_come_back_go_before_new_ones_the_first_first() -> None:
     worker = Worker(1)
-    worker.places.take()
+    worker.places.reserve()
     first, second = resting(worker), resting(worker)
     await settle()
     worker.places.give_back()
@@ -60,7 +60,7 @@ async def test_jobs_that_come_back_go_before_new_ones_the_first_first() -> None:
 
 async def test_one_that_is_cancelled_while_it_waits_is_passed_over() -> None:
     worker = Worker(1)
-    worker.places.take()
+    worker.places.reserve()
     gone, next_one = resting(worker), resting(worker)
     await settle()
     gone.cancel()
@@ -72,7 +72,7 @@ async def test_one_that_is_cancelled_while_it_waits_is_passed_over() -> None:
 
 async def test_one_that_is_cancelled_just_as_it_is_given_a_place_gives_it_back() -> None:
     worker = Worker(1)
-    worker.places.take()
+    worker.places.reserve()
     waiting = resting(worker)
     await settle()
     worker.places.give_back()
@@ -80,3 +80,21 @@ async def test_one_that_is_cancelled_just_as_it_is_given_a_place_gives_it_back()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert (worker.places.free, worker.heard) == (1, 1)
+
+
+async def test_while_jobs_are_claimed_for_them_free_places_are_nobody_elses() -> None:
+    """Else a job that comes back just then would make one more at once than there are places."""
+    worker = Worker(2)
+    reserved = worker.places.reserve()
+    back = resting(worker)
+    await settle()
+    assert (len(reserved), back.done()) == (2, False)
+    worker.places.leave_unused(reserved[1:])
+    await back
+    assert (worker.places.free, worker.heard) == (0, 0)
+
+
+def test_places_that_no_job_came_for_are_free_without_another_look() -> None:
+    worker = Worker(2)
+    worker.places.leave_unused(worker.places.reserve())
+    assert (worker.places.free, worker.heard) == (2, 0)

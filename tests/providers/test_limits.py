@@ -174,9 +174,8 @@ class Party:
         set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "noir"})
         self.booth = Booth(processes.url)
         processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="40")
-        for _ in range(2):
-            processes.worker()
-        until(lambda: Process.objects.filter(kind="worker").count() == 2)
+        names = [f" {processes.worker().pid}" for _ in range(2)]
+        until(lambda: all(Process.objects.filter(name__endswith=name).exists() for name in names))
         for number in range(24):
             past_calls(1, 53 + number / 4)
         self.before = [at.timestamp() for at in ProviderCall.objects.values_list("at", flat=True)]
