@@ -33,13 +33,13 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     """The secrets are fields of the form only: left empty they stay, a hyphen removes them."""
 
     new_key = forms.CharField(
-        label=_("new key"),
+        label=_("New key"),
         required=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
         help_text=_("Empty: the key stays as it is. A single hyphen: remove it."),
     )
     new_proxy_url = forms.CharField(
-        label=_("new proxy address"),
+        label=_("New proxy address"),
         required=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
         help_text=_(

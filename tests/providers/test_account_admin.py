@@ -62,7 +62,7 @@ def test_what_goes_in_is_used_and_shown_nowhere(admin: Client) -> None:
     everything += "".join(LogEntry.objects.values_list("change_message", flat=True))
     for secret in (KEY, "hush-hush", stored.encrypted_key, stored.encrypted_proxy_url):
         assert secret not in everything
-    assert "new key" in everything
+    assert "New key" in everything
 
 
 def test_a_form_with_an_error_does_not_send_the_key_back(admin: Client) -> None:
@@ -95,7 +95,7 @@ def test_who_changed_the_key_and_when_is_kept() -> None:
     assert changed.key_updated_by.username in text_of(admin.get(PAGE))
     assert [entry.get_change_message() for entry in LogEntry.objects.order_by("id")] == [
         "Changed Calls a minute.",
-        "Changed new key.",
+        "Changed New key.",
     ]
 
 

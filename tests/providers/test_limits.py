@@ -134,6 +134,16 @@ async def test_the_last_places_at_once(queue: Queue, monkeypatch: pytest.MonkeyP
     assert await claims_of_two_at_once(queue) == claims
 
 
+async def test_a_slot_that_is_full_leaves_its_providers_room_to_other_slots(queue: Queue) -> None:
+    await with_past_calls(0, 0, max_concurrent=3)
+    for _ in range(4):
+        await admitted(queue, provider_id="gemini", settings_json={"max_concurrent": 1})
+    other = await admitted(queue, provider_id="gemini", slot_id="slot-002")
+    first = await queue.claim(["gemini"], 1)
+    assert [claim.slot_id for claim in first] == ["slot-001"]
+    assert [claim.id for claim in await queue.claim(["gemini"], 4)] == [other]
+
+
 # The whole service, two workers.
 
 
