@@ -342,12 +342,14 @@ class Queue:
         self._turn = asyncio.Semaphore(pool.max_size)
         self._repair: asyncio.Task[None] | None = None
 
-    async def admit(self, job: NewJob, wait_seconds: int) -> Ticket:
-        """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`."""
+    async def admit(self, job: NewJob, wait_seconds: int, *, only_join: bool = False) -> Ticket:
+        """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`; with
+        `only_join` also where there is no earlier post."""
+        values = _admission(job, wait_seconds) | ({"limit": 0} if only_join else {})
         async with self.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
             cursor = connection.cursor(row_factory=class_row(Ticket))
-            ticket = await (await cursor.execute(ADMIT, _admission(job, wait_seconds))).fetchone()
+            ticket = await (await cursor.execute(ADMIT, values)).fetchone()
             if ticket is None:
                 raise QueueFull
             await journal.write(connection, [entries.received(job, ticket)])
