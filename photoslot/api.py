@@ -6,18 +6,20 @@ A room's `api.py` subclasses `StaffView` and names the scope that each of its me
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any, ClassVar
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, PermissionsMixin
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.db.models import QuerySet
 from django.http import Http404, HttpResponseBase
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from rest_framework import exceptions, serializers
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.parsers import JSONParser
+from rest_framework.parsers import BaseParser, JSONParser, MultiPartParser
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -96,12 +98,24 @@ class BoundedJSONParser(JSONParser):
             raise exceptions.ParseError from None
 
 
+class FormParser(MultiPartParser):
+    """A form with a file. The file's own size is judged where it is kept."""
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except SuspiciousOperation:  # more fields, or longer ones, than Django reads
+            raise exceptions.ParseError from None
+
+
 class OpenView(APIView):
     """An endpoint of the API that anybody may ask. Nobody keeps its answers."""
 
     authentication_classes: Sequence[type[BaseAuthentication]] = ()
     permission_classes: Sequence[type[BasePermission]] = ()
-    parser_classes = (BoundedJSONParser,)
+    parser_classes: Sequence[type[BaseParser]] = (BoundedJSONParser,)
     http_method_names = ["get", "head", "post", "put", "delete"]
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Response:
@@ -154,6 +168,50 @@ class Flag(serializers.BooleanField):
         return data
 
 
+class QueryWhole(serializers.IntegerField):
+    """A whole number as an address has it: digits, as many as fit into a column."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", data):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class WrittenFlag(serializers.BooleanField):
+    """`true` or `false`, in an address or a form."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if data not in ("true", "false"):
+            self.fail("invalid", input=data)
+        return bool(data == "true")
+
+
+class PageQuery(Fields):
+    page = QueryWhole(min_value=1, max_value=100_000, default=1)
+    page_size = QueryWhole(min_value=1, max_value=100, default=20)
+
+
+class PageMeta(serializers.Serializer[Any]):
+    page = serializers.IntegerField()
+    page_size = serializers.IntegerField()
+    total = serializers.IntegerField(help_text="Of all pages.")
+
+
+def asked(request: Request, form: type[Fields] = Fields) -> dict[str, Any]:
+    """What stands in the address behind the question mark; what the form does not have is refused."""
+    given = form(data=request.query_params.dict())
+    given.is_valid(raise_exception=True)
+    return dict(given.validated_data)
+
+
+def page_of(rows: QuerySet[Any, Any], query: Mapping[str, Any], shown: Callable[[Any], Any]) -> dict[str, Any]:
+    """The page that `PageQuery` asks for."""
+    page, size = query["page"], query["page_size"]
+    found = rows[(page - 1) * size : page * size]
+    meta = {"page": page, "page_size": size, "total": rows.count()}
+    return {"data": [shown(row) for row in found], "meta": meta}
+
+
 def unknown_field() -> exceptions.ErrorDetail:
     return exceptions.ErrorDetail(_("There is no such field."), code=UNKNOWN)
 
@@ -188,18 +246,19 @@ def refused_fields(error: exceptions.ValidationError, code: str = "validation_fa
 
 def handled(error: Exception, context: Mapping[str, Any]) -> HttpResponseBase:
     """DRF's exception handler: the envelope for all that a view raises."""
-    return from_exception(_as_ours(error)).response()
+    return from_exception(_as_ours(error, context["view"])).response()
 
 
-def _as_ours(error: Exception) -> Exception:
+def _as_ours(error: Exception, view: APIView) -> Exception:
     match error:
         case exceptions.ValidationError():
             return refused_fields(error)
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
             return _unauthorized(error)
         case exceptions.UnsupportedMediaType():
-            message = _("Send JSON, with Content-Type: application/json.")
-            return ApiError("unsupported_media_type", message, allowed=[JSONParser.media_type])
+            allowed = view.parser_classes[0].media_type
+            message = _("Send it with Content-Type: %(type)s.") % {"type": allowed}
+            return ApiError("unsupported_media_type", message, allowed=[allowed])
     known = next(((code, message) for kinds, code, message in ANSWERS if isinstance(error, kinds)), None)
     return ApiError(known[0], str(known[1])) if known else error
 

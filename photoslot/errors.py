@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 STATUS_OF: Mapping[str, int] = {
     "invalid_payload": 400,
+    "version_required": 400,
     "invalid_credentials": 401,
     "forbidden": 403,
     "not_found": 404,
@@ -31,6 +32,11 @@ STATUS_OF: Mapping[str, int] = {
     "media_not_found": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "version_conflict": 409,
+    "slot_exists": 409,
+    "jobs_under_way": 409,
+    "key_taken": 409,
+    "template_in_use": 409,
     "result_expired": 410,
     "media_expired": 410,
     "payload_too_large": 413,

@@ -30,6 +30,18 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "media_not_found": ("There is no such file.", {}),
     "method_not_allowed": ("The address does not take that method.", {}),
     "not_acceptable": ("Answers are JSON.", {}),
+    "version_required": ("Say which version is meant: If-Match with the ETag.", {}),
+    "version_conflict": ("Somebody has changed it since.", {"updated_at": "2026-11-25T12:00:00.000000Z"}),
+    "slot_exists": ("There is a slot with this id already.", {"id": "slot-001"}),
+    "jobs_under_way": ("Photos are under way; `force=true` cancels them.", {"jobs": 2}),
+    "key_taken": (
+        "The slot has an image under this key; `replace=true` takes its place.",
+        {"setting_key": "style"},
+    ),
+    "template_in_use": (
+        "It is used elsewhere; `force=true` removes it all the same.",
+        {"used_by": [{"slot_id": "slot-002", "setting_key": "frame"}]},
+    ),
     "result_expired": ("The picture was kept for a limited time, which is over.", {}),
     "media_expired": ("The link has expired.", {}),
     "payload_too_large": ("The body is too large.", {"limit_bytes": 52428800}),
@@ -98,14 +110,18 @@ def operation(
     *,
     tag: str,
     answer: Any,
-    example: Any,
+    example: Any = None,
+    status: int = 200,
     request: Any = None,
     request_examples: Mapping[str, Any] | None = None,
     refusals: Iterable[str] = (),
     **more: Any,
 ) -> Callable[[View], View]:
-    """What the document says of one method of a view. `refusals` are codes of the envelope."""
-    examples = [OpenApiExample("Answer", value=example, response_only=True, status_codes=["200"])]
+    """What the document says of one method of a view. `answer` is a serializer, or what there is by status and media
+    type; `refusals` are codes of the envelope."""
+    examples = []
+    if example is not None:
+        examples.append(OpenApiExample("Answer", value=example, response_only=True, status_codes=[str(status)]))
     for name, value in (request_examples or {}).items():
         examples.append(OpenApiExample(name, value=value, request_only=True))
     return extend_schema(
@@ -113,7 +129,7 @@ def operation(
         summary=summary,
         tags=[tag],
         request=request,
-        responses={200: answer},
+        responses=answer if isinstance(answer, dict) else {status: answer},
         examples=examples,
         extensions={REFUSALS: [*refusals]},
         **more,

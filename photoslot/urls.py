@@ -4,10 +4,13 @@ from django.urls import path
 from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
+from jobs.slot_api import SlotView
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
 from providers.api import ProvidersView, ProviderView, operation_schema
+from slots.api import SlotsView
+from slots.template_api import PreviewView, RegisterView, TemplatesView, TemplateView
 
 urlpatterns = [
     path("ingest/<str:slot_id>", ingest, name="ingest"),
@@ -21,6 +24,12 @@ urlpatterns = [
         name="operation-schema",
     ),
     path("api/settings", SettingsView.as_view(), name="settings"),
+    path("api/slots", SlotsView.as_view(), name="slots"),
+    path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
+    path("api/template-media", TemplatesView.as_view(), name="template-media"),
+    path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
+    path("api/template-media/<uuid:media_id>", TemplateView.as_view(), name="template-media-one"),
+    path("api/template-media/<uuid:media_id>/preview", PreviewView.as_view(), name="template-media-preview"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),

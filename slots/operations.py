@@ -63,6 +63,17 @@ def validate(provider_id: str, operation_id: str, settings_json: object, templat
         _check_fallback(loaded.fallback, template_keys)
 
 
+def named_keys(provider_id: str, operation_id: str, settings_json: object) -> set[str]:
+    """The template keys that a recipe, or the one it falls back to, points to; none where it is not valid any more."""
+    try:
+        loaded = load(provider_id, operation_id, settings_json)
+    except ValidationError:
+        return set()
+    then = loaded.fallback
+    more = named_keys(then.provider_id, then.operation_id, then.settings_json) if then else set()
+    return {*loaded.template_keys(), *more}
+
+
 def _check_keys(operation: Operation, loaded: OperationSettings, template_keys: Collection[str]) -> None:
     missing = sorted(set(loaded.template_keys()) - set(template_keys))
     if missing:

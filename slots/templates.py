@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from slots.models import TemplateMedia
 
 MAX_MB: Final = 20  # each job that uses it reads it whole; a frame of 6000×4000 pixels has about 5
 PREVIEW_PIXELS: Final = 400_000  # sharp across half a page
+NO_IMAGE: Final = _("The file is not a JPEG, PNG or WebP image, or it is damaged or cut short.")
 EXTENSIONS: Final[dict[images.Format, str]] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
@@ -36,10 +38,11 @@ def load(ids: Mapping[str, str]) -> dict[str, Picture]:
 def fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
     """Puts the upload into a new template media; its name and declared type count for nothing. Does not save it.
 
-    Raises `ValidationError` unless it is a whole JPEG, PNG or WebP of a size that jobs can use.
+    Raises `ValidationError` unless it is a whole JPEG, PNG or WebP of a size that jobs can use; its code is
+    `too_large`, `wrong_type` or `unreadable`.
     """
     if (upload.size or 0) > MAX_MB * 1024 * 1024:
-        raise ValidationError(_("The file is larger than %(limit)s MB."), params={"limit": MAX_MB})
+        raise ValidationError(_("The file is larger than %(limit)s MB."), "too_large", {"limit": MAX_MB})
     data = upload.read()
     media.mime_type = _checked_type(data)
     media.size_bytes = len(data)
@@ -58,7 +61,12 @@ def remove(media: TemplateMedia) -> None:
     """Removes the row and, once that is certain, the file. Raises `ProtectedError` while a slot uses it."""
     with transaction.atomic():
         media.delete()
-        transaction.on_commit(partial(default_storage.delete, str(media.file.name)))
+        transaction.on_commit(partial(_discard, str(media.file.name)))
+
+
+def _discard(name: str) -> None:
+    with suppress(FileNotFoundError):
+        default_storage.delete(name)
 
 
 def _read(media: TemplateMedia) -> bytes:
@@ -69,11 +77,13 @@ def _read(media: TemplateMedia) -> bytes:
 
 def _checked_type(data: bytes) -> str:
     try:
-        header = images.probe(data, max_pixels=settings.INGEST_MAX_PIXELS, mime_types=images.FORMATS)
+        header = images.probe(data, max_pixels=settings.INGEST_MAX_PIXELS)
+        if header.mime_type not in images.FORMATS:
+            raise ValidationError(NO_IMAGE, "wrong_type")
         images.decode(data, max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
     except images.TooManyPixels:
         text = _("The image has more than %(limit)s megapixels.")
-        raise ValidationError(text, params={"limit": settings.INGEST_MAX_PIXELS // 1_000_000}) from None
+        raise ValidationError(text, "too_large", {"limit": settings.INGEST_MAX_PIXELS // 1_000_000}) from None
     except images.ImageError:
-        raise ValidationError(_("The file is not a JPEG, PNG or WebP image, or it is damaged or cut short.")) from None
+        raise ValidationError(NO_IMAGE, "unreadable") from None
     return header.mime_type

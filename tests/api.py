@@ -71,9 +71,10 @@ class Api:
         more["headers"] = self.headers | more.get("headers", {})
         data = b"" if body is None else body
         answer: Any = getattr(self.client, method.lower())(path, data, **more)
-        has_json = answer.headers["Content-Type"] == "application/json" and answer.content
+        kind = answer.headers.get("Content-Type", "")
+        has_json = kind == "application/json" and answer.content
         content = answer.json() if has_json else None
-        conforms(method, path.partition("?")[0], answer.status_code, answer.headers["Content-Type"], content)
+        conforms(method, path.partition("?")[0], answer.status_code, kind, content)
         assert answer.headers["Cache-Control"] == "no-store"
         return answer
 

@@ -1,0 +1,211 @@
+"""`/api/slots/{slot_id}`: one slot with its latest pictures, changed by whoever has seen its newest version. Here and
+not in `slots` because archiving one must know, and may end, its jobs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.contrib.admin.models import CHANGE
+from django.db import transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils.http import parse_etags
+from django.utils.translation import gettext as _
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from jobs import public
+from jobs.cancel import cancel_job
+from jobs.models import Job
+from jobs.queue import QueueUnavailable
+from photoslot.api import Fields, StaffView, WrittenFlag, asked
+from photoslot.errors import ApiError, queue_unavailable
+from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from slots.api import RECIPE, SLOT, SLOT_ID, SlotAnswer, SlotChanges, etag, judge, log, shown
+from slots.models import Slot
+
+RECENT = 10
+RECENT_HOURS = timedelta(hours=72)  # contract §6
+LONGEST_JOB = timedelta(minutes=1)  # contract §2
+IF_MATCH = OpenApiParameter("If-Match", location="header", description="The ETag that was last seen, or `*`.")
+
+
+class VersionedChanges(SlotChanges):
+    updated_at = serializers.DateTimeField(required=False, help_text="Of the version that is changed: as If-Match.")
+
+
+class ArchiveQuery(Fields):
+    force = WrittenFlag(default=False, help_text="true: cancels the photos that are under way.")
+
+
+class RecentResult(serializers.Serializer[Any]):
+    job_id = serializers.UUIDField()
+    thumbnail_url = serializers.CharField()
+    download_url = serializers.CharField()
+    completed_at = serializers.DateTimeField()
+    result_expires_at = serializers.DateTimeField()
+    mime = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+
+
+class OneSlotAnswer(SlotAnswer):
+    recent_results = RecentResult(many=True)
+
+
+class VersionAnswer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    updated_at = serializers.DateTimeField()
+
+
+RESULT = {
+    "job_id": "6f1c2f3e-8a55-4a4f-9a2b-0c2d8f1f7a10",
+    "thumbnail_url": "http://localhost:8000/public/files/t6f1c2f3e8a554a4f9a2b0c2d8f1f7a10:c2lnbmVk",
+    "download_url": "http://localhost:8000/public/results/6f1c2f3e-8a55-4a4f-9a2b-0c2d8f1f7a10?download=1",
+    "completed_at": "2026-11-25T12:00:05.000000Z",
+    "result_expires_at": "2026-11-28T12:00:05.000000Z",
+    "mime": "image/jpeg",
+    "size_bytes": 912345,
+}
+VERSIONS = ("version_required", "not_found", "version_conflict")
+
+
+class SlotView(StaffView):
+    scopes = {"GET": "slots:write", "PUT": "slots:write", "DELETE": "slots:write"}
+
+    @operation(
+        "getSlot",
+        "A slot, its latest pictures and, as ETag, its version",
+        tag="slots",
+        answer=OneSlotAnswer,
+        example=SLOT | {"recent_results": [RESULT]},
+        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, slot_id: str) -> Response:
+        asked(request)
+        slot = _slot(Slot.objects, slot_id)
+        return Response(shown(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)})
+
+    @operation(
+        "changeSlot",
+        "Change a slot, if it is still as it was seen",
+        tag="slots",
+        description="What is optional and not given stays. Photos under way keep the recipe that they came in with.",
+        parameters=[IF_MATCH],
+        request=VersionedChanges,
+        request_examples={"With If-Match": RECIPE, "Without": RECIPE | {"updated_at": SLOT["updated_at"]}},
+        answer=VersionAnswer,
+        example={"id": SLOT["id"], "updated_at": SLOT["updated_at"]},
+        refusals=(*BODY_REFUSALS, *VERSIONS, "validation_failed", *STAFF_REFUSALS),
+    )
+    def put(self, request: Request, slot_id: str) -> Response:
+        asked(request)
+        form = VersionedChanges(data=request.data)
+        form.is_valid(raise_exception=True)
+        changes = dict(form.validated_data)
+        seen = changes.pop("updated_at", None)
+        with transaction.atomic():
+            slot = _as_seen(request, slot_id, seen)
+            _change(slot, changes, request.user)
+        return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
+
+    @operation(
+        "archiveSlot",
+        "Archive a slot, if it is still as it was seen",
+        tag="slots",
+        description="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
+        parameters=[IF_MATCH, ArchiveQuery],
+        answer=None,
+        status=204,
+        refusals=("invalid_payload", *VERSIONS, "jobs_under_way", "validation_failed", *STAFF_REFUSALS),
+    )
+    def delete(self, request: Request, slot_id: str) -> Response:
+        force = asked(request, ArchiveQuery)["force"]
+        with transaction.atomic():
+            slot = _as_seen(request, slot_id)
+            if not force and (count := _under_way(slot_id).count()):
+                raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
+            if Slot.objects.filter(pk=slot_id).archive():
+                log(slot, CHANGE, [{"changed": {"fields": ["archived_at"]}}], request.user)
+        if force:
+            _cancel_all(slot_id, request.user.get_username())
+        return Response(status=204)
+
+
+def recent_results(slot_id: str) -> list[dict[str, Any]]:
+    """The latest pictures that can still be fetched, newest first; found by `job_newest_of_slot`."""
+    since = Now() - RECENT_HOURS
+    rows = Job.objects.filter(
+        slot_id=slot_id,
+        created_at__gt=since - LONGEST_JOB,
+        finalized_at__gt=since,
+        failure_reason=None,
+        source=Job.Source.BOOTH,
+        result_file_path__isnull=False,
+        result_expires_at__gt=Now(),
+    )
+    latest = rows.order_by("-created_at").only(*RESULT_FIELDS)[:RECENT]
+    return [_result(job) for job in sorted(latest, key=lambda job: str(job.finalized_at), reverse=True)]
+
+
+RESULT_FIELDS = ("finalized_at", "result_expires_at", "result_mime_type", "result_size_bytes")
+
+
+def _result(job: Job) -> dict[str, Any]:
+    picture = reverse("public-result", args=[job.pk])
+    return {
+        "job_id": str(job.pk),
+        "thumbnail_url": settings.PUBLIC_BASE_URL + public.file_url(job, public.THUMBNAIL),
+        "download_url": f"{settings.PUBLIC_BASE_URL}{picture}?download=1",
+        "completed_at": job.finalized_at,
+        "result_expires_at": job.result_expires_at,
+        "mime": job.result_mime_type,
+        "size_bytes": job.result_size_bytes,
+    }
+
+
+def _slot(rows: Any, slot_id: str) -> Slot:
+    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
+    if slot is None:
+        raise ApiError("not_found", _("There is no such slot."))
+    return slot
+
+
+def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
+    """The slot, which nobody else changes until the transaction ends. Raises unless it is as the client has seen it."""
+    given = request.headers.get("If-Match")
+    if given is None and updated_at is None:
+        raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
+    slot = _slot(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
+    tags = ["*"] if given is None else parse_etags(given)
+    if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
+        message = _("Somebody has changed the slot since: look at it again.")
+        raise ApiError("version_conflict", message, updated_at=slot.updated_at.isoformat())
+    return slot
+
+
+def _change(slot: Slot, changes: Mapping[str, Any], by: Any) -> None:
+    changed = [name for name, value in changes.items() if getattr(slot, name) != value]
+    for name in changed:
+        setattr(slot, name, changes[name])
+    judge(slot)
+    slot.save()
+    log(slot, CHANGE, [{"changed": {"fields": changed}}] if changed else [], by)
+
+
+def _under_way(slot_id: str) -> QuerySet[Job]:
+    return Job.objects.filter(slot_id=slot_id, is_finalized=False, expires_at__gt=Now())
+
+
+def _cancel_all(slot_id: str, by: str) -> None:
+    try:
+        for job_id in _under_way(slot_id).values_list("pk", flat=True):
+            cancel_job(job_id, by)
+    except QueueUnavailable:
+        raise queue_unavailable() from None

@@ -1,0 +1,16 @@
+"""Template images, without the way they came in by."""
+
+from __future__ import annotations
+
+from django.core.files.uploadedfile import SimpleUploadedFile
+
+from slots import templates
+from slots.models import TemplateMedia
+from tests.conftest import jpeg
+
+
+def image(label: str = "Mood") -> TemplateMedia:
+    media = TemplateMedia(label=label)
+    templates.fill(media, SimpleUploadedFile("x.jpg", jpeg()))
+    media.save()
+    return media
