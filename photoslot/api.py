@@ -106,8 +106,8 @@ class FormParser(MultiPartParser):
     ) -> Any:
         try:
             return super().parse(stream, media_type, parser_context)
-        except SuspiciousOperation:  # more fields, or longer ones, than Django reads
-            raise exceptions.ParseError from None
+        except (exceptions.ParseError, SuspiciousOperation):  # or more fields, or longer ones, than Django reads
+            raise ApiError("invalid_payload", _("The body is not a form with a file.")) from None
 
 
 class OpenView(APIView):

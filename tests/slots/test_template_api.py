@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from django.conf import settings
 from django.contrib.admin.models import LogEntry
@@ -212,6 +213,19 @@ def test_a_body_that_is_no_such_form_is_refused(
     answer = api("post", f"{LIST}/register", body, content_type=content_type)
     details = envelope(answer, status, code)
     assert status != 415 or details == {"allowed": ["multipart/form-data"]}
+
+
+@pytest.mark.e2e
+def test_the_real_server_takes_an_upload_and_gives_its_preview(web: httpx.Client, api: Api) -> None:
+    form = {"slot_id": "slot-001", "setting_key": "mood"}
+    answer = web.post(f"{LIST}/register", data=form, files={"file": jpeg()}, headers=api.headers)
+    assert answer.status_code == 201, answer.text
+    preview = web.get(f"{LIST}/{answer.json()['id']}/preview", headers=api.headers)
+    assert (preview.status_code, images.probe(preview.content).mime_type) == (200, "image/jpeg")
+    refused = web.post(
+        f"{LIST}/register", data=form | {"replace": "true"}, files={"file": b"no image"}, headers=api.headers
+    )
+    assert refused.json()["error"]["details"].keys() == {"file"}
 
 
 def test_the_list_has_a_row_for_each_use(api: Api) -> None:
