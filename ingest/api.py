@@ -30,6 +30,8 @@ KEY_LENGTH = 1000  # some times the longest of today
 
 
 class NewPassword(Fields):
+    """Either a value, or one that is generated. Photos under way are not asked again."""
+
     value = Text(
         required=False, trim_whitespace=False, max_length=password.PASSWORD_LENGTH, validators=[password.check_new]
     )
@@ -42,6 +44,8 @@ class NewPassword(Fields):
 
 
 class AccountChanges(Fields):
+    """What is not given stays as it is."""
+
     api_key = Text(
         required=False,
         allow_blank=True,

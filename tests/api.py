@@ -16,7 +16,7 @@ from photoslot.api import SCOPES
 from photoslot.bootstrap import permission
 from tests.staff import PASSWORD, person
 
-__all__ = ["PASSWORD", "Api", "conforms", "document", "envelope", "may", "operations", "token_of"]
+__all__ = ["PASSWORD", "Api", "conforms", "document", "envelope", "may", "operations", "token_of", "validator"]
 
 
 @cache
@@ -41,10 +41,15 @@ def conforms(method: str, path: str, status: int, content_type: str, body: Any) 
         assert str(status) in about["responses"], f"{method} {path}: {status} is not documented"
         answer = about["responses"][str(status)]
     kind = content_type.partition(";")[0]
-    assert kind in answer.get("content", {"": {}}), f"{method} {path}: {status} as {kind!r} is not documented"
+    assert kind in answer.get("content", {kind}), f"{method} {path}: {status} as {kind!r} is not documented"
     if body is not None:
-        schema = answer["content"][kind].get("schema", {}) | {"components": document()["components"]}
-        Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(body)
+        validator(answer["content"][kind].get("schema", {})).validate(body)
+
+
+def validator(schema: dict[str, Any]) -> Draft202012Validator:
+    """Of a schema of the document, with what it refers to."""
+    whole = schema | {"components": document()["components"]}
+    return Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
 def _path(path: str) -> dict[str, Any]:
