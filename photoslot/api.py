@@ -28,13 +28,14 @@ from rest_framework_simplejwt.tokens import Token
 
 from photoslot.errors import ApiError, from_exception
 
+VERBS = ("view", "add", "change", "delete")
 # What each permission of the contract is in Django's: who has all of them has it. `bootstrap` makes a group for each.
 SCOPES: Mapping[str, tuple[str, ...]] = {
     "settings:read": ("ingest.view_ingestsettings", "providers.view_provideraccount"),
     "settings:write": ("ingest.change_ingestsettings", "providers.change_provideraccount"),
     "slots:write": (
         *(f"slots.{verb}_slot" for verb in ("view", "add", "change")),
-        *(f"slots.{verb}_templatemedia" for verb in ("view", "add", "change", "delete")),
+        *(f"slots.{verb}_{kind}" for kind in ("templatemedia", "templatebinding") for verb in VERBS),
     ),
     "stats:read": ("stats.view_hourlycounter", "stats.view_processinglog", "jobs.view_job"),
 }
@@ -101,6 +102,7 @@ class OpenView(APIView):
     authentication_classes: Sequence[type[BaseAuthentication]] = ()
     permission_classes: Sequence[type[BasePermission]] = ()
     parser_classes = (BoundedJSONParser,)
+    http_method_names = ["get", "head", "post", "put", "delete"]
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Response:
         response.headers["Cache-Control"] = "no-store"

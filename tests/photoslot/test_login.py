@@ -240,6 +240,17 @@ def test_the_admins_page_counts_with_the_api_and_says_so_to_people() -> None:
     envelope(log_in(user.username), 429, "rate_limited")
 
 
+def test_staff_can_let_a_locked_out_colleague_in_again() -> None:
+    user, client = person(), Client()
+    client.force_login(person(superuser=True))
+    fail(10, user.username)
+    rows = list(AccessAttempt.objects.values_list("pk", flat=True))
+    page = "/admin/axes/accessattempt/"
+    client.post(page, {"action": "delete_selected", "_selected_action": rows, "post": "yes"})
+    assert log_in(user.username).status_code == 200
+    assert "Access attempts" in text_of(client.get(page))
+
+
 def test_the_admin_lets_nobody_in_who_is_not_staff() -> None:
     guest = User.objects.create_user("guest", password=PASSWORD)
     assert admins_page("guest", PASSWORD).status_code == 200
