@@ -264,6 +264,14 @@ def test_no_password_is_kept_with_the_failures() -> None:
     assert WRONG not in str(list(AccessAttempt.objects.values_list()))
 
 
+def test_a_password_that_was_typed_as_the_name_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    admins_page(WRONG, "x")
+    log_in(WRONG, "x")
+    assert "login failure" in caplog.text
+    assert WRONG not in caplog.text
+    assert WRONG not in str(AccessAttempt.objects.values_list("post_data", "get_data"))
+
+
 @pytest.mark.e2e
 def test_failures_count_across_processes_and_restarts(processes: Processes) -> None:
     user = person()
