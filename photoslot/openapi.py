@@ -148,7 +148,7 @@ def _response(status: str, codes: list[str]) -> dict[str, Any]:
         "description": " ".join(f"`{code}`: {MEANINGS[code][0]}" for code in codes),
         "content": {"application/json": content},
     }
-    return response | ({"headers": _headers("Retry-After")} if status == "429" else {})
+    return response | ({"headers": _headers("Retry-After")} if status in ("429", "503") else {})
 
 
 def _example(code: str) -> dict[str, Any]:

@@ -180,6 +180,13 @@ def test_a_token_ends_when_its_owner_is_switched_off_or_has_another_password(how
     envelope(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
+def test_a_hash_that_logging_in_renews_does_not_end_the_token() -> None:
+    user = person(superuser=True)
+    User.objects.filter(pk=user.pk).update(password=hashers.make_password(PASSWORD, hasher="pbkdf2_sha256"))
+    assert Api(token_of(user.username))("get", PROVIDERS).status_code == 200
+    assert User.objects.get(pk=user.pk).password.startswith("md5$")
+
+
 def test_a_permission_that_is_taken_away_is_gone_at_once() -> None:
     api = may("slots:write")
     User.objects.get().user_permissions.clear()

@@ -18,6 +18,8 @@ from jsonschema import Draft202012Validator
 
 from jobs.models import Job
 from photoslot.api import SCOPES
+from photoslot.errors import STATUS_OF
+from photoslot.openapi import MEANINGS
 from tests.api import Api, conforms, document, envelope, may, operations, validator
 from tests.conftest import Booth, jpeg, use_sandbox
 from tests.ingest.helpers import form
@@ -66,6 +68,10 @@ def test_each_example_is_what_its_schema_says(method: str, path: str, about: dic
         assert examples or "$ref" not in content["schema"], "no example"
         for example in examples:
             validator(content["schema"]).validate(example)
+
+
+def test_each_code_of_the_envelope_is_explained() -> None:
+    assert MEANINGS.keys() == STATUS_OF.keys()
 
 
 def test_its_schemas_are_schemas() -> None:
