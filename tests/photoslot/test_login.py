@@ -21,9 +21,9 @@ from rest_framework_simplejwt.tokens import AccessToken
 
 from photoslot.api import SCOPES
 from tests import leaks
-from tests.api import PASSWORD, Api, envelope, may, token_of
+from tests.api import Api, envelope, may, token_of
 from tests.conftest import Processes
-from tests.staff import person, text_of
+from tests.staff import PASSWORD, person, text_of
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
