@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DOCUMENT := $(BIN)/python manage.py spectacular --validate --fail-on-warn
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check format bench bench-providers clean
+.PHONY: help demo run test check openapi format bench bench-providers clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,13 +19,18 @@ run: $(VENV)/.runtime ## start everything and stay: admin, API and booth door on
 test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## style, types, the rooms' imports, migrations
+check: $(VENV)/.dev ## style, types, the rooms' imports, migrations, the published document
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
+	@mkdir -p var && $(DOCUMENT) --file var/openapi.yaml
+	@diff -u openapi.yaml var/openapi.yaml || { echo "The code has gone on: make openapi"; exit 1; }
+
+openapi: $(VENV)/.dev ## write openapi.yaml, the API's published document, from the code
+	$(DOCUMENT) --file openapi.yaml
 
 format: $(VENV)/.dev ## put the code into its usual form
 	$(BIN)/ruff check --fix .

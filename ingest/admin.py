@@ -6,8 +6,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.contrib.auth.password_validation import validate_password
-from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -20,15 +18,13 @@ from ingest import password
 from ingest.models import IngestSettings
 from photoslot.admin import STYLES
 
-PASSWORD_LENGTH = 128  # far below what a form field of a booth may hold
-
 
 class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
     new_password = forms.CharField(
         label=_("New password"),
         required=False,
         strip=False,
-        max_length=PASSWORD_LENGTH,
+        max_length=password.PASSWORD_LENGTH,
         widget=forms.PasswordInput({"autocomplete": "new-password", "class": "vTextField"}),
         help_text=_("Leave empty to keep the present one. Booths with the old one are refused from then on."),
     )
@@ -39,9 +35,7 @@ class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean_new_password(self) -> str:
         typed: str = self.cleaned_data["new_password"]
         if typed:
-            validate_password(typed)
-        if typed != typed.strip():
-            raise ValidationError(_("A password does not begin or end with a space: booths drop it."))
+            password.check_new(typed)
         return typed
 
     def clean(self) -> None:

@@ -15,7 +15,10 @@ from ipaddress import ip_address
 
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.hashers import check_password, make_password
+from django.contrib.auth.password_validation import validate_password
+from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
 
 from ingest.models import IngestSettings
 from jobs.queue import Queue
@@ -24,6 +27,7 @@ from photoslot.passwords import new_password
 # From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
 FAILURES_ALLOWED = 10
 FAILURES_WINDOW_MINUTES = 5
+PASSWORD_LENGTH = 128  # at most; far below what a form field of a booth may hold
 RETRY_AFTER_SECONDS = 60  # failures are counted by the minute
 REMEMBERED_WRONG = 1000  # a booth that keeps posting an old password costs one slow hash, not one per photo
 
@@ -45,6 +49,13 @@ class WrongPassword(Exception):
 
 class TooManyFailures(Exception):
     """The address has posted wrong passwords too often."""
+
+
+def check_new(value: str) -> None:
+    """Raises Django's `ValidationError` for what would be a bad ingest password."""
+    validate_password(value)
+    if value != value.strip():
+        raise ValidationError(_("A password does not begin or end with a space: booths drop it."))
 
 
 def rotate(value: str = "", by: AbstractBaseUser | None = None) -> str:

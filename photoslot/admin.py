@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from axes.models import AccessFailureLog, AccessLog
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth import get_user_model
@@ -104,7 +105,7 @@ class StaffForm(UserChangeForm):  # type: ignore[type-arg]
     password = ReadOnlyPasswordHashField(label=_("Password"), widget=NoHashWidget)
 
 
-admin.site.unregister(get_user_model())
+admin.site.unregister([get_user_model(), AccessLog, AccessFailureLog])  # axes' own two are kept empty
 
 
 @admin.register(get_user_model())

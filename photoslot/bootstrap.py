@@ -1,5 +1,5 @@
-"""First run: the administrators, the ingest password, the booth settings and the provider accounts. Run again it
-changes nothing."""
+"""First run: the administrators, the ingest password, the booth settings, the provider accounts and a group for each
+permission of the API. Run again it changes nothing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
 from django.db import transaction
 
 from ingest.models import IngestSettings
 from ingest.password import rotate
+from photoslot.api import SCOPES
 from photoslot.passwords import new_password
 from providers.models import first_accounts
 
@@ -45,6 +47,7 @@ def bootstrap() -> Credentials:
     with transaction.atomic():
         created = Credentials(_create_admins(), _set_ingest_password())
         _create_accounts()
+        _create_groups()
         if created:
             _remember(settings.RUNTIME_CREDENTIALS_FILE, created)
     return created
@@ -72,6 +75,19 @@ def _create_accounts() -> None:
     """For each provider that has none. Raises `ImproperlyConfigured`."""
     for account in first_accounts(os.environ):
         account.save()
+
+
+def _create_groups() -> None:
+    """Named as the contract names its permissions. What a newer version adds to one is added to its group."""
+    for scope, names in SCOPES.items():
+        group, _ = Group.objects.get_or_create(name=scope)
+        group.permissions.add(*(permission(name) for name in names))
+
+
+def permission(name: str) -> Permission:
+    """The one of that name, as in "slots.view_slot"."""
+    app, codename = name.split(".")
+    return Permission.objects.get(content_type__app_label=app, codename=codename)
 
 
 def _remember(path: Path, created: Credentials) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -107,6 +109,10 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "axes",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "photoslot",
     "providers",
     "slots",
@@ -124,6 +130,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
 ROOT_URLCONF = "photoslot.urls"
@@ -152,6 +159,55 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_BASE_URL.startswith("https:/
 SECURE_CONTENT_TYPE_NOSNIFF = True
 LOGIN_URL = "admin:login"
 
+# Logging in, at the admin's page and the API's: guesses are counted in the database, by name and by address.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "photoslot.login.StaffBackend"]
+AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
+AXES_FAILURE_LIMIT = 10  # as at the booths' door
+AXES_COOLOFF_TIME = timedelta(minutes=5)
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
+AXES_LOCKOUT_CALLABLE = "photoslot.login.locked_out"
+AXES_SENSITIVE_PARAMETERS = ["username", "csrfmiddlewaretoken"]  # some type the password into the wrong field
+AXES_DISABLE_ACCESS_LOG = True  # a row for each login that nothing removes; `last_login` says the last one
+AXES_VERBOSE = False
+
+# The staff API (contract §6)
+TOKEN_SECONDS = 3600
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(seconds=TOKEN_SECONDS),
+    "SIGNING_KEY": hmac.digest(SECRET_KEY.encode(), b"staff tokens", "sha256").hex(),  # good for nothing else
+    "USER_ID_FIELD": "username",
+    "USER_ID_CLAIM": "sub",
+    "CHECK_REVOKE_TOKEN": True,  # a token ends when its owner's password is changed
+}
+REST_FRAMEWORK = {
+    # Views are `photoslot.api`'s; one that forgot it lets nobody in.
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_METADATA_CLASS": None,  # the OpenAPI document says it
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "photoslot.api.handled",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "photoslot",
+    "DESCRIPTION": (
+        "Booths post photos to a slot and get a picture; guests fetch it by link; staff set everything up.\n\n"
+        "Staff log in by `POST /api/login` and send the token as `Authorization: Bearer …`. Every error is "
+        '`{"error": {"code", "message", "details"}}`; every answer has an `X-Correlation-Id`.'
+    ),
+    "VERSION": "0.1.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVERS": [{"url": "/", "description": "This service"}],
+    "SERVE_INCLUDE_SCHEMA": False,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": ["photoslot.doors.described"],
+    "SWAGGER_UI_DIST": "SIDECAR",  # from our own static files: the page works without the internet
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False, "validatorUrl": None},
+}
+
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
@@ -169,6 +225,7 @@ LOGGING: dict[str, Any] = {
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation"]}},
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {
+        "axes": {"level": "WARNING"},
         "httpx": {"level": "WARNING"},
         "psycopg.pool": {"level": "ERROR"},  # the queue says so itself, once
         "django": {"handlers": [], "level": "INFO"},

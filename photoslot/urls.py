@@ -1,19 +1,28 @@
 from django.contrib import admin
 from django.urls import path
 
+from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
 from photoslot import operations
-from providers.api import operation_schema
+from photoslot.document import DocsView, DocumentView
+from photoslot.login import LogInView
+from providers.api import ProvidersView, ProviderView, operation_schema
 
 urlpatterns = [
     path("ingest/<str:slot_id>", ingest, name="ingest"),
     path("api/ingest/<str:slot_id>", ingest),
+    path("api/login", LogInView.as_view(), name="login"),
+    path("api/providers", ProvidersView.as_view(), name="providers"),
+    path("api/providers/<str:provider_id>", ProviderView.as_view(), name="provider"),
     path(
         "api/providers/<str:provider_id>/operations/<str:operation_id>/schema",
         operation_schema,
         name="operation-schema",
     ),
+    path("api/settings", SettingsView.as_view(), name="settings"),
+    path("api/schema", DocumentView.as_view(), name="document"),
+    path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),
     path("public/files/<str:token>", public.file, name="public-file"),
     path("public/media/<uuid:media_id>", public.media, name="public-media"),

@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 
 from photoslot import crypto
 from photoslot.admin import STYLES, HistoryAdmin, badge, pretty
-from providers import entries, registry
+from providers import accounts, entries, registry
 from providers.base import ProviderError
 from providers.models import ProviderAccount, ProviderCall
 
@@ -63,17 +63,11 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
             check(value)
         return value
 
-    def changed_columns(self) -> list[str]:
-        """What was entered, set on the instance. Only this is saved: meanwhile workers move the breaker."""
-        columns = [name for name in self.changed_data if name in COLUMNS]
-        if key := self.cleaned_data["new_key"]:
-            self.instance.set_key("" if key == REMOVE else key)
-            self.instance.key_updated_at = timezone.now()
-            columns += ["encrypted_key", "key_updated_at", "key_updated_by"]
-        if proxy := self.cleaned_data["new_proxy_url"]:
-            self.instance.set_proxy_url("" if proxy == REMOVE else proxy)
-            columns.append("encrypted_proxy_url")
-        return columns
+    def changes(self) -> dict[str, Any]:
+        """What was entered."""
+        entered = {name: self.cleaned_data[name] for name in self.changed_data if name in COLUMNS}
+        secrets = {"api_key": self.cleaned_data["new_key"], "proxy_url": self.cleaned_data["new_proxy_url"]}
+        return entered | {name: "" if value == REMOVE else value for name, value in secrets.items() if value}
 
 
 @admin.register(ProviderAccount)
@@ -99,13 +93,8 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def save_model(self, request: HttpRequest, obj: ProviderAccount, form: Any, change: bool) -> None:
-        """Whoever has mended how the provider is reached need not wait for the breaker."""
-        columns = form.changed_columns()
-        if "encrypted_key" in columns:
-            obj.key_updated_by = request.user  # type: ignore[assignment]
-        obj.save(update_fields=columns)
-        if not {"encrypted_key", "encrypted_proxy_url", "base_url"}.isdisjoint(columns):
-            ProviderAccount.objects.filter(pk=obj.pk).ask_again()
+        assert request.user.is_authenticated
+        accounts.save(obj, accounts.apply(obj, form.changes()), request.user)
 
     @admin.display(boolean=True, description=_("key"))
     def has_key(self, account: ProviderAccount) -> bool:
@@ -131,17 +120,17 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return badge("failed", gettext("open: not asked until %(time)s (%(reason)s)") % more)
 
     @admin.action(description=_("Test: make a harmless call"), permissions=["change"])
-    def test(self, request: HttpRequest, accounts: QuerySet[ProviderAccount]) -> None:
-        tested = list(accounts)
+    def test(self, request: HttpRequest, chosen: QuerySet[ProviderAccount]) -> None:
+        tested = list(chosen)
         for account, fault in zip(tested, _faults(tested), strict=True):
             words = fault or gettext("the account works.")
             self.log_change(request, account, gettext("Tested: %(result)s") % {"result": words})
             self.message_user(request, f"{account}: {words}", messages.ERROR if fault else messages.SUCCESS)
 
     @admin.action(description=_("Ask it again at once (close the breaker)"), permissions=["change"])
-    def ask_again(self, request: HttpRequest, accounts: QuerySet[ProviderAccount]) -> None:
-        count = ProviderAccount.objects.filter(pk__in=accounts.values("pk")).ask_again()
-        for account in accounts:
+    def ask_again(self, request: HttpRequest, chosen: QuerySet[ProviderAccount]) -> None:
+        count = ProviderAccount.objects.filter(pk__in=chosen.values("pk")).ask_again()
+        for account in chosen:
             self.log_change(request, account, gettext("Breaker closed by hand"))
         text = ngettext("%(count)d account is asked again.", "%(count)d accounts are asked again.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)
@@ -169,18 +158,18 @@ def _clock(account: ProviderAccount) -> str:
     return date_format(timezone.localtime(account.open_until), "H:i:s")
 
 
-def _faults(accounts: Sequence[ProviderAccount]) -> list[str]:
+def _faults(tested: Sequence[ProviderAccount]) -> list[str]:
     """What is wrong with each, in a sentence; empty where nothing is. On a loop of its own, which, unlike
     `asyncio.run`, does not wait for a name server that is still being asked."""
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(_all_faults(accounts))
+        return loop.run_until_complete(_all_faults(tested))
     finally:
         loop.close()
 
 
-async def _all_faults(accounts: Sequence[ProviderAccount]) -> list[str]:
-    return await asyncio.gather(*(_fault(account) for account in accounts))
+async def _all_faults(tested: Sequence[ProviderAccount]) -> list[str]:
+    return await asyncio.gather(*(_fault(account) for account in tested))
 
 
 async def _fault(account: ProviderAccount) -> str:

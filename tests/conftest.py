@@ -20,6 +20,7 @@ import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import Group
 from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
@@ -46,6 +47,8 @@ MUTABLE_TABLES = [
     "stats_processinglog",
     "stats_hourlycounter",
     "ingest_passwordfailure",
+    "axes_accessattempt",
+    "axes_accessattemptexpiration",
     "slots_templatebinding",
     "slots_templatemedia",
 ]
@@ -65,9 +68,8 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
     """The database as other processes see it: what a test writes is committed, and gone after it."""
     with django_db_blocker.unblock():
         slots = list(Slot.objects.values())
-        IngestSettings.objects.update_or_create(
-            pk=1, defaults={"password_hash": make_password(PASSWORD), "sync_response_seconds": 48}
-        )
+        first = {"password_hash": make_password(PASSWORD), "password_updated_at": None, "sync_response_seconds": 48}
+        IngestSettings.objects.update_or_create(pk=1, defaults=first)
         yield
         found = leaks.in_rows()
         with transaction.atomic(), connection.cursor() as cursor:
@@ -76,6 +78,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         for model in (ProviderCall, ProviderAccount):  # row by row, in the order in which a worker locks them
             model.objects.all().delete()
         get_user_model()._default_manager.all().delete()
+        Group.objects.all().delete()
         Slot.objects.all().delete()
         Slot.objects.bulk_create([Slot(**values) for values in slots])
         for folder in ("payloads", "results", "thumbnails", "templates", "media"):

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.contrib.auth import authenticate, get_user_model
+from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import check_password
+from django.contrib.auth.models import Group
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from pytest_django import fixtures
 
 from ingest.models import IngestSettings
-from photoslot.bootstrap import bootstrap
+from photoslot.api import SCOPES
+from photoslot.bootstrap import bootstrap, permission
 from providers import registry
 from providers.base import Account
 from providers.models import ProviderAccount
@@ -40,8 +42,8 @@ def test_the_first_run_makes_what_is_in_the_file(file: Path) -> None:
     assert kept == {"admins": created.admins, "ingest_password": created.ingest_password}
     assert list(kept["admins"]) == ["serg", "igor"]
     for name, password in kept["admins"].items():
-        user = authenticate(username=name, password=password)
-        assert user is not None
+        user = USERS.get(username=name)
+        assert user.check_password(password)
         assert user.is_superuser
     assert check_password(kept["ingest_password"], IngestSettings.objects.get().password_hash)
     assert IngestSettings.objects.get().sync_response_seconds == 48
@@ -107,7 +109,7 @@ def test_a_lost_file_changes_no_password(file: Path) -> None:
     file.unlink()
     assert not bootstrap()
     assert not file.exists()
-    assert authenticate(username="serg", password=first.admins["serg"])
+    assert USERS.get(username="serg").check_password(first.admins["serg"])
 
 
 def test_what_cannot_be_kept_is_not_made(file: Path) -> None:
@@ -116,6 +118,19 @@ def test_what_cannot_be_kept_is_not_made(file: Path) -> None:
         bootstrap()
     assert not USERS.exists()
     assert not IngestSettings.objects.exists()
+
+
+def test_each_permission_of_the_api_has_a_group_and_only_what_is_missing_is_added(file: Path) -> None:
+    bootstrap()
+    assert {group.name for group in Group.objects.all()} == set(SCOPES)
+    group = Group.objects.get(name="settings:write")
+    group.permissions.remove(permission("ingest.change_ingestsettings"))
+    group.permissions.add(permission("slots.view_slot"))
+    bootstrap()
+    assert {f"{each.content_type.app_label}.{each.codename}" for each in group.permissions.all()} == {
+        *SCOPES["settings:write"],
+        "slots.view_slot",
+    }
 
 
 PROXY = "http://user:secret%2Fword@proxy:3128"

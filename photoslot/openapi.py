@@ -1,0 +1,174 @@
+"""How the published document (contract §6) is put together: DRF's views are read by drf-spectacular; the booth's, the
+guests' and the operators' doors are told in `photoslot.doors`; the refusals of both are written down once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from drf_spectacular.contrib.rest_framework_simplejwt import SimpleJWTScheme
+from drf_spectacular.extensions import OpenApiSerializerExtension
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
+
+from photoslot.errors import STATUS_OF
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+# What may go wrong at any endpoint of the API, and at any that takes a login, or a body.
+OPEN_REFUSALS = ("not_acceptable", "queue_unavailable", "internal_error")
+STAFF_REFUSALS = ("invalid_credentials", "forbidden", *OPEN_REFUSALS)
+BODY_REFUSALS = ("invalid_payload", "payload_too_large", "unsupported_media_type")
+REFUSALS = "x-refusals"  # of an operation, until `with_refusals` has written them out
+
+MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "invalid_payload": ("The request is malformed.", {}),
+    "invalid_credentials": ("The password, name or token is missing or wrong.", {}),
+    "forbidden": ("The token's owner has no permission to do this.", {}),
+    "not_found": ("There is nothing at this address.", {}),
+    "slot_not_found": ("There is no such slot, or it is off.", {}),
+    "result_not_found": ("There is no such picture, or it is not ready.", {}),
+    "media_not_found": ("There is no such file.", {}),
+    "method_not_allowed": ("The address does not take that method.", {}),
+    "not_acceptable": ("Answers are JSON.", {}),
+    "result_expired": ("The picture was kept for a limited time, which is over.", {}),
+    "media_expired": ("The link has expired.", {}),
+    "payload_too_large": ("The body is too large.", {"limit_bytes": 52428800}),
+    "unsupported_media_type": ("The type is not taken.", {"allowed": ["image/jpeg"]}),
+    "range_not_satisfiable": ("The file is shorter than that.", {}),
+    "validation_failed": (
+        "Values are not accepted; details name the fields.",
+        {"ingest.sync_response_timeout_sec": ["Ensure this value is less than or equal to 60."]},
+    ),
+    "queue_busy": ("Too many photos are under way.", {}),
+    "budget_exhausted": ("The slot's budget for today is used up.", {}),
+    "rate_limited": ("Too many failed attempts.", {}),
+    "internal_error": ("Something went wrong on our side.", {"correlation_id": "0f3b5c0c8f5d4f0c"}),
+    "provider_error": ("The provider could not make a picture.", {"reason": "refused"}),
+    "queue_unavailable": ("The database cannot be reached.", {}),
+    "job_cancelled": ("Staff cancelled the job.", {}),
+    "provider_unavailable": ("The provider is off, or not asked for a while.", {}),
+    "sync_timeout": (
+        "The picture was not ready in time.",
+        {"job_id": "6f1c2f3e-8a55-4a4f-9a2b-0c2d8f1f7a10", "expires_at": "2026-11-25T12:00:48+00:00"},
+    ),
+}
+ERROR = {
+    "type": "object",
+    "description": "The one shape of every error.",
+    "required": ["error"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "details"],
+            "additionalProperties": False,
+            "properties": {
+                "code": {"type": "string", "enum": sorted(STATUS_OF)},
+                "message": {"type": "string", "description": "For people, in the language of Accept-Language."},
+                "details": {"type": "object", "additionalProperties": True},
+            },
+        }
+    },
+}
+HEADERS = {
+    "X-Correlation-Id": ("Finds this request in the log.", {"type": "string"}),
+    "Retry-After": ("Seconds after which to try again.", {"type": "integer", "minimum": 1}),
+}
+
+
+class BearerToken(SimpleJWTScheme):  # type: ignore[no-untyped-call]
+    target_class = "photoslot.api.StaffTokens"
+    name = "staffToken"
+
+
+class ClosedObjects(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """What `Fields` refuses, the document refuses."""
+
+    target_class = "photoslot.api.Fields"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)  # noqa: SLF001 - as its manual says
+        return {**schema, "additionalProperties": False}
+
+
+def operation(
+    operation_id: str,
+    summary: str,
+    *,
+    tag: str,
+    takes: str = "",
+    answer: Any,
+    example: Any,
+    request: Any = None,
+    request_examples: Mapping[str, Any] | None = None,
+    refusals: Iterable[str] = (),
+    **more: Any,
+) -> Callable[[View], View]:
+    """What the document says of one method of a view, and the permission that a `StaffView` has it take. `refusals` are
+    codes of the envelope."""
+    examples = [OpenApiExample("Answer", value=example, response_only=True, status_codes=["200"])]
+    for name, value in (request_examples or {}).items():
+        examples.append(OpenApiExample(name, value=value, request_only=True))
+    documented = extend_schema(
+        operation_id=operation_id,
+        summary=summary,
+        description=f"Takes the permission `{takes}`." if takes else "Takes no token.",
+        tags=[tag],
+        request=request,
+        responses={200: OpenApiResponse(answer, description="Done.")},
+        examples=examples,
+        extensions={REFUSALS: [*refusals]},
+        **more,
+    )
+
+    def decorate(view: View) -> View:
+        view.scope = takes  # type: ignore[attr-defined]
+        return documented(view)
+
+    return decorate
+
+
+def with_refusals(document: dict[str, Any]) -> None:
+    """Writes out each operation's refusals, and what every answer carries."""
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {})["Error"] = ERROR
+    components["headers"] = {name: {"description": text, "schema": schema} for name, (text, schema) in HEADERS.items()}
+    components["responses"] = refusals = {}
+    for path in document["paths"].values():
+        for each in path.values():
+            for answer in each["responses"].values():
+                answer["headers"] = answer.get("headers", {}) | _headers("X-Correlation-Id")
+            for status, codes in _by_status(each.pop(REFUSALS, ())):
+                name = "-".join(codes)
+                refusals[name] = _response(status, codes)
+                each["responses"][status] = {"$ref": f"#/components/responses/{name}"}
+
+
+def _by_status(codes: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
+    """In the order of `STATUS_OF`, so that the same codes are the same refusal wherever they stand."""
+    by_status: dict[str, list[str]] = {}
+    for code in sorted({*codes}, key=[*STATUS_OF].index):
+        by_status.setdefault(str(STATUS_OF[code]), []).append(code)
+    return by_status.items()
+
+
+def _response(status: str, codes: list[str]) -> dict[str, Any]:
+    content = {
+        "schema": {"$ref": "#/components/schemas/Error"},
+        "examples": {code: {"value": _example(code)} for code in codes},
+    }
+    return {
+        "description": " ".join(f"`{code}`: {MEANINGS[code][0]}" for code in codes),
+        "content": {"application/json": content},
+        "headers": _headers("X-Correlation-Id", *(["Retry-After"] if status in ("429", "503") else [])),
+    }
+
+
+def _example(code: str) -> dict[str, Any]:
+    message, details = MEANINGS[code]
+    return {"error": {"code": code, "message": message, "details": dict(details)}}
+
+
+def _headers(*names: str) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}

@@ -1,0 +1,283 @@
+"""`/api/settings`: the ingest password, the waiting time and the providers' accounts, by program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.hashers import check_password
+from django.contrib.auth.models import User
+
+from ingest.models import IngestSettings
+from jobs.models import Job
+from photoslot.processes import free_port
+from providers import registry
+from providers.models import ProviderAccount
+from tests import leaks
+from tests.api import Api, envelope, may
+from tests.conftest import PASSWORD, Booth, Processes, in_background, jpeg, use_account, use_sandbox
+from tests.sandbox.server import Sandbox
+
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+
+NEW = "cheese at eight"
+KEY = "AIza-a-new-key-of-gemini"
+PROXY = "http://user:hidden%2Fword@proxy:3128"
+leaks.note(NEW, KEY, PROXY)
+
+
+@pytest.fixture
+def api() -> Api:
+    return may("settings:read", "settings:write")
+
+
+def put(api: Api, **changes: Any) -> Any:
+    return api("put", "/api/settings", changes)
+
+
+def account(api: Api, provider_id: str = "gemini") -> Any:
+    return api("get", "/api/settings").json()["provider_keys"][provider_id]
+
+
+def is_password(value: str) -> bool:
+    return check_password(value, IngestSettings.objects.get().password_hash)
+
+
+def logged() -> list[tuple[str, str, str]]:
+    entries = LogEntry.objects.order_by("pk")
+    return [(each.user.username, each.object_repr, each.get_change_message()) for each in entries]
+
+
+def test_the_answer_has_the_contracts_shape(api: Api) -> None:
+    answer = api("get", "/api/settings").json()
+    assert answer["dslr_password"] == {"is_set": True, "updated_at": None, "updated_by": None}
+    assert answer["ingest"] == {"sync_response_timeout_sec": 48, "ingest_ttl_sec": 48}
+    assert answer["media_cache"] == {"processed_media_ttl_hours": 72, "public_link_ttl_sec": 48}
+    assert list(answer["provider_keys"]) == list(registry.classes())
+    assert answer["provider_keys"]["gemini"] == {
+        "is_configured": False,
+        "updated_at": None,
+        "updated_by": None,
+        "has_proxy": False,
+        "is_enabled": True,
+        "base_url": "",
+        "max_concurrent": None,
+        "per_minute": None,
+        "per_day": None,
+    }
+
+
+def test_a_password_that_is_given_holds_and_says_who_and_when(api: Api) -> None:
+    answer = put(api, dslr_password={"value": NEW})
+    changed = answer.json()["dslr_password"]
+    assert is_password(NEW)
+    assert (changed["is_set"], changed["updated_by"]) == (True, User.objects.get().username)
+    assert changed["updated_at"].endswith("Z")
+    assert "generated_value" not in changed
+
+
+def test_a_generated_password_is_in_that_answer_and_nowhere_else(api: Api, caplog: Any) -> None:
+    plain = put(api, dslr_password={"generate": True}).json()["dslr_password"]["generated_value"]
+    assert len(plain) == 16
+    assert is_password(plain)
+    kept = [*map(str, IngestSettings.objects.values_list()), *map(str, LogEntry.objects.values_list()), caplog.text]
+    assert not [text for text in [*kept, api("get", "/api/settings").content.decode()] if plain in text]
+
+
+def test_the_waiting_time_is_set_alone(api: Api) -> None:
+    answer = put(api, ingest={"sync_response_timeout_sec": 10}).json()
+    assert answer["ingest"] == {"sync_response_timeout_sec": 10, "ingest_ttl_sec": 10}
+    assert answer["media_cache"]["public_link_ttl_sec"] == 10
+    assert is_password(PASSWORD)
+
+
+def test_a_key_goes_in_and_never_comes_out(api: Api) -> None:
+    answer = put(api, provider_keys={"gemini": {"api_key": KEY, "proxy_url": PROXY}})
+    changed = answer.json()["provider_keys"]["gemini"]
+    assert (changed["is_configured"], changed["has_proxy"]) == (True, True)
+    assert changed["updated_by"] == User.objects.get().username
+    opened = ProviderAccount.objects.get(pk="gemini").opened()
+    assert (opened.key, opened.proxy_url) == (KEY, PROXY)
+    kept = answer.content.decode() + str(list(ProviderAccount.objects.values_list())) + str(logged())
+    assert KEY not in kept
+    assert "hidden" not in kept
+
+
+def test_what_is_public_of_an_account_comes_back(api: Api) -> None:
+    wanted = {
+        "is_enabled": False,
+        "base_url": "http://relay:8080/g",
+        "max_concurrent": 3,
+        "per_minute": 60,
+        "per_day": None,
+    }
+    put(api, provider_keys={"gemini": wanted})
+    assert wanted.items() <= account(api).items()
+    put(api, provider_keys={"gemini": {"base_url": "", "max_concurrent": None}})
+    assert account(api) | {"base_url": "http://relay:8080/g", "max_concurrent": 3} == account(api) | wanted
+
+
+def test_an_empty_key_removes_it_and_one_that_is_not_given_stays(api: Api) -> None:
+    put(api, provider_keys={"gemini": {"api_key": KEY}})
+    put(api, provider_keys={"gemini": {"per_day": 5}})
+    assert account(api)["is_configured"] is True
+    put(api, provider_keys={"gemini": {"api_key": ""}})
+    assert account(api)["is_configured"] is False
+
+
+def test_whoever_mends_the_key_need_not_wait_for_the_breaker(api: Api) -> None:
+    use_account("gemini", "", "AIza-old", failures=5)
+    put(api, provider_keys={"gemini": {"per_day": 5}})
+    assert ProviderAccount.objects.get(pk="gemini").failures == 5
+    put(api, provider_keys={"gemini": {"api_key": KEY}})
+    assert ProviderAccount.objects.get(pk="gemini").failures == 0
+
+
+def test_each_change_is_in_the_admins_history_without_its_value(api: Api) -> None:
+    put(
+        api,
+        dslr_password={"value": NEW},
+        ingest={"sync_response_timeout_sec": 20},
+        provider_keys={"gemini": {"api_key": KEY, "per_day": 5}, "openai": {}},
+    )
+    who = User.objects.get().username
+    assert logged() == [
+        (who, "booth settings", "Changed dslr_password and sync_response_timeout_sec."),
+        (who, "Google Gemini", "Changed api_key and per_day."),
+    ]
+
+
+def test_nothing_given_changes_nothing(api: Api) -> None:
+    before = api("get", "/api/settings").json()
+    nothing: list[dict[str, Any]] = [{}, {"ingest": {}}, {"provider_keys": {}}, {"provider_keys": {"gemini": {}}}]
+    for body in nothing:
+        assert put(api, **body).json() == before
+    assert logged() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({"slot": 1}, {"slot"}),
+        ({"ingest": {"ingest_ttl_sec": 20}}, {"ingest.ingest_ttl_sec"}),
+        ({"media_cache": {"public_link_ttl_sec": 20}}, {"media_cache"}),
+        ({"dslr_password": {"is_set": True}}, {"dslr_password.is_set"}),
+        ({"provider_keys": {"nobody": {}}}, {"provider_keys.nobody"}),
+        (
+            {"provider_keys": {"gemini": {"key": "x", "org": 1}}},
+            {"provider_keys.gemini.key", "provider_keys.gemini.org"},
+        ),
+        (
+            {"ingest": {"sync_response_timeout_sec": 5, "x": 1}, "y": 2},
+            {"y"},
+        ),
+        ([], set()),
+    ],
+)
+def test_fields_that_there_are_not_are_malformed(api: Api, body: Any, fields: set[str]) -> None:
+    answer = api("put", "/api/settings", body)
+    assert envelope(answer, 400, "invalid_payload").keys() == fields
+    assert logged() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        *(
+            ({"ingest": {"sync_response_timeout_sec": value}}, "ingest.sync_response_timeout_sec")
+            for value in (9, 61, -48, 48.5, "48", True, None, 10**30)
+        ),
+        ({"ingest": None}, "ingest"),
+        ({"ingest": []}, "ingest"),
+        ({"dslr_password": {}}, "dslr_password"),
+        ({"dslr_password": {"generate": False}}, "dslr_password"),
+        ({"dslr_password": {"generate": True, "value": NEW}}, "dslr_password"),
+        ({"dslr_password": {"generate": "true"}}, "dslr_password.generate"),
+        ({"dslr_password": {"value": "0xbeef"}}, "dslr_password.value"),
+        ({"dslr_password": {"value": "password123"}}, "dslr_password.value"),
+        ({"dslr_password": {"value": f" {NEW}"}}, "dslr_password.value"),
+        ({"dslr_password": {"value": "x" * 129}}, "dslr_password.value"),
+        ({"dslr_password": {"value": f"{NEW}\0"}}, "dslr_password.value"),
+        ({"dslr_password": {"value": 12345678}}, "dslr_password.value"),
+        *(
+            ({"provider_keys": {"gemini": {name: value}}}, f"provider_keys.gemini.{name}")
+            for name, value in (
+                ("api_key", "two words"),
+                ("api_key", None),
+                ("api_key", "k" * 1001),
+                ("base_url", "relay"),
+                ("base_url", "http://user:pass@relay"),
+                ("proxy_url", "http://user:pass#word@proxy:3128"),
+                ("is_enabled", 1),
+                ("is_enabled", None),
+                ("max_concurrent", 0),
+                ("per_minute", 2**31),
+                ("per_day", "5"),
+            )
+        ),
+        ({"provider_keys": {"gemini": None}}, "provider_keys.gemini"),
+        ({"provider_keys": ["gemini"]}, "provider_keys"),
+    ],
+)
+def test_values_out_of_their_range_are_refused_by_name_and_not_sent_back(api: Api, body: Any, field: str) -> None:
+    answer = api("put", "/api/settings", body)
+    assert list(envelope(answer, 422, "validation_failed")) == [field]
+    secrets = ("0xbeef", "password123", NEW, "two words", "pass#word")
+    assert not [secret for secret in secrets if secret in answer.content.decode()]
+    assert logged() == []
+
+
+def test_one_fault_leaves_everything_as_it_was(api: Api) -> None:
+    before = api("get", "/api/settings").json()
+    answer = put(
+        api,
+        dslr_password={"generate": True},
+        ingest={"sync_response_timeout_sec": 20},
+        provider_keys={"gemini": {"api_key": KEY}, "openai": {"per_day": 0}},
+    )
+    envelope(answer, 422, "validation_failed")
+    assert api("get", "/api/settings").json() == before
+    assert is_password(PASSWORD)
+
+
+def test_a_database_that_fails_half_way_leaves_everything_as_it_was(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(ProviderAccount, "save", broken)
+    use = {"dslr_password": {"value": NEW}, "provider_keys": {"gemini": {"per_day": 5}}}
+    envelope(put(api, **use), 500, "internal_error")
+    assert is_password(PASSWORD)
+    assert logged() == []
+
+
+@pytest.mark.e2e
+def test_a_new_deadline_holds_for_new_photos_and_a_rotation_cuts_off_none(
+    api: Api, booth: Booth, sandbox: Sandbox
+) -> None:
+    use_sandbox("instant", "hold")
+    wait = in_background(lambda: booth.post(jpeg()))
+    sandbox.wait_for_calls(1)
+    changes = {"dslr_password": {"generate": True}, "ingest": {"sync_response_timeout_sec": 20}}
+    plain = put(api, **changes).json()["dslr_password"]["generated_value"]
+    sandbox.let_go()
+    assert wait().status == 200
+    assert booth.post(jpeg()).status == 401
+    assert booth.post(jpeg(colour="red"), password=plain).status == 200
+    waited = [round((job.expires_at - job.created_at).total_seconds()) for job in Job.objects.order_by("created_at")]
+    assert waited == [48, 20]
+
+
+def ask(processes: Processes, password: str) -> int:
+    return Booth(processes.url).post(jpeg(), "slot-999", password).status
+
+
+@pytest.mark.e2e
+def test_what_is_set_through_one_process_holds_in_every_other_at_once(api: Api, processes: Processes) -> None:
+    others = [processes, Processes(free_port(), processes.started)]
+    for each in others:
+        each.web()
+        assert ask(each, PASSWORD) == 404  # it remembers that the password is right
+    plain = put(api, dslr_password={"generate": True}).json()["dslr_password"]["generated_value"]
+    assert [ask(each, password) for each in others for password in (PASSWORD, plain)] == [401, 404] * 2

@@ -1,0 +1,156 @@
+"""What holds for every endpoint of the staff API: permissions, and one envelope for every error."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import httpx
+import pytest
+from django.contrib.auth.models import User
+from django.db import OperationalError, connection
+from django.test import RequestFactory
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import force_authenticate
+
+from photoslot.api import BODY_BYTES, SCOPES, StaffView
+from photoslot.bootstrap import permission
+from tests.api import Api, envelope, may, operations
+from tests.staff import person
+
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+
+# Each operation that takes a login: what it needs, and what it answers to those who have it.
+OPERATIONS = [
+    ("get", "/api/providers", "slots:write", 200),
+    ("get", "/api/providers/studio", "slots:write", 200),
+    ("get", "/api/settings", "settings:read", 200),
+    ("put", "/api/settings", "settings:write", 200),
+]
+ASKED = [(method, path) for method, path, _, _ in OPERATIONS]
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(("method", "path", "needed", "status"), OPERATIONS)
+def test_each_operation_takes_its_permission_and_no_other(
+    method: str, path: str, needed: str, status: int, scope: str
+) -> None:
+    answer = may(scope)(method, path, {} if method == "put" else None)
+    assert answer.status_code == (status if scope == needed else 403)
+    if scope != needed:
+        envelope(answer, 403, "forbidden")
+
+
+@pytest.mark.parametrize(("method", "path"), ASKED)
+def test_each_operation_takes_a_token(method: str, path: str) -> None:
+    envelope(Api()(method, path), 401, "invalid_credentials")
+    envelope(Api("no.such.token")(method, path), 401, "invalid_credentials")
+
+
+@pytest.mark.parametrize(("method", "path", "needed", "status"), OPERATIONS)
+def test_a_superuser_may_all_and_plain_staff_nothing(method: str, path: str, needed: str, status: int) -> None:
+    body: Any = {} if method == "put" else None
+    assert may(*SCOPES)(method, path, body).status_code == status
+    envelope(may()(method, path, body), 403, "forbidden")
+
+
+@pytest.mark.parametrize("missing", SCOPES["slots:write"])
+def test_who_lacks_one_of_its_parts_has_no_permission(missing: str) -> None:
+    api = may("slots:write")
+    User.objects.get().user_permissions.remove(permission(missing))
+    envelope(api("get", "/api/providers"), 403, "forbidden")
+
+
+class Forgotten(StaffView):
+    def get(self, request: Request) -> Response:
+        return Response({})
+
+
+def test_a_method_that_names_no_permission_is_nobodys() -> None:
+    request = RequestFactory().get("/")
+    force_authenticate(request, user=person(superuser=True))
+    assert Forgotten.as_view()(request).status_code == 403
+
+
+def test_the_table_has_every_operation_that_takes_a_token() -> None:
+    there_are = {
+        (method, re.sub(r"{\w+}", "studio", path)) for method, path, each in operations() if "security" in each
+    }
+    assert there_are == set(ASKED)
+
+
+@pytest.mark.parametrize("method", ["post", "patch", "delete", "options"])
+@pytest.mark.parametrize("path", sorted({path for _, path in ASKED}))
+def test_another_method_is_told_which_there_are(method: str, path: str) -> None:
+    answer = may(*SCOPES)(method, path)
+    envelope(answer, 405, "method_not_allowed")
+    there_are = {each.upper() for each, address in ASKED if address == path}
+    assert set(answer.headers["Allow"].split(", ")) == there_are | {"HEAD"}
+    assert envelope(Api()(method, path), 401, "invalid_credentials") == {}
+
+
+@pytest.mark.parametrize("path", ["/api/", "/api/nothing", "/api/providers/", "/api/login/", "/api/providers/a/b"])
+def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
+    api = may(*SCOPES)
+    answers = [api.client.get(path, headers=api.headers), Api().client.get(path)]
+    assert {answer.status_code for answer in answers} == {404}
+    assert answers[0].content == answers[1].content
+    assert answers[0].json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(("method", "path"), [*ASKED, ("post", "/api/login")])
+def test_who_takes_no_json_gets_none(method: str, path: str) -> None:
+    body = {"username": "serg", "password": "x"} if method == "post" else None
+    answer = may(*SCOPES)(method, path, body, headers={"Accept": "text/html"})
+    envelope(answer, 406, "not_acceptable")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b'{"username": NaN}', b"\xff\xfe\xfd", b"[" * 100_000, b"1" * 5000, b'{"username": "a",}'],
+    ids=["empty", "cut", "NaN", "no text", "too deep", "too long a number", "trailing comma"],
+)
+def test_what_is_no_json_is_malformed(body: bytes) -> None:
+    envelope(Api()("post", "/api/login", body), 400, "invalid_payload")
+
+
+def test_a_body_of_another_type_or_size_is_refused() -> None:
+    form = Api()("post", "/api/login", b"username=serg", content_type="application/x-www-form-urlencoded")
+    assert envelope(form, 415, "unsupported_media_type") == {"allowed": ["application/json"]}
+    large = Api()("post", "/api/login", b" " * BODY_BYTES + b"{}")
+    assert envelope(large, 413, "payload_too_large") == {"limit_bytes": BODY_BYTES}
+
+
+def test_errors_speak_the_readers_language() -> None:
+    answer = Api()("post", "/api/login", {}, headers={"Accept-Language": "ru"})
+    assert envelope(answer, 400, "invalid_payload")["username"] == ["Обязательное поле."]
+
+
+def test_a_database_that_is_away_is_told_with_the_envelope() -> None:
+    api = may(*SCOPES)
+    with connection.execute_wrapper(_away):
+        answer = api("get", "/api/providers")
+    envelope(answer, 503, "queue_unavailable")
+    assert answer.headers["Retry-After"] == "2"
+
+
+def _away(*_: Any) -> Any:
+    raise OperationalError("the server closed the connection")
+
+
+@pytest.mark.e2e
+def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Client) -> None:
+    given = {"X-Correlation-Id": "from-the-client"}
+    answers = [
+        web.get("/api/providers", headers=given),
+        web.get("/api/nothing", headers=given),
+        web.post("/api/login", content=b"{", headers=given | {"Content-Type": "application/json"}),
+        web.post("/api/login", json={"username": "nobody", "password": "x"}, headers=given),
+    ]
+    assert [answer.status_code for answer in answers] == [401, 404, 400, 401]
+    for answer in answers:
+        assert answer.headers["X-Correlation-Id"] == "from-the-client"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert json.loads(answer.content)["error"].keys() == {"code", "message", "details"}

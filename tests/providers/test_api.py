@@ -1,0 +1,73 @@
+"""`GET /api/providers` and one of them: what a slot may be set to."""
+
+from __future__ import annotations
+
+import pytest
+from django.conf import settings
+from django.test import Client
+
+from providers import registry
+from tests.api import Api, envelope, may
+from tests.conftest import use_account
+
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+
+
+@pytest.fixture
+def api() -> Api:
+    return may("slots:write")
+
+
+def test_the_list_has_the_providers_in_the_order_of_the_settings(api: Api) -> None:
+    listed = api("get", "/api/providers").json()["providers"]
+    assert listed[0] == {"id": "studio", "name": "Studio (built in)"}
+    assert [each["id"] for each in listed] == list(registry.classes())
+    assert len(listed) == len(settings.PROVIDERS)
+
+
+def test_a_provider_says_what_it_does_and_what_that_needs(api: Api) -> None:
+    gemini = api("get", "/api/providers/gemini").json()
+    assert (gemini["id"], gemini["requires_public_media"], gemini["is_configured"]) == ("gemini", False, False)
+    needs = {each["id"]: each["needs"] for each in gemini["operations"]}
+    assert needs == {
+        "image_edit": ["prompt"],
+        "style_transfer": ["prompt", "style"],
+        "identity_transfer": ["prompt", "face"],
+    }
+
+
+@pytest.mark.parametrize(("provider_id", "fetches"), [("turbotext", True), ("openai", False), ("studio", False)])
+def test_a_provider_says_whether_it_fetches_photos(api: Api, provider_id: str, fetches: bool) -> None:
+    assert api("get", f"/api/providers/{provider_id}").json()["requires_public_media"] is fetches
+
+
+def test_a_provider_is_configured_with_a_key_or_without_need_of_one(api: Api) -> None:
+    def is_configured(provider_id: str) -> bool:
+        return bool(api("get", f"/api/providers/{provider_id}").json()["is_configured"])
+
+    assert [is_configured("studio"), is_configured("openai")] == [True, False]
+    use_account("openai", "", "sk-secret-of-openai")
+    assert is_configured("openai")
+    assert "sk-secret-of-openai" not in api("get", "/api/providers/openai").content.decode()
+
+
+@pytest.mark.parametrize("provider_id", list(registry.classes()))
+def test_each_schema_ref_can_be_fetched(api: Api, provider_id: str) -> None:
+    for operation in api("get", f"/api/providers/{provider_id}").json()["operations"]:
+        schema = Client().get(operation["schema_ref"]).json()
+        assert set(operation["needs"]) == set(schema.get("required", []))
+
+
+def test_names_are_in_the_readers_language(api: Api) -> None:
+    listed = api("get", "/api/providers", headers={"Accept-Language": "ru"}).json()["providers"]
+    assert listed[0]["name"] == "Студия (встроенная)"
+
+
+@pytest.mark.parametrize("provider_id", ["nobody", "Studio", "%00", "studio%2F", "%FF"])
+def test_a_provider_that_is_not_there_is_a_404(api: Api, provider_id: str) -> None:
+    envelope(api("get", f"/api/providers/{provider_id}"), 404, "not_found")
+
+
+def test_asking_for_the_head_gives_no_body(api: Api) -> None:
+    answer = api("head", "/api/providers")
+    assert (answer.status_code, answer.content) == (200, b"")
