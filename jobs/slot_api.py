@@ -77,12 +77,11 @@ VERSIONS = ("version_required", "not_found", "version_conflict")
 
 
 class SlotView(StaffView):
-    scopes = {"GET": "slots:write", "PUT": "slots:write", "DELETE": "slots:write"}
-
     @operation(
         "getSlot",
         "A slot, its latest pictures and, as ETag, its version",
         tag="slots",
+        takes="slots:write",
         answer=OneSlotAnswer,
         example=SLOT | {"recent_results": [RESULT]},
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
@@ -96,7 +95,8 @@ class SlotView(StaffView):
         "changeSlot",
         "Change a slot, if it is still as it was seen",
         tag="slots",
-        description="What is optional and not given stays. Photos under way keep the recipe that they came in with.",
+        takes="slots:write",
+        about="What is optional and not given stays. Photos under way keep the recipe that they came in with.",
         parameters=[IF_MATCH],
         request=VersionedChanges,
         request_examples={"With If-Match": RECIPE, "Without": RECIPE | {"updated_at": SLOT["updated_at"]}},
@@ -119,7 +119,8 @@ class SlotView(StaffView):
         "archiveSlot",
         "Archive a slot, if it is still as it was seen",
         tag="slots",
-        description="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
+        takes="slots:write",
+        about="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
         parameters=[IF_MATCH, ArchiveQuery],
         answer=None,
         status=204,

@@ -92,12 +92,11 @@ SLOT = {
 
 
 class SlotsView(StaffView):
-    scopes = {"GET": "slots:write", "POST": "slots:write"}
-
     @operation(
         "listSlots",
         "The slots",
         tag="slots",
+        takes="slots:write",
         parameters=[SlotQuery],
         answer=SlotList,
         example={"data": [SLOT], "meta": {"page": 1, "page_size": 20, "total": 1}},
@@ -113,7 +112,8 @@ class SlotsView(StaffView):
         "createSlot",
         "A new slot",
         tag="slots",
-        description="It has no template images yet: settings that point to one are set once it is registered.",
+        takes="slots:write",
+        about="It has no template images yet: settings that point to one are set once it is registered.",
         request=NewSlot,
         request_examples={"The next free id": RECIPE},
         answer=SlotAnswer,

@@ -107,12 +107,11 @@ TEMPLATE = REGISTERED | {"preview_url": f"http://localhost:8000/api/template-med
 
 
 class TemplatesView(StaffView):
-    scopes = {"GET": "slots:write"}
-
     @operation(
         "listTemplateMedia",
         "The template images, newest first",
         tag="template media",
+        takes="slots:write",
         parameters=[TemplateQuery],
         answer=TemplateList,
         example={"data": [TEMPLATE], "meta": {"page": 1, "page_size": 20, "total": 1}},
@@ -126,13 +125,13 @@ class TemplatesView(StaffView):
 
 
 class RegisterView(StaffView):
-    scopes = {"POST": "slots:write"}
     parser_classes = (FormParser,)
 
     @operation(
         "registerTemplateMedia",
         "Upload an image for a slot's settings to point to",
         tag="template media",
+        takes="slots:write",
         request={"multipart/form-data": Registration},
         answer=RegisteredAnswer,
         example=REGISTERED,
@@ -155,12 +154,11 @@ class RegisterView(StaffView):
 
 
 class TemplateView(StaffView):
-    scopes = {"GET": "slots:write", "DELETE": "slots:write"}
-
     @operation(
         "getTemplateMedia",
         "A template image and where it is used",
         tag="template media",
+        takes="slots:write",
         answer=OneTemplateAnswer,
         example=TEMPLATE | {"used_by": [USE]},
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
@@ -177,7 +175,8 @@ class TemplateView(StaffView):
         "deleteTemplateMedia",
         "Remove a template image, with its file",
         tag="template media",
-        description=(
+        takes="slots:write",
+        about=(
             "`slot_id` and `setting_key` name the use that is meant to go. Refused while it has others, or that slot's "
             "settings still point to it, unless `force` is given."
         ),
@@ -205,13 +204,13 @@ class PictureRenderer(BaseRenderer):
 
 
 class PreviewView(StaffView):
-    scopes = {"GET": "slots:write"}
     renderer_classes = (PictureRenderer, JSONRenderer)
 
     @operation(
         "getTemplateMediaPreview",
         "A small copy of a template image",
         tag="template media",
+        takes="slots:write",
         answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in ("image/jpeg", "image/png")},
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )

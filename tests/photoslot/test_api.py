@@ -9,14 +9,24 @@ import httpx
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection
+from django.test import RequestFactory
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import force_authenticate
 
-from photoslot.api import BODY_BYTES, SCOPES
+from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
-from tests.api import PASSWORD, Api, envelope, may
+from tests.api import Api, envelope, may, operations
+from tests.staff import person
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
-IMAGE = "/api/template-media/00000000-0000-4000-8000-000000000000"
+NAMED = {
+    "provider_id": "studio",
+    "slot_id": "slot-001",
+    "media_id": "00000000-0000-4000-8000-000000000000",
+}
+IMAGE = "/api/template-media/{media_id}".format(**NAMED)
 # Each operation that takes a login: what it needs, and what it answers to those who have it.
 OPERATIONS = [
     ("get", "/api/providers", "slots:write", 200),
@@ -76,6 +86,22 @@ def body_of(method: str) -> Any:
     return {} if method in ("put", "post") else None
 
 
+class Forgotten(StaffView):
+    def get(self, request: Request) -> Response:
+        return Response({})
+
+
+def test_a_method_that_names_no_permission_is_nobodys() -> None:
+    request = RequestFactory().get("/")
+    force_authenticate(request, user=person(superuser=True))
+    assert Forgotten.as_view()(request).status_code == 403
+
+
+def test_the_table_has_every_operation_that_takes_a_token() -> None:
+    there_are = {(method, path.format(**NAMED)) for method, path, each in operations() if "security" in each}
+    assert there_are == set(ASKED)
+
+
 @pytest.mark.parametrize(("method", "path"), OTHERS)
 def test_another_method_is_told_which_there_are(method: str, path: str) -> None:
     answer = may(*SCOPES)(method, path)
@@ -96,7 +122,7 @@ def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [*ASKED, ("post", "/api/login")])
 def test_who_takes_no_json_gets_none(method: str, path: str) -> None:
-    body = {"username": "serg", "password": PASSWORD} if path == "/api/login" else None
+    body = {"username": "serg", "password": "x"} if path == "/api/login" else None
     answer = may(*SCOPES)(method, path, body, headers={"Accept": "text/html"})
     envelope(answer, 406, "not_acceptable")
 
