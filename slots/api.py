@@ -47,7 +47,7 @@ class NewSlot(SlotChanges):
 class SlotQuery(PageQuery):
     provider_id = Text(required=False)
     operation_id = Text(required=False)
-    search = Text(required=False, max_length=120, help_text="A part of the id or the name.")
+    search = Text(required=False, allow_blank=True, max_length=120, help_text="A part of the id or the name.")
     is_active = WrittenFlag(required=False)
     archived = WrittenFlag(default=False, help_text="true: those in the archive, and no others.")
     sort_by = serializers.ChoiceField(SORTS, default="id")
@@ -151,7 +151,7 @@ def judge(slot: Slot) -> None:
         raise refusal from None
 
 
-def log(changed: models.Model, flag: int, message: list[Any], by: Any) -> None:
+def log(changed: models.Model, flag: int, message: Any, by: Any) -> None:
     """In the admin's history, as if it had been done there."""
     assert isinstance(by, AbstractBaseUser)
     LogEntry.objects.log_actions(by.pk, [changed], flag, message, single_object=True)

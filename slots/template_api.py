@@ -148,7 +148,7 @@ class RegisterView(StaffView):
             raise refused(serializers.ValidationError(form.errors), code)
         media = _registered(form.validated_data, request.user)
         log(media, ADDITION, [{"added": {}}], request.user)
-        registered = _shown(_uses().get(pk=media.pk))
+        registered = _shown(media)
         address = reverse("template-media-one", args=[media.pk])
         return Response({name: registered[name] for name in REGISTERED}, status=201, headers={"Location": address})
 
@@ -192,7 +192,7 @@ class TemplateView(StaffView):
             if media is None:
                 raise _no_image()
             _unbind(media, query)
-            log(media, DELETION, [], request.user)
+            log(media, DELETION, "", request.user)
             templates.remove(media)
         return Response(status=204)
 
@@ -243,7 +243,7 @@ def _shown(use: Any) -> dict[str, Any]:
     }
 
 
-def _registered(given: dict[str, Any], by: Any) -> TemplateMedia:
+def _registered(given: dict[str, Any], by: Any) -> Any:
     """The file is written before the transaction that gives it to the slot; what is refused there is removed again."""
     _check_free(given)  # before the work of looking at the picture
     media = TemplateMedia(label=given.get("label", ""), uploaded_by=by)
@@ -254,10 +254,10 @@ def _registered(given: dict[str, Any], by: Any) -> TemplateMedia:
             _check_free(given, is_locked=True)
             names = {"slot_id": given["slot_id"], "setting_key": given["setting_key"]}
             TemplateBinding.objects.update_or_create(**names, defaults={"media": media})
+            return _uses().get(pk=media.pk)
     except Exception:
         templates.remove(media)
         raise
-    return media
 
 
 def _check_free(given: dict[str, Any], *, is_locked: bool = False) -> None:

@@ -15,6 +15,7 @@ from django.test import Client
 from django.utils import timezone
 
 from jobs.models import Job
+from jobs.slot_api import recent_jobs
 from slots.models import Slot, SlotQuerySet, TemplateBinding
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
@@ -26,6 +27,15 @@ from tests.slots.images import image
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 SLOT = "/api/slots/slot-001"
+# Twenty thousand pictures of a month.
+MANY = """
+INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_mime_type, payload_digest,
+    is_finalized, created_at, expires_at, finalized_at,
+    result_file_path, result_checksum, result_mime_type, result_size_bytes, result_expires_at)
+SELECT gen_random_uuid(), 'slot-001', 'studio', 'image_edit', '{}', 'image/jpeg', '\\x00',
+    true, at, at + '48 s', at + '1 s', 'results/x.jpg', 'sum', 'image/jpeg', 1000, at + '72 h'
+FROM generate_series(1, 20000) AS n, LATERAL (SELECT now() - n * interval '2 minutes' AS at) AS made
+"""
 SEPIA = {"name": "Old", "provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "sepia"}}
 
 
@@ -123,6 +133,14 @@ def test_what_is_no_recent_success_is_not_among_them(api: Api, other: dict[str, 
         other = other | {"result_expires_at": None, "result_checksum": None, "failure_reason": "timeout"}
     made(1, **other)
     assert latest(api) == []
+
+
+def test_they_are_found_by_their_index_among_many() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(MANY)
+        cursor.execute("ANALYZE jobs_job")
+    assert "Index Scan using job_newest_of_slot" in recent_jobs("slot-001").explain()
+    assert len(recent_jobs("slot-001")) == 10
 
 
 def test_the_recipe_is_changed_and_the_new_version_is_told(api: Api) -> None:

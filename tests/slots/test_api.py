@@ -68,6 +68,7 @@ def test_pages_follow_each_other(api: Api) -> None:
         ({"is_active": "true", "search": "OLDEN glo"}, ["04"]),
         ({"search": "t-005"}, ["05"]),
         ({"search": "100%25"}, []),
+        ({"search": "", "page_size": 1}, ["01"]),
         ({"archived": "true"}, ["06"]),
         ({"archived": "false", "search": "slot-006"}, []),
         ({"provider_id": "openai", "is_active": "false"}, []),
