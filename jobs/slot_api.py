@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.admin.models import CHANGE
@@ -209,6 +210,12 @@ def _change(slot: Slot, changes: Mapping[str, Any], by: Any) -> None:
 
 def _under_way(slot_id: str) -> QuerySet[Job]:
     return Job.objects.filter(slot_id=slot_id, is_finalized=False, expires_at__gt=Now())
+
+
+def jobs_with_image(media_id: UUID) -> int:
+    """How many photos under way came in while their slot had this template image."""
+    jobs = Job.objects.filter(is_finalized=False, expires_at__gt=Now()).values_list("template_media", flat=True)
+    return sum(str(media_id) in images.values() for images in jobs)
 
 
 def _cancel_all(slot_id: str, by: str) -> None:

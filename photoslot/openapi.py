@@ -33,7 +33,7 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "version_required": ("Say which version is meant: If-Match with the ETag.", {}),
     "version_conflict": ("Somebody has changed it since.", {"updated_at": "2026-11-25T12:00:00.000000Z"}),
     "slot_exists": ("There is a slot with this id already.", {"id": "slot-001"}),
-    "jobs_under_way": ("Photos are under way; `force=true` cancels them.", {"jobs": 2}),
+    "jobs_under_way": ("Photos are under way; `force=true` does it all the same.", {"jobs": 2}),
     "key_taken": (
         "The slot has an image under this key; `replace=true` takes its place.",
         {"setting_key": "style"},

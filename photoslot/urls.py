@@ -4,7 +4,7 @@ from django.urls import path
 from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
-from jobs.slot_api import SlotView
+from jobs.slot_api import SlotView, jobs_with_image
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
@@ -28,8 +28,8 @@ urlpatterns = [
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
-    path("api/template-media/<uuid:media_id>", TemplateView.as_view(), name="template-media-one"),
-    path("api/template-media/<uuid:media_id>/preview", PreviewView.as_view(), name="template-media-preview"),
+    path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),
+    path("api/template-media/<uuid:media_id>/preview", PreviewView.as_view(), name="template-preview"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),

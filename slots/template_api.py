@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -103,6 +104,7 @@ REGISTERED = {
     "uploaded_by": "serg",
     "created_at": "2026-11-25T12:00:00.000000Z",
 }
+IN_THE_WAY = ("template_in_use", "jobs_under_way")
 TEMPLATE = REGISTERED | {"preview_url": f"http://localhost:8000/api/template-media/{ID}/preview"}
 
 
@@ -149,11 +151,14 @@ class RegisterView(StaffView):
         media = _registered(form.validated_data, request.user)
         log(media, ADDITION, [{"added": {}}], request.user)
         registered = _shown(media)
-        address = reverse("template-media-one", args=[media.pk])
+        address = reverse("template-image", args=[media.pk])
         return Response({name: registered[name] for name in REGISTERED}, status=201, headers={"Location": address})
 
 
 class TemplateView(StaffView):
+    # How many photos under way need an image: known in a room above, and passed in where the rooms are put together.
+    jobs_with: Callable[[UUID], int] = staticmethod(lambda _media_id: 0)
+
     @operation(
         "getTemplateMedia",
         "A template image and where it is used",
@@ -178,12 +183,19 @@ class TemplateView(StaffView):
         takes="slots:write",
         about=(
             "`slot_id` and `setting_key` name the use that is meant to go. Refused while it has others, or that slot's "
-            "settings still point to it, unless `force` is given."
+            "settings still point to it, or photos under way need it, unless `force` is given."
         ),
         parameters=[RemovalQuery],
         answer=None,
         status=204,
-        refusals=("invalid_payload", "not_found", "template_in_use", "validation_failed", *STAFF_REFUSALS),
+        refusals=(
+            "invalid_payload",
+            "not_found",
+            "template_in_use",
+            "jobs_under_way",
+            "validation_failed",
+            *STAFF_REFUSALS,
+        ),
     )
     def delete(self, request: Request, media_id: UUID) -> Response:
         query = asked(request, RemovalQuery)
@@ -191,6 +203,8 @@ class TemplateView(StaffView):
             media = TemplateMedia.objects.select_for_update().filter(pk=media_id).first()
             if media is None:
                 raise _no_image()
+            if not query["force"] and (count := self.jobs_with(media_id)):
+                raise ApiError("jobs_under_way", _("Photos under way need this image."), jobs=count)
             _unbind(media, query)
             log(media, DELETION, "", request.user)
             templates.remove(media)
@@ -239,7 +253,7 @@ def _shown(use: Any) -> dict[str, Any]:
         **{name: getattr(use, name) for name in same},
         "mime": use.mime_type,
         "uploaded_by": use.uploaded_by.get_username() if use.uploaded_by else None,
-        "preview_url": settings.PUBLIC_BASE_URL + reverse("template-media-preview", args=[use.pk]),
+        "preview_url": settings.PUBLIC_BASE_URL + reverse("template-preview", args=[use.pk]),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,9 +17,11 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
 from django.test import Client
 from django.test.client import MULTIPART_CONTENT
+from django.utils import timezone
 from PIL import Image
 
 from jobs import files
+from jobs.models import Job
 from photoslot import images
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.api import Api, envelope, may
@@ -315,6 +318,17 @@ def test_a_slot_whose_settings_point_to_it_is_in_the_way(api: Api, is_fallback: 
     }
     set_slot(**(then if is_fallback else recipe))
     assert envelope(delete(api, media_id, **use()), 409, "template_in_use") == {"used_by": [use()]}
+    assert delete(api, media_id, **use(), force="true").status_code == 204
+
+
+def test_an_image_that_photos_under_way_need_stays_unless_forced(api: Api) -> None:
+    media_id = registered(api)
+    now = timezone.now()
+    recipe = {"settings_json": {}, "template_media": {"mood": media_id}, "payload_digest": bytes(32)}
+    Job.objects.create(slot_id="slot-001", created_at=now, expires_at=now + timedelta(seconds=48), **recipe)
+    assert envelope(delete(api, media_id, **use()), 409, "jobs_under_way") == {"jobs": 1}
+    other = registered(api, setting_key="other")
+    assert delete(api, other, **use(setting_key="other")).status_code == 204
     assert delete(api, media_id, **use(), force="true").status_code == 204
 
 
