@@ -104,7 +104,6 @@ REGISTERED = {
     "uploaded_by": "serg",
     "created_at": "2026-11-25T12:00:00.000000Z",
 }
-IN_THE_WAY = ("template_in_use", "jobs_under_way")
 TEMPLATE = REGISTERED | {"preview_url": f"http://localhost:8000/api/template-media/{ID}/preview"}
 
 
