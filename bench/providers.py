@@ -22,7 +22,7 @@ from providers.prepare import prepared
 BOOTHS = 15
 # Seconds. Turbotext is asked at once and then every 2.5 s: this is a moment before it is asked for the third time, so
 # that its figure does not depend on how the two fall together. A real photo waits up to 2.5 s more for the next look.
-OWN_TIME = {"gemini": 4.0, "openai": 4.0, "turbotext": 4.9}
+OWN_TIME = {"gemini": 4.0, "openai": 4.0, "turbotext": 4.95}
 OVERHEAD_MS = 300.0  # beside the ten seconds and more that the real ones take, nobody sees it
 
 MEMORY_BOOTHS = 6

@@ -102,9 +102,6 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
     if posted.photo is None:
         raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
     info, digest = await _checked_photo(posted.photo, recipe)
-    if not recipe.returns_original:  # else the photo goes back, and its job says why
-        _check_budget(recipe)
-        _check_provider(recipe)
     job_id = uuid4()
     job = NewJob(
         id=job_id,
@@ -120,7 +117,9 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
         metadata=posted.metadata,
     )
     # A booth that hangs up here must leave either a job with its photo, or neither.
-    ticket = await asyncio.shield(_place(door.queue, job, posted.photo, recipe.sync_response_seconds))
+    # With `on_failure` the photo goes back, and its job says why.
+    refusal = None if recipe.returns_original else _spent(recipe) or _nobody_works(recipe)
+    ticket = await asyncio.shield(_place(door.queue, job, posted.photo, recipe.sync_response_seconds, refusal))
     return Admission(ticket, recipe.returns_original)
 
 
@@ -164,34 +163,39 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
     return info, digest
 
 
-def _check_budget(recipe: Recipe) -> None:
+def _spent(recipe: Recipe) -> ApiError | None:
+    """The refusal of a slot whose budget is used up."""
     budget = recipe.settings_json.get("daily_budget")
-    if recipe.spent_usd is not None and budget is not None and recipe.spent_usd >= budget:
-        message = _("The slot's budget for today is used up. Tomorrow (UTC) it takes photos again.")
-        raise ApiError("budget_exhausted", message, retry_after=DAY_SECONDS - int(time.time()) % DAY_SECONDS)
+    if recipe.spent_usd is None or budget is None or recipe.spent_usd < budget:
+        return None
+    message = _("The slot's budget for today is used up. Tomorrow (UTC) it takes photos again.")
+    return ApiError("budget_exhausted", message, retry_after=DAY_SECONDS - int(time.time()) % DAY_SECONDS)
 
 
-def _check_provider(recipe: Recipe) -> None:
-    """A photo that nobody can work on is refused at once: the booth need not wait to learn that."""
-    if recipe.settings_json.get("fallback"):
-        return
+def _nobody_works(recipe: Recipe) -> ApiError | None:
+    """The refusal of a photo that nobody can work on: the booth need not wait to learn that."""
     provider = registry.classes().get(recipe.provider_id)
     is_set_up = recipe.is_enabled and (recipe.has_key or provider is None or not provider.needs_key)
-    if not is_set_up or recipe.rest_seconds > 0:
-        message = _("The provider of this slot cannot be asked at the moment. Staff can see why in its account.")
-        retry_after = ceil(recipe.rest_seconds) if recipe.rest_seconds > 0 else OFF_RETRY_SECONDS
-        raise ApiError("provider_unavailable", message, retry_after=retry_after)
+    if recipe.settings_json.get("fallback") or (is_set_up and recipe.rest_seconds <= 0):
+        return None
+    message = _("The provider of this slot cannot be asked at the moment. Staff can see why in its account.")
+    retry_after = ceil(recipe.rest_seconds) if recipe.rest_seconds > 0 else OFF_RETRY_SECONDS
+    return ApiError("provider_unavailable", message, retry_after=retry_after)
 
 
-async def _place(queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int) -> Ticket:
-    """Stores the photo and admits the job; the photo of a job that is not admitted goes again."""
+async def _place(
+    queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int, refusal: ApiError | None
+) -> Ticket:
+    """Stores the photo and admits the job; the photo of a job that is not admitted goes again. A photo that is refused
+    may still join its earlier post's job, which is paid for."""
     ticket = None
     try:
-        await asyncio.to_thread(files.save, job.payload_path, upload)
-        ticket = await queue.admit(job, wait_seconds)
+        if refusal is None:
+            await asyncio.to_thread(files.save, job.payload_path, upload)
+        ticket = await queue.admit(job, wait_seconds, only_join=refusal is not None)
     except QueueFull:
         message = _("As many photos are under way as may be. Try again in a few seconds.")
-        raise ApiError("queue_busy", message, retry_after=BUSY_RETRY_SECONDS) from None
+        raise (refusal or ApiError("queue_busy", message, retry_after=BUSY_RETRY_SECONDS)) from None
     finally:
         if ticket is None or ticket.joined:
             await asyncio.to_thread(files.delete, job.payload_path)

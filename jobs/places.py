@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class Places:
@@ -15,20 +15,29 @@ class Places:
         self._on_free = on_free
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take(self) -> Place:
-        """One that is known to be free."""
-        self.free -= 1
-        return Place(self)
+    def reserve(self) -> list[Place]:
+        """All that are free: while jobs are claimed for them, none that comes back may take one."""
+        count, self.free = self.free, 0
+        return [Place(self) for _ in range(count)]
 
     def give_back(self) -> None:
-        """Jobs that come back from waiting go before new ones."""
+        if not self._pass_on():
+            self._on_free()
+
+    def leave_unused(self, reserved: Iterable[Place]) -> None:
+        """No job came for them. Nobody is told: whoever claims has just looked."""
+        for _ in reserved:
+            self._pass_on()
+
+    def _pass_on(self) -> bool:
+        """Whether a job that comes back from waiting got it: those go before new ones."""
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
-                return
+                return True
         self.free += 1
-        self._on_free()
+        return False
 
     async def take_again(self) -> None:
         """Waits for its turn."""

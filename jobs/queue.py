@@ -121,10 +121,6 @@ SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
 )
 """
 
-# Oldest first, of each provider and of each slot as many as have room: one that is full holds up no other's jobs.
-#   ready  what waits, or whose worker is gone, with its turn at its provider and in its slot
-#   next   what is taken; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than LIMIT.
-#          The conditions stand again, for a row that somebody else has changed meanwhile.
 # Calls at once are the jobs under way and the guests' calls; a killed worker's jobs do not count.
 _BUSY = """(
         SELECT count(*) FROM jobs_job AS busy
@@ -137,35 +133,46 @@ _BUSY = """(
           AND call.at > statement_timestamp() - interval '3 minutes'
       )
 """
+# Oldest first, of each provider and of each slot as many as have room: one that is full holds up no other's jobs.
+#   room     of each account that has a limit, reckoned once. `statement_timestamp`, for no index goes by the clock
+#   waiting  what waits, or whose worker is gone, with its turn in its slot
+#   ready    what its slot has room for, with its turn at its provider
+#   next     what is taken; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than
+#            LIMIT. The conditions stand again, for a row that somebody else has changed meanwhile.
 CLAIM = (
     """
-WITH ready AS MATERIALIZED (
-    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn,
+WITH room AS MATERIALIZED (
+    SELECT account.*, coalesce(max_concurrent, per_minute, per_day) IS NOT NULL AS is_limited,
+        CASE WHEN max_concurrent IS NOT NULL THEN max_concurrent - (
+"""
+    + _BUSY
+    + """
+        ) END AS places,
+        CASE WHEN per_minute IS NOT NULL THEN per_minute - (
+            SELECT count(*) FROM providers_providercall AS call
+            WHERE call.provider_id = account.provider_id
+              AND call.at > statement_timestamp() - make_interval(secs => %(window)s)
+        ) END AS calls
+    FROM providers_provideraccount AS account WHERE provider_id = ANY(%(providers)s)
+), busy AS MATERIALIZED (
+    SELECT slot_id, count(*) AS jobs FROM jobs_job
+    WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp() GROUP BY slot_id
+), waiting AS MATERIALIZED (
+    SELECT id, slot_id, provider_id, created_at, (settings_json ->> 'max_concurrent')::int AS slot_places,
         row_number() OVER (PARTITION BY slot_id ORDER BY created_at) AS turn_in_slot
     FROM jobs_job
     WHERE NOT is_finalized AND expires_at > clock_timestamp() AND provider_id = ANY(%(providers)s)
       AND (status = 'pending' OR lease_expires_at < clock_timestamp())
+), ready AS MATERIALIZED (
+    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn
+    FROM waiting LEFT JOIN busy USING (slot_id)
+    WHERE slot_places IS NULL OR turn_in_slot <= slot_places - coalesce(busy.jobs, 0)
 ), next AS MATERIALIZED (
-    SELECT job.id, account.is_enabled, account.encrypted_key, account.base_url, account.encrypted_proxy_url,
-        coalesce(account.max_concurrent, account.per_minute, account.per_day) IS NOT NULL AS is_limited
-    FROM jobs_job AS job JOIN ready ON ready.id = job.id
-    LEFT JOIN providers_provideraccount AS account ON account.provider_id = job.provider_id
+    SELECT job.id, is_enabled, encrypted_key, base_url, encrypted_proxy_url, coalesce(is_limited, false) AS is_limited
+    FROM jobs_job AS job JOIN ready ON ready.id = job.id LEFT JOIN room ON room.provider_id = job.provider_id
     WHERE NOT job.is_finalized AND (job.status = 'pending' OR job.lease_expires_at < clock_timestamp())
-      AND (account.max_concurrent IS NULL OR turn <= account.max_concurrent - (
-"""
-    + _BUSY
-    + """
-      ))
-      AND (account.per_minute IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= account.per_minute - (
-        SELECT count(*) FROM providers_providercall AS call
-        WHERE call.provider_id = account.provider_id
-          AND call.at > statement_timestamp() - make_interval(secs => %(window)s)
-      ))
-      AND (NOT job.settings_json ? 'max_concurrent' OR turn_in_slot <= (job.settings_json ->> 'max_concurrent')::int - (
-        SELECT count(*) FROM jobs_job AS busy
-        WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
-          AND busy.slot_id = job.slot_id
-      ))
+      AND (places IS NULL OR turn <= places)
+      AND (calls IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= calls)
     ORDER BY job.created_at
     LIMIT %(limit)s
     FOR UPDATE OF job SKIP LOCKED
@@ -335,12 +342,14 @@ class Queue:
         self._turn = asyncio.Semaphore(pool.max_size)
         self._repair: asyncio.Task[None] | None = None
 
-    async def admit(self, job: NewJob, wait_seconds: int) -> Ticket:
-        """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`."""
+    async def admit(self, job: NewJob, wait_seconds: int, *, only_join: bool = False) -> Ticket:
+        """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`; with
+        `only_join` also where there is no earlier post."""
+        values = _admission(job, wait_seconds) | ({"limit": 0} if only_join else {})
         async with self.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
             cursor = connection.cursor(row_factory=class_row(Ticket))
-            ticket = await (await cursor.execute(ADMIT, _admission(job, wait_seconds))).fetchone()
+            ticket = await (await cursor.execute(ADMIT, values)).fetchone()
             if ticket is None:
                 raise QueueFull
             await journal.write(connection, [entries.received(job, ticket)])

@@ -152,8 +152,8 @@ class JobRun:
                 raise
             await self._torn_down()
             return
-        except DeadlineReached:
-            await self._out_of_time()
+        except DeadlineReached as late:
+            await self._out_of_time(late)
             return
         except LeaseLost:
             await self._drop(None, await self._queue.look(self.claim.id))
@@ -252,9 +252,9 @@ class JobRun:
             self._desk.report.steps.clear()  # they are written
             await media.tidy_up(closed)
 
-    async def _out_of_time(self) -> None:
+    async def _out_of_time(self, late: DeadlineReached) -> None:
         if self._stage:
-            await self._stage.end_call(Ending(CallOutcome.LATE))
+            await self._stage.end_call(Ending(CallOutcome.LATE, usage=late.usage))
             await self._stage.tell_provider()
         await self._expire()
 

@@ -25,6 +25,7 @@ from jobs import media
 from jobs.notify import POLL_SECONDS, Listener
 from jobs.places import Places
 from jobs.queue import DONE_CHANNEL, LEASE_SECONDS, READY_CHANNEL, Queue, QueueUnavailable
+from jobs.records import Claim
 from jobs.runner import JobRun, Runner
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Worker:
         """Until told to leave: fill free places, then sleep until there is news or a second has passed."""
         while not self._leaving.is_set():
             self._wake.clear()
-            claimed = await self._claim_some(self._places.free)
+            claimed = await self._claim_some()
             if self._once and not claimed and not self._running:
                 return
             try:
@@ -100,22 +101,29 @@ class Worker:
             except TimeoutError:
                 pass
 
-    async def _claim_some(self, places: int) -> int:
-        if places <= 0:
-            return 0
+    async def _claim_some(self) -> int:
+        claims: list[Claim] = []
+        places = self._places.reserve()
+        try:
+            if places:
+                claims = await self._claimed(len(places))
+        finally:
+            self._places.leave_unused(places[len(claims) :])
+        for claim, place in zip(claims, places, strict=False):
+            run = self._runner.begin(claim, place)
+            self._running[claim.id] = run, asyncio.create_task(self._work(run), name=f"job {claim.id}")
+        return len(claims)
+
+    async def _claimed(self, limit: int) -> list[Claim]:
         try:
             if any(run.lease.seconds_left() < HEARTBEAT_SECONDS for run, _ in self._running.values()):
                 await self._beat()  # the database was away: our own jobs must not look like those of a dead worker
-            claims = await self._queue.claim(self._providers, places)
+            return await self._queue.claim(self._providers, limit)
         except QueueUnavailable as error:
             if self._once:
                 raise
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
-            return 0
-        for claim in claims:
-            run = self._runner.begin(claim, self._places.take())
-            self._running[claim.id] = run, asyncio.create_task(self._work(run), name=f"job {claim.id}")
-        return len(claims)
+            return []
 
     async def _work(self, run: JobRun) -> None:
         try:
@@ -198,8 +206,7 @@ class Worker:
 
     def _on_done(self, payload: str) -> None:
         """The job has ended: elsewhere, or by our own hand, which `stop` does not mind. Its provider has room again."""
-        if self._places.free:
-            self._wake.set()
+        self._wake.set()
         if running := self._running.get(UUID(payload)):
             running[0].stop()
 

@@ -33,13 +33,13 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     """The secrets are fields of the form only: left empty they stay, a hyphen removes them."""
 
     new_key = forms.CharField(
-        label=_("new key"),
+        label=_("New key"),
         required=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
         help_text=_("Empty: the key stays as it is. A single hyphen: remove it."),
     )
     new_proxy_url = forms.CharField(
-        label=_("new proxy address"),
+        label=_("New proxy address"),
         required=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
         help_text=_(
@@ -108,6 +108,8 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def state(self, account: ProviderAccount) -> SafeString:
         if fault := _unusable(account):
             return badge("failed", fault)
+        if not account.is_enabled:
+            return badge("cancelled", gettext("off: its photos are refused"))
         if account.open_until is None:
             return badge("picture", gettext("is asked") + _row_of_failures(account))
         more = {"reason": account.get_open_reason_display(), "time": _clock(account)}
@@ -229,7 +231,8 @@ class ProviderCallAdmin(HistoryAdmin):
 
     @admin.display(description=_("job"))
     def job(self, call: ProviderCall) -> SafeString:
-        return format_html('<a href="{}">{}</a>', reverse("admin:jobs_job_change", args=[call.job_id]), call.job_id)
+        address = reverse("admin:jobs_job_change", args=[call.job_id])
+        return format_html('<a href="{}">{}…</a>', address, call.job_id.hex[:8])
 
     @admin.display(description=_("outcome"))
     def result(self, call: ProviderCall) -> SafeString:

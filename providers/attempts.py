@@ -36,7 +36,9 @@ LAST_POLL_SECONDS = 1.0  # before the deadline: what fetching and storing a pict
 
 
 class DeadlineReached(Exception):
-    """No time is left for this photo."""
+    """No time is left for this photo. `usage` is of a picture that was made and not finished in time."""
+
+    usage: Usage | None = None
 
 
 class Observer(Protocol):
@@ -121,7 +123,7 @@ async def _made(
     )
     payload = None
     for number in range(earlier + 1, attempts + 1):
-        started, usage = _now(), None
+        started, usage, is_asked = _now(), None, reference is not None
         try:
             if reference is None:
                 if payload is None:
@@ -130,11 +132,16 @@ async def _made(
                 await observer.permit()
                 if clock.left() <= 0:  # nothing is sent that cannot be answered in time
                     raise DeadlineReached
-                started = _now()
+                started, is_asked = _now(), True
             answer = await _attempt(provider, payload, clock, observer, reference)
             seconds, usage = _now() - started, answer.usage
             picture = await _within(clock, finish(answer))
+        except DeadlineReached as late:
+            late.usage = usage
+            raise
         except ProviderError as error:
+            if not is_asked and isinstance(error, PermanentError):
+                raise  # no attempt: nobody was asked
             error.usage = error.usage or usage
             await observer.attempted(number, _now() - started, error, error.usage)
             if number == attempts or not _may_repeat(provider, request, error):

@@ -184,9 +184,17 @@ class Fallback(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    provider_id: str = Field(max_length=32, title=gettext_noop("Provider"))
-    operation_id: str = Field(max_length=32, title=gettext_noop("Operation"))
-    settings_json: dict[str, Any] = Field(default_factory=dict, title=gettext_noop("Settings"))
+    provider_id: str = Field(
+        max_length=32, title=gettext_noop("Provider"), description=gettext_noop("Who makes the picture then.")
+    )
+    operation_id: str = Field(
+        max_length=32, title=gettext_noop("Operation"), description=gettext_noop("One that this provider has.")
+    )
+    settings_json: dict[str, Any] = Field(
+        default_factory=dict,
+        title=gettext_noop("Settings"),
+        description=gettext_noop('Those of that operation as a JSON object, such as {"look": "sepia"}.'),
+    )
 
 
 class OperationSettings(BaseModel):

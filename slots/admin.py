@@ -168,7 +168,7 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def spent(self, slot: Slot) -> str:
         of = slot.budget if hasattr(slot, "budget") else budget.today([slot]).get(slot.pk)
         if of is None:
-            return ""
+            return "-"
         words = {"spent": f"{of.spent:.2f}", "limit": f"{of.limit:.2f}", "percent": int(of.share * 100)}
         text = gettext("%(spent)s of %(limit)s USD, %(percent)s %%") % words
         if of.unpriced:

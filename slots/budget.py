@@ -17,7 +17,7 @@ from slots.models import Slot
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """US dollars. `unpriced` calls have cost something that nobody knows."""
+    """US dollars. `unpriced` calls may have cost something that nobody knows; for one that failed nothing is owed."""
 
     spent: Decimal
     limit: Decimal
@@ -38,7 +38,7 @@ def today(slots: Iterable[Slot]) -> dict[str, Budget]:
     limits = {slot.pk: limit for slot in slots if (limit := slot.settings_json.get("daily_budget"))}
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     calls = ProviderCall.objects.filter(slot_id__in=limits, at__gte=midnight, ended_at__isnull=False).order_by()
-    unpriced = Count("id", filter=Q(cost_usd=None))
+    unpriced = Count("id", filter=Q(cost_usd=None) & ~Q(outcome=ProviderCall.Outcome.FAILED))
     found = {row["slot_id"]: row for row in calls.values("slot_id").annotate(spent=Sum("cost_usd"), unpriced=unpriced)}
     nothing = {"spent": None, "unpriced": 0}
     return {slot_id: _budget(limit, found.get(slot_id, nothing)) for slot_id, limit in limits.items()}

@@ -27,6 +27,9 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
     of that name.
     """
 
+    class Meta:
+        error_messages = {"id": {"unique": _("There is a slot with this id already.")}}
+
     use_required_attribute = False  # a required field is no hindrance to pasting the whole
     recipe = forms.ChoiceField(label=_("Provider and operation"), widget=forms.Select({"autocomplete": "off"}))
     settings_json = fields.PrettyJSONField(

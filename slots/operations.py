@@ -140,5 +140,7 @@ def _sentence(fault: Any) -> str:
     context = fault.get("ctx", {})
     if fault["type"] == faults.CODE:
         return str(gettext(context["text"]) % context["context"])
+    if "expected" in context:  # pydantic's list of values: 'a', 'b' or 'c'
+        context |= {"expected": context["expected"].replace("' or '", "', '")}
     template = MESSAGES.get(context.get("pattern")) or MESSAGES.get(fault["type"])
     return gettext("Is not valid.") if template is None else str(template) % context

@@ -12,12 +12,14 @@ from pathlib import Path
 from urllib.parse import urlencode
 from uuid import uuid4
 
+import httpx
 import pytest
 from django.conf import settings
 
 from stats.models import ProcessingLog
 from tests import leaks
 from tests.conftest import PASSWORD, jpeg
+from tests.sandbox import wire
 
 pytestmark = pytest.mark.integration
 
@@ -70,6 +72,25 @@ def test_what_any_process_logs_at_any_level_is_kept() -> None:
         subprocess.run([sys.executable, "-c", code], cwd=settings.BASE_DIR, check=True)
     kept = [path.read_text() for path in leaks.FOLDER.iterdir() if path != leaks.PRINTED]
     assert {mark: sum(mark in text for text in kept) for mark in marks.values()} == dict.fromkeys(marks.values(), 2)
+
+
+class Host(wire.Speaker):
+    """A provider that is sent a key and a prompt."""
+
+    prefix = "host"
+
+    def answer(self, request: wire.Received) -> wire.Reply:
+        self.scenario(request.body.decode())
+        return wire.Reply()
+
+
+def test_what_a_provider_is_sent_is_looked_for() -> None:
+    key, prompt = f"key-{uuid4()}", f"like a mosaic, {uuid4()}"
+    with wire.WireSandbox([Host]).running() as sandbox:
+        headers = {"Authorization": f"Bearer {key}"}
+        httpx.post(f"{sandbox.url}/host/", content=f"[[ok]] {prompt}", headers=headers).raise_for_status()
+    assert list(leaks.in_text(f"sent {key}".encode()))
+    assert list(leaks.in_text(f"refused: {prompt}".encode()))
 
 
 @pytest.mark.usefixtures("database")

@@ -18,6 +18,7 @@ ROOT = Path(settings.BASE_DIR)
 CATALOGUE = ROOT / "locale/ru/LC_MESSAGES/django.po"
 ROOMS = ["photoslot", "ingest", "jobs", "stats", "slots", "providers", "templates"]
 MARKERS = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy", "pgettext", "pgettext_lazy"}
+STORED = (ast.Attribute, ast.Name, ast.Subscript)  # a text that was marked where it was written
 
 
 def sources() -> Iterator[tuple[Path, str]]:
@@ -37,7 +38,7 @@ def marked(path: Path, text: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in MARKERS:
             position = 1 if node.func.id.startswith("pgettext") else 0
-            if not isinstance(node.args[position], ast.Attribute):  # a stored text, marked where it was written
+            if not isinstance(node.args[position], STORED):
                 yield ast.literal_eval(node.args[position])
 
 

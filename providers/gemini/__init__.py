@@ -60,7 +60,7 @@ class Gemini(Provider[Payload]):
     id = PROVIDER
     name = _("Google Gemini")
     operations = (
-        Operation("image_edit", _("Edit by prompt"), ImageEdit),
+        Operation("image_edit", _("Edit by a prompt"), ImageEdit),
         Operation("style_transfer", _("Style of a picture"), StyleTransfer),
         Operation("identity_transfer", _("Face of a picture"), IdentityTransfer),
     )

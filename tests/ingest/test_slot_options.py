@@ -188,6 +188,24 @@ def test_when_the_budget_is_used_up_photos_are_refused(booth: Booth, spent: str 
         assert stored_files() == []
 
 
+@pytest.mark.parametrize("refusal", ["budget", "provider off"])
+def test_posting_again_joins_the_job_under_way_whatever_has_come_between(
+    booth: Booth, sandbox: Sandbox, refusal: str
+) -> None:
+    use_sandbox("instant", "hold", daily_budget=5)
+    first = in_background(lambda: booth.post(jpeg()))
+    sandbox.wait_for_calls(1)
+    if refusal == "budget":
+        spend("5.00")
+    else:
+        ProviderAccount.objects.create(provider_id="instant", is_enabled=False)
+    second = in_background(lambda: booth.post(jpeg()))
+    assert eventually(lambda: ProcessingLog.objects.filter(status="received").count() == 2)
+    sandbox.let_go()
+    assert (first().status, second().status) == (200, 200)
+    assert len(sandbox.journal) == 1
+
+
 def test_another_slots_money_is_no_matter(booth: Booth) -> None:
     spend("9.00", "slot-002")
     use_sandbox("instant", daily_budget=5)

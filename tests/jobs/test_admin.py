@@ -6,6 +6,7 @@ import json
 import re
 import time
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +23,7 @@ from jobs import files
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
+from tests.providers.accounts_cast import past_calls
 from tests.sandbox.server import Sandbox
 from tests.staff import browser, log_in, person, post, text_of
 
@@ -234,6 +236,24 @@ def test_a_jobs_page_tells_its_whole_story(admin: Client, django_assert_num_quer
         assert words in page
     assert page.index("It was received") < page.index("It was dispatched") < page.index("It was succeeded")
     assert "&lt;b&gt;yes" in answer.content.decode()
+
+
+def test_a_jobs_page_tells_what_its_calls_cost(admin: Client) -> None:
+    """What came to nothing is kept apart, and what is not known is not counted as nothing."""
+    one = made()
+    past_calls(1, 9, job_id=one.pk, outcome="refused", reason="refused", cost_usd=Decimal("0.0010"))
+    past_calls(2, 6, job_id=one.pk, outcome="ambiguous", reason="slow")
+    past_calls(1, 3, job_id=one.pk, model="nano", cost_usd=Decimal("0.0391"), is_fallback=True)
+    past_calls(1, 3)  # another job's
+    page = text_of(admin.get(page_of(one)))
+    assert page.count("Google Gemini") == 4
+    assert "Google Gemini (fallback) nano made a picture 0.0 0.0391" in page
+    assert "the provider did not answer in time 0.0 unknown" in page
+    costs = (
+        "made a picture 0.0391 refused 0.0010 may have been billed unknown for 2 calls",
+        "in all 0.0401 + unknown for 2 calls",
+    )
+    assert " ".join(costs) in page
 
 
 def test_the_lease_token_is_on_no_page(admin: Client) -> None:

@@ -110,3 +110,11 @@ def test_a_bad_frame_is_the_slots_fault(templates: dict[str, Picture]) -> None:
     with pytest.raises(PermanentError) as caught:
         finish(JPEG, OperationSettings(frame="gala"), templates)
     assert caught.value.reason == Reason.BAD_TEMPLATE
+
+
+def test_a_picture_damaged_in_its_middle_is_none() -> None:
+    data = bytearray(picture(Image.effect_noise((200, 200), 90).convert("RGB")).data)
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(400)
+    with pytest.raises(AmbiguousError, match="not a readable image"):
+        finish(Picture(bytes(data), "image/png"), OperationSettings(), {})

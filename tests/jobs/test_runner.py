@@ -166,7 +166,7 @@ async def begun(queue: Queue, sandbox: Sandbox) -> tuple[JobRun, asyncio.Task[No
     await posted(queue, "instant", "hold")
     (claim,) = await queue.claim(["instant"], 1)
     runner = Runner(queue)
-    run = runner.begin(claim, Places(1, lambda: None).take())
+    run = runner.begin(claim, Places(1, lambda: None).reserve()[0])
     task = asyncio.create_task(run.bring_to_its_end())
     await asyncio.to_thread(sandbox.wait_for_calls, 1)
     return run, task, runner

@@ -13,6 +13,7 @@ from providers import limits
 from providers.base import Reason
 from providers.limits import Ending, NewCall, Permit
 from providers.models import ProviderAccount, ProviderCall
+from tests import leaks
 from tests.conftest import set_slot
 from tests.queueing import sql
 from tests.sandbox import gemini, turbotext
@@ -26,6 +27,7 @@ def account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **chan
     """A provider's account at the sandbox with that address; without one, at a port that nobody listens on."""
     made = ProviderAccount(**{"provider_id": provider_id, "base_url": url + ADDRESSES[provider_id]} | changes)
     made.set_key(KEYS[provider_id])
+    leaks.note(KEYS[provider_id])
     made.save()
     return made
 
@@ -38,16 +40,9 @@ def use_gemini(prompt: str = "As a watercolour", slot_id: str = "slot-001") -> N
 def past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
     """Calls that made a picture so long ago."""
     at = timezone.now() - timedelta(seconds=seconds_ago)
-    usual: dict[str, Any] = {
-        "provider_id": "gemini",
-        "slot_id": "slot-001",
-        "at": at,
-        "ended_at": at,
-        "outcome": "made",
-    }
-    ProviderCall.objects.bulk_create(
-        [ProviderCall(job_id=uuid4(), **({"outcome": "made"} | usual | changes)) for _ in range(count)]
-    )
+    usual = {"provider_id": "gemini", "slot_id": "slot-001", "at": at, "ended_at": at, "outcome": "made"}
+    calls = [ProviderCall(**({"job_id": uuid4()} | usual | changes)) for _ in range(count)]
+    ProviderCall.objects.bulk_create(calls)
 
 
 def new_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall:

@@ -8,10 +8,11 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 
-from jobs.queue import EARLIER_CALLS, HAS_ROOM, Queue
+from jobs.queue import CLAIM, EARLIER_CALLS, HAS_ROOM, Queue
 from photoslot.database import in_thread
 from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
 from tests.providers.accounts_cast import account
+from tests.queueing import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
@@ -24,8 +25,17 @@ FROM generate_series(1, 200000) AS n, LATERAL (
     SELECT now() - n * interval '10 s' AS at, mod(n, 1000) > 0 AS ended
 ) AS made
 """
+# A claim looks at an account's calls once, not for each of the jobs that wait.
+WAITING = """
+INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_mime_type, payload_digest,
+    created_at, expires_at, is_finalized, status)
+SELECT gen_random_uuid(), 'slot-001', 'gemini', 'image_edit', '{}', 'image/jpeg', sha256(i::text::bytea),
+    now(), now() + interval '48 s', false, 'pending'
+FROM generate_series(1, 1000) AS i
+"""
 READ = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
 MINUTE = {"provider_id": "gemini", "window": WINDOW_SECONDS}
+CLAIM_VALUES = {"providers": ["gemini"], "limit": 4, "lease": "8 s", "window": WINDOW_SECONDS}
 # Statement, its values, and how many calls it may read: a minute has 7 calls, a day 8,640; 67 of the provider's are
 # open.
 STATEMENTS: dict[str, tuple[str, Any, int]] = {
@@ -34,6 +44,7 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "the slot's money": (SPENT_TODAY, ("slot-001",), 8_700),
     "earlier calls": (EARLIER_CALLS, ([uuid4()],), 0),
     "room for a fallback": (HAS_ROOM, ("gemini",), 70),
+    "claim": (CLAIM, CLAIM_VALUES, 80),
 }
 
 
@@ -54,6 +65,8 @@ def two_hundred_thousand_calls() -> None:
 
 async def test_two_hundred_thousand_calls_are_not_read(queue: Queue) -> None:
     await in_thread(two_hundred_thousand_calls)
+    await sql(queue, WAITING)
+    await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, most) in STATEMENTS.items():
         async with queue.connection() as opened, opened.transaction(force_rollback=True):
             explained = await opened.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)

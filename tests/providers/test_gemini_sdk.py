@@ -23,6 +23,7 @@ from tests.providers.gemini_cast import PHOTO, make, request, sent
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.gemini_errors import ERRORS, LIMITS
+from tests.sandbox.pictures import ODD
 
 pytest_plugins = "tests.providers.gemini_fixtures"
 pytestmark = [
@@ -107,7 +108,20 @@ def test_the_sdk_is_told_of_a_wrong_key(google: Google) -> None:
         generate(client)
 
 
-SUCCESSFUL = ["", "no_candidates", "no_parts", "text_only", "drafts", "only_thoughts", "two_images", "recorded_refusal"]
+SUCCESSFUL = [
+    *(
+        "",
+        "no_candidates",
+        "no_parts",
+        "text_only",
+        "drafts",
+        "only_thoughts",
+        "two_images",
+        "same",
+        "recorded_refusal",
+    ),
+    *("no_usage", "chunked", "gzip", "duplicate_headers", "base64:url_safe", *(f"picture:{name}" for name in ODD)),
+]
 
 
 @pytest.mark.parametrize("scenario", [*SUCCESSFUL, "block:SAFETY", *(f"finish:{reason}" for reason in FINISH)])

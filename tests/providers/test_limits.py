@@ -134,6 +134,16 @@ async def test_the_last_places_at_once(queue: Queue, monkeypatch: pytest.MonkeyP
     assert await claims_of_two_at_once(queue) == claims
 
 
+async def test_a_slot_that_is_full_leaves_its_providers_room_to_other_slots(queue: Queue) -> None:
+    await with_past_calls(0, 0, max_concurrent=3)
+    for _ in range(4):
+        await admitted(queue, provider_id="gemini", settings_json={"max_concurrent": 1})
+    other = await admitted(queue, provider_id="gemini", slot_id="slot-002")
+    first = await queue.claim(["gemini"], 1)
+    assert [claim.slot_id for claim in first] == ["slot-001"]
+    assert [claim.id for claim in await queue.claim(["gemini"], 4)] == [other]
+
+
 # The whole service, two workers.
 
 
@@ -160,12 +170,12 @@ class Party:
         self.wires = wires
         account(wires.url, **limit)
         use_gemini("[[hold]]")
+        Process.objects.all().delete()  # those that other tests have killed are still written down
         set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "noir"})
         self.booth = Booth(processes.url)
         processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="40")
-        for _ in range(2):
-            processes.worker()
-        until(lambda: Process.objects.filter(kind="worker").count() == 2)
+        names = [f" {processes.worker().pid}" for _ in range(2)]
+        until(lambda: all(Process.objects.filter(name__endswith=name).exists() for name in names))
         for number in range(24):
             past_calls(1, 53 + number / 4)
         self.before = [at.timestamp() for at in ProviderCall.objects.values_list("at", flat=True)]

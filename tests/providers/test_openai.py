@@ -590,7 +590,7 @@ def own_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
 
 def test_a_default_that_was_retired_since_is_refused_too(own_catalogue: Callable[..., None]) -> None:
     own_catalogue({"gpt-image-2.5-flare": {"retired_on": "2026-11-01", "use_instead": ["gpt-image-9"]}})
-    assert refused({}) == ("model", "Value error, gpt-image-2.5-flare was retired on 2026-11-01. Use: gpt-image-9")
+    assert refused({}) == ("model", "gpt-image-2.5-flare was retired on 2026-11-01. Use: gpt-image-9")
 
 
 def refused(settings: dict[str, Any], kind: type[ImageEdit] = ImageEdit) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from typing import Any
@@ -20,6 +21,7 @@ from photoslot import images
 from photoslot.demo_scene import scene
 from tests.sandbox.openai import OpenAI as Speaker
 from tests.sandbox.openai_faults import BODIES, ERRORS
+from tests.sandbox.pictures import BASE64, ODD
 from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration
@@ -101,6 +103,21 @@ def test_the_answer_passes_the_sdks_types_to_the_letter(client: openai.OpenAI) -
     assert strict.usage is not None
     assert strict.usage.total_tokens == strict.usage.input_tokens + strict.usage.output_tokens
     assert strict.model_dump(exclude_unset=True) == body  # no field is renamed, none is made up
+
+
+ODDITIES = [
+    *("same", "two_images", "no_usage", "plain_usage", "chunked", "gzip", "http10", "bom", "duplicate_headers"),
+    *(f"picture:{name}" for name in ODD),
+    *(f"base64:{name}" for name in BASE64),
+]
+
+
+@pytest.mark.parametrize("scenario", ODDITIES)
+def test_an_odd_answer_passes_the_sdks_types_too(client: openai.OpenAI, scenario: str) -> None:
+    raw = client.images.with_raw_response.edit(image=PHOTO, prompt=f"[[{scenario}]]", model=MODEL)
+    ImagesResponse.model_validate(
+        json.loads(raw.http_response.content.decode("utf-8-sig")), strict=True, extra="forbid"
+    )
 
 
 RENAMED = [

@@ -181,13 +181,8 @@ def test_the_json_schema_lists_the_looks() -> None:
     schema = ImageEdit.model_json_schema()
     assert schema["properties"]["look"]["enum"] == list(LOOKS)
     assert schema["required"] == ["look"]
-    assert schema["properties"]["strength"] == {
-        "default": 100,
-        "maximum": 100,
-        "minimum": 0,
-        "title": "Strength",
-        "type": "integer",
-    }
+    bounds = {"default": 100, "maximum": 100, "minimum": 0, "type": "integer"}
+    assert bounds.items() <= schema["properties"]["strength"].items()
 
 
 def test_settings_point_to_their_templates() -> None:

@@ -29,7 +29,10 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=["run"], help="also run the service against it")
     parser.add_argument("--port", type=int, default=PORT, help=f"of the sandbox; default {PORT}, 0: any that is free")
     asked = parser.parse_args()
-    sandbox = WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Journal], asked.port)
+    try:
+        sandbox = WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Journal], asked.port)
+    except OSError as error:
+        sys.exit(f"Port {asked.port} cannot be used: {error.strerror}. Name another with --port.")
     with sandbox.running():
         variables = environment(sandbox.url)
         say(sandbox.url, variables)

@@ -15,10 +15,10 @@ from slots.models import Slot
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 
-def call(usd: str | None, days_ago: int = 0, slot_id: str = "slot-001") -> None:
+def call(usd: str | None, days_ago: int = 0, slot_id: str = "slot-001", outcome: str = "made") -> None:
     at = timezone.now() - timedelta(days=days_ago)
     values = {"provider_id": "gemini", "slot_id": slot_id, "job_id": uuid4(), "cost_usd": usd}
-    ProviderCall.objects.create(at=at, ended_at=at, outcome="made", **values)
+    ProviderCall.objects.create(at=at, ended_at=at, outcome=outcome, **values)
 
 
 @pytest.fixture
@@ -41,6 +41,7 @@ def budget() -> None:
 def test_staff_see_how_much_is_spent(admin_client: Client, spent: list[str], told: str, level: int | None) -> None:
     for usd in spent:
         call(usd)
+    call(None, outcome="failed")
     call("9.00", days_ago=1)
     call("9.00", slot_id="slot-002")
     for page in ("/admin/slots/slot/", "/admin/slots/slot/slot-001/change/"):

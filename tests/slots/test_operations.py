@@ -36,6 +36,7 @@ def faults(settings_json: object, provider: str = "studio", operation: str = "im
         ({"look": "sepia", "output": {"width": 4}}, "output.width: Must be at least 16."),
         ({"look": "sepia", "output": []}, "output: Must be an object."),
         ({"look": "sepia", "retry": {"pause_seconds": float("nan")}}, "retry.pause_seconds: Must be at most 30.0."),
+        ({"look": "sepia", "output": {"format": "gif"}}, "output.format: Must be one of: 'jpeg', 'png', 'webp'."),
         ([], "Must be an object."),
         (None, "Must be an object."),
         ({"look": "a\0b"}, "The character NUL cannot be stored."),

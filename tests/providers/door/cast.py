@@ -16,7 +16,7 @@ from photoslot.demo_scene import scene
 from providers.models import ProviderAccount, ProviderCall
 from slots import templates
 from slots.models import TemplateBinding, TemplateMedia
-from stats.models import ProcessingLog
+from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, set_slot, stored_files
 from tests.ingest.helpers import eventually, refusal
 from tests.sandbox import gemini, openai, turbotext
@@ -89,7 +89,7 @@ def calls() -> str:
 
 
 def _call(call: ProviderCall) -> str:
-    return f"{call.outcome}{f':{call.reason}' if call.reason else ''}{'$' if call.cost_usd else ''}"
+    return f"{call.outcome}{f':{call.reason}' if call.reason else ''}{'' if call.cost_usd is None else '$'}"
 
 
 def steps() -> list[str]:
@@ -117,6 +117,8 @@ def check(door: Door, provider: str, reply: Reply, status: int, expected: str, p
         *["provider_responded"] * len(attempts),
         "succeeded" if status == 200 else "failed",
     ]
+    counted = HourlyCounter.objects.get()
+    assert (counted.success, counted.provider_errors, counted.timeouts) == (status == 200, status != 200, 0)
     assert len(door.paid(provider)) == (len(attempts) if posts is None else posts)
     assert {request.provider for request in door.wire.journal} <= {provider}  # and no key went anywhere else
     assert eventually(door.is_left_clean)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from PIL import Image, ImageOps, ImageStat
 
+from providers.models import ProviderCall
+from stats.models import ProcessingLog
 from tests.providers.door.cast import PROMPT, SCENE, Door, check, distance, opened, template
 from tests.sandbox.gemini_pictures import TINT
 
@@ -72,3 +75,31 @@ def test_the_prompt_is_what_the_slot_says(door: Door) -> None:
     for provider in ("gemini", "openai"):
         door.post(provider)
         assert PROMPT.encode() in door.paid(provider)[0].body
+
+
+BOOKS = [
+    (
+        "gemini",
+        "gemini-nano-banana-2.1",
+        {"input_tokens": 571, "image_tokens": 1120, "text_tokens": 0, "thought_tokens": 120},
+        Decimal("0.035357"),  # 571 × 1.50 + 1120 × 30 + 120 × 7.50, per million
+    ),
+    (
+        "openai",
+        "gpt-image-2.5-flare",
+        {"text_input_tokens": 16, "image_input_tokens": 260, "text_output_tokens": 0, "image_output_tokens": 122},
+        Decimal("0.005820"),  # 16 × 5 + 260 × 8 + 122 × 30, per million
+    ),
+    ("turbotext", "generate_image2image", {"photo_attempts": 1, "photo_attempts_left": 999}, None),
+]
+
+
+@pytest.mark.parametrize(("provider", "model", "units", "cost"), BOOKS)
+def test_the_books_hold_what_was_used_and_what_it_costs(
+    door: Door, provider: str, model: str, units: dict[str, int], cost: Decimal | None
+) -> None:
+    assert door.post(provider).status == 200
+    call = ProviderCall.objects.get()
+    assert (call.model, call.units, call.cost_usd) == (model, units, cost)
+    logged = ProcessingLog.objects.get(status="provider_responded").details.get("cost_usd")
+    assert logged == cost if cost is None else abs(Decimal(logged) - cost) < Decimal("0.000001")
