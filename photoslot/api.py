@@ -36,6 +36,7 @@ SCOPES: Mapping[str, tuple[str, ...]] = {
     "slots:write": (
         *(f"slots.{verb}_slot" for verb in ("view", "add", "change")),
         *(f"slots.{verb}_{kind}" for kind in ("templatemedia", "templatebinding") for verb in VERBS),
+        "jobs.cancel_job",
     ),
     "stats:read": ("stats.view_hourlycounter", "stats.view_processinglog", "jobs.view_job"),
 }
@@ -152,6 +153,28 @@ class Flag(serializers.BooleanField):
         if not isinstance(data, bool):
             self.fail("invalid", input=data)
         return data
+
+
+class TrueOrFalse(serializers.BooleanField):
+    """In an address: these two words."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if data not in ("true", "false"):
+            self.fail("invalid", input=data)
+        return bool(data == "true")
+
+
+def asked(request: Request, form: type[Fields]) -> dict[str, Any]:
+    """What the address asks for, each once and nothing that `form` does not know."""
+    again = [name for name, values in request.query_params.lists() if len(values) > 1]
+    if again:
+        raise refused_fields(
+            serializers.ValidationError({name: [_("Give it once.")] for name in again}), "invalid_payload"
+        )
+    fields = form(data=request.query_params.dict())
+    fields.is_valid(raise_exception=True)
+    wanted: dict[str, Any] = fields.validated_data
+    return wanted
 
 
 def unknown_field() -> exceptions.ErrorDetail:

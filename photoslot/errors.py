@@ -31,6 +31,7 @@ STATUS_OF: Mapping[str, int] = {
     "media_not_found": 404,
     "method_not_allowed": 405,
     "not_acceptable": 406,
+    "job_finalized": 409,
     "result_expired": 410,
     "media_expired": 410,
     "payload_too_large": 413,

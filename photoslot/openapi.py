@@ -30,6 +30,7 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "media_not_found": ("There is no such file.", {}),
     "method_not_allowed": ("The address does not take that method.", {}),
     "not_acceptable": ("Answers are JSON.", {}),
+    "job_finalized": ("The job has ended; nothing was changed.", {}),
     "result_expired": ("The picture was kept for a limited time, which is over.", {}),
     "media_expired": ("The link has expired.", {}),
     "payload_too_large": ("The body is too large.", {"limit_bytes": 52428800}),
@@ -99,13 +100,14 @@ def operation(
     tag: str,
     answer: Any,
     example: Any,
+    status: int = 200,
     request: Any = None,
     request_examples: Mapping[str, Any] | None = None,
     refusals: Iterable[str] = (),
     **more: Any,
 ) -> Callable[[View], View]:
     """What the document says of one method of a view. `refusals` are codes of the envelope."""
-    examples = [OpenApiExample("Answer", value=example, response_only=True, status_codes=["200"])]
+    examples = [OpenApiExample("Answer", value=example, response_only=True, status_codes=[str(status)])]
     for name, value in (request_examples or {}).items():
         examples.append(OpenApiExample(name, value=value, request_only=True))
     return extend_schema(
@@ -113,7 +115,7 @@ def operation(
         summary=summary,
         tags=[tag],
         request=request,
-        responses={200: answer},
+        responses={status: answer},
         examples=examples,
         extensions={REFUSALS: [*refusals]},
         **more,

@@ -4,6 +4,7 @@ from django.urls import path
 from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
+from jobs.api import CancelJobView, JobsView, JobView
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
@@ -21,6 +22,9 @@ urlpatterns = [
         name="operation-schema",
     ),
     path("api/settings", SettingsView.as_view(), name="settings"),
+    path("api/jobs", JobsView.as_view(), name="jobs"),
+    path("api/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
+    path("api/jobs/<uuid:job_id>/cancel", CancelJobView.as_view(), name="cancel-job"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),
