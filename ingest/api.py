@@ -153,12 +153,11 @@ REQUESTS = {
 
 
 class SettingsView(StaffView):
-    scopes = {"GET": "settings:read", "PUT": "settings:write"}
-
     @operation(
         "getSettings",
         "What holds for all booths, and how providers are reached",
         tag="settings",
+        takes="settings:read",
         answer=SettingsAnswer,
         example=EXAMPLE,
         refusals=STAFF_REFUSALS,
@@ -170,6 +169,7 @@ class SettingsView(StaffView):
         "changeSettings",
         "Change some of it: all that is given, or nothing",
         tag="settings",
+        takes="settings:write",
         request=SettingsChanges,
         request_examples=REQUESTS,
         answer=SettingsAnswer,

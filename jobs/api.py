@@ -144,13 +144,12 @@ CANCELLED: dict[str, Any] = SUMMARY | {
 
 
 class JobsView(StaffView):
-    scopes = {"GET": "stats:read"}
-
     @operation(
         "listJobs",
         "The booths' jobs",
-        description="Without test runs. Counting and paging end at ten thousand; `after` goes on from any job.",
+        notes="Without test runs. Counting and paging end at ten thousand; `after` goes on from any job.",
         tag="jobs",
+        takes="stats:read",
         parameters=[JobsQuery],
         answer=JobList,
         example={"data": [SUMMARY], "meta": {"page": 1, "page_size": 20, "total": 1, "is_total_exact": True}},
@@ -172,12 +171,11 @@ class JobsView(StaffView):
 
 
 class JobView(StaffView):
-    scopes = {"GET": "stats:read"}
-
     @operation(
         "getJob",
         "A job and its processing log",
         tag="jobs",
+        takes="stats:read",
         answer=JobStory,
         example=SUMMARY | {"processing_log": [STEP]},
         refusals=("invalid_payload", *NOT_FOUND),
@@ -189,15 +187,12 @@ class JobView(StaffView):
 
 
 class CancelJobView(StaffView):
-    # To look takes no more than `stats:read`. To end a guest's job takes what archiving its slot with `force` takes.
-    scopes = {"POST": "slots:write"}
-
     @operation(
         "cancelJob",
         "Cancel a job that is under way",
-        description="Its booth gets 503 `job_cancelled` at once, and its provider is not waited for. "
-        "Takes `slots:write`, as archiving a slot with its jobs does.",
+        notes="Its booth gets 503 `job_cancelled` at once, and its provider is not waited for.",
         tag="jobs",
+        takes="slots:write",  # as archiving a slot with its jobs does: who may only read ends nobody's job
         status=202,
         answer=JobSummary,
         example=CANCELLED,

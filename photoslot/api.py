@@ -1,13 +1,13 @@
 """What the faces of the staff API share (contract §6): who may ask, how a body is read, and how DRF's errors become the
 envelope.
 
-A room's `api.py` subclasses `StaffView` and names the scope that each of its methods needs.
+A room's `api.py` subclasses `StaffView` and names the permission that each method takes (`openapi.operation`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, PermissionsMixin
 from django.core.exceptions import PermissionDenied
@@ -73,13 +73,16 @@ class StaffTokens(JWTAuthentication):
 
 
 class HasScope(BasePermission):
-    """The scope that the view names for the method. A method that the view does not have is left to its 405."""
+    """The scope that `openapi.operation` names for the method: where it names none, nobody has it. A method that the
+    view does not have is left to its 405."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
             return False
-        scope = view.scopes.get("GET" if request.method == "HEAD" else request.method)
-        return scope is None or scope in scopes_of(request.user)
+        if request.method not in view.allowed_methods:
+            return True
+        handler = getattr(view, str(request.method).lower())
+        return getattr(handler, "scope", "") in scopes_of(request.user)
 
 
 class BoundedJSONParser(JSONParser):
@@ -111,11 +114,10 @@ class OpenView(APIView):
 
 
 class StaffView(OpenView):
-    """An endpoint for those who have logged in. `scopes` names, for each method that it has, what that takes."""
+    """An endpoint for those who have logged in and may do what its methods take."""
 
     authentication_classes = (StaffTokens,)
     permission_classes = (HasScope,)
-    scopes: ClassVar[Mapping[str, str]]
 
 
 # What a request may say, at one level; other fields are refused by name. (Not a docstring: the document would show it.)
@@ -166,11 +168,9 @@ class TrueOrFalse(serializers.BooleanField):
 
 def asked(request: Request, form: type[Fields]) -> dict[str, Any]:
     """What the address asks for, each once and nothing that `form` does not know."""
-    again = [name for name, values in request.query_params.lists() if len(values) > 1]
+    again = {name: [_("Give it once.")] for name, values in request.query_params.lists() if len(values) > 1}
     if again:
-        raise refused_fields(
-            serializers.ValidationError({name: [_("Give it once.")] for name in again}), "invalid_payload"
-        )
+        raise refused_fields(serializers.ValidationError(again), "invalid_payload")
     fields = form(data=request.query_params.dict())
     fields.is_valid(raise_exception=True)
     wanted: dict[str, Any] = fields.validated_data

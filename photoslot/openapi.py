@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from drf_spectacular.contrib.rest_framework_simplejwt import SimpleJWTScheme
 from drf_spectacular.extensions import OpenApiSerializerExtension
-from drf_spectacular.utils import OpenApiExample, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 
 from photoslot.errors import STATUS_OF
 
@@ -98,6 +98,8 @@ def operation(
     summary: str,
     *,
     tag: str,
+    takes: str = "",
+    notes: str = "",
     answer: Any,
     example: Any,
     status: int = 200,
@@ -106,20 +108,29 @@ def operation(
     refusals: Iterable[str] = (),
     **more: Any,
 ) -> Callable[[View], View]:
-    """What the document says of one method of a view. `refusals` are codes of the envelope."""
+    """What the document says of one method of a view, and the permission that a `StaffView` has it take. `refusals` are
+    codes of the envelope."""
     examples = [OpenApiExample("Answer", value=example, response_only=True, status_codes=[str(status)])]
     for name, value in (request_examples or {}).items():
         examples.append(OpenApiExample(name, value=value, request_only=True))
-    return extend_schema(
+    permission = f"Takes the permission `{takes}`." if takes else "Takes no token."
+    documented = extend_schema(
         operation_id=operation_id,
         summary=summary,
+        description=f"{notes} {permission}".lstrip(),
         tags=[tag],
         request=request,
-        responses={status: answer},
+        responses={status: OpenApiResponse(answer, description="Done.")},
         examples=examples,
         extensions={REFUSALS: [*refusals]},
         **more,
     )
+
+    def decorate(view: View) -> View:
+        view.scope = takes  # type: ignore[attr-defined]
+        return documented(view)
+
+    return decorate
 
 
 def with_refusals(document: dict[str, Any]) -> None:
@@ -127,18 +138,23 @@ def with_refusals(document: dict[str, Any]) -> None:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = ERROR
     components["headers"] = {name: {"description": text, "schema": schema} for name, (text, schema) in HEADERS.items()}
+    components["responses"] = refusals = {}
     for path in document["paths"].values():
         for each in path.values():
-            each["responses"] = each["responses"] | _refused(each.pop(REFUSALS, ()))
             for answer in each["responses"].values():
                 answer["headers"] = answer.get("headers", {}) | _headers("X-Correlation-Id")
+            for status, codes in _by_status(each.pop(REFUSALS, ())):
+                name = "-".join(codes)
+                refusals[name] = _response(status, codes)
+                each["responses"][status] = {"$ref": f"#/components/responses/{name}"}
 
 
-def _refused(codes: Iterable[str]) -> dict[str, Any]:
+def _by_status(codes: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
+    """In the order of `STATUS_OF`, so that the same codes are the same refusal wherever they stand."""
     by_status: dict[str, list[str]] = {}
-    for code in codes:
+    for code in sorted({*codes}, key=[*STATUS_OF].index):
         by_status.setdefault(str(STATUS_OF[code]), []).append(code)
-    return {status: _response(status, by_status[status]) for status in sorted(by_status)}
+    return by_status.items()
 
 
 def _response(status: str, codes: list[str]) -> dict[str, Any]:
@@ -146,11 +162,11 @@ def _response(status: str, codes: list[str]) -> dict[str, Any]:
         "schema": {"$ref": "#/components/schemas/Error"},
         "examples": {code: {"value": _example(code)} for code in codes},
     }
-    response = {
+    return {
         "description": " ".join(f"`{code}`: {MEANINGS[code][0]}" for code in codes),
         "content": {"application/json": content},
+        "headers": _headers("X-Correlation-Id", *(["Retry-After"] if status in ("429", "503") else [])),
     }
-    return response | ({"headers": _headers("Retry-After")} if status == "429" else {})
 
 
 def _example(code: str) -> dict[str, Any]:

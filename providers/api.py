@@ -53,12 +53,11 @@ LOOK = {
 
 
 class ProvidersView(StaffView):
-    scopes = {"GET": "slots:write"}
-
     @operation(
         "listProviders",
         "The providers that a slot may name",
         tag="providers",
+        takes="slots:write",
         answer=ProviderList,
         example={"providers": [STUDIO]},
         refusals=STAFF_REFUSALS,
@@ -68,12 +67,11 @@ class ProvidersView(StaffView):
 
 
 class ProviderView(StaffView):
-    scopes = {"GET": "slots:write"}
-
     @operation(
         "getProvider",
         "A provider and what it does",
         tag="providers",
+        takes="slots:write",
         answer=ProviderAnswer,
         example=STUDIO | {"requires_public_media": False, "is_configured": True, "operations": [LOOK]},
         refusals=("not_found", *STAFF_REFUSALS),

@@ -17,8 +17,6 @@ from photoslot.api import SCOPES
 from photoslot.bootstrap import permission
 from tests.staff import PASSWORD, person
 
-__all__ = ["PASSWORD", "Api", "conforms", "document", "envelope", "may", "operations", "token_of", "validator"]
-
 FORMATS = FormatChecker()
 
 
@@ -48,7 +46,7 @@ def conforms(method: str, path: str, status: int, content_type: str, body: Any) 
         answer = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     else:
         assert str(status) in about["responses"], f"{method} {path}: {status} is not documented"
-        answer = about["responses"][str(status)]
+        answer = answers(about)[str(status)]
     kind = content_type.partition(";")[0]
     assert kind in answer.get("content", {kind}), f"{method} {path}: {status} as {kind!r} is not documented"
     if body is not None:
@@ -59,6 +57,15 @@ def validator(schema: dict[str, Any]) -> Draft202012Validator:
     """Of a schema of the document, with what it refers to."""
     whole = schema | {"components": document()["components"]}
     return Draft202012Validator(whole, format_checker=FORMATS)
+
+
+def answers(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """An operation's answers by status, with what they refer to."""
+    shared = document()["components"]["responses"]
+    return {
+        status: shared[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
+        for status, answer in about["responses"].items()
+    }
 
 
 def _path(path: str) -> dict[str, Any]:

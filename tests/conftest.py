@@ -37,6 +37,9 @@ from tests.leaks import pytest_runtest_logreport, pytest_sessionfinish, pytest_t
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
 
+# Who starts the tests in the background of a script leaves Ctrl-C ignored, for all that the tests start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 PASSWORD = "open sesame"
 leaks.note(PASSWORD)
 MUTABLE_TABLES = [

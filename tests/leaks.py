@@ -39,6 +39,7 @@ ROWS = {
     "stats_processinglog": "details::text || message",
     "jobs_job": "coalesce(error_message, '')",
     "providers_providercall": "row.*::text",
+    "axes_accessattempt": "get_data || post_data",
     "django_admin_log": "change_message || object_repr",
 }
 _secrets: set[str] = set()

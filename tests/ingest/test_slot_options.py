@@ -20,7 +20,7 @@ from jobs.models import Job
 from photoslot import images
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot, TemplateBinding, TemplateMedia
-from stats.models import ProcessingLog
+from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import eventually
 from tests.sandbox.server import Sandbox, developed
@@ -217,7 +217,10 @@ def test_with_the_budget_used_up_the_photo_comes_back_if_the_slot_wants_it(booth
     use_sandbox("instant", daily_budget=5, **ORIGINAL)
     assert booth.post(jpeg()).headers["x-outcome"] == "original"
     assert sandbox.journal == []
-    assert Job.objects.get().error_reason == "quota"
+    job = Job.objects.get()
+    assert job.error_reason == "quota"
+    assert log(job.pk) == ["received", "dispatched", "failed"]
+    assert HourlyCounter.objects.get().attempts == 0  # nobody was asked
 
 
 # max_concurrent

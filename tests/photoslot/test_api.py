@@ -9,10 +9,15 @@ import httpx
 import pytest
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection
+from django.test import RequestFactory
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import force_authenticate
 
-from photoslot.api import BODY_BYTES, SCOPES
+from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
-from tests.api import PASSWORD, Api, envelope, may
+from tests.api import Api, envelope, may, operations
+from tests.staff import person
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
@@ -61,6 +66,26 @@ def test_who_lacks_one_of_its_parts_has_no_permission(missing: str) -> None:
     envelope(api("get", "/api/providers"), 403, "forbidden")
 
 
+class Forgotten(StaffView):
+    def get(self, request: Request) -> Response:
+        return Response({})
+
+
+def test_a_method_that_names_no_permission_is_nobodys() -> None:
+    request = RequestFactory().get("/")
+    force_authenticate(request, user=person(superuser=True))
+    assert Forgotten.as_view()(request).status_code == 403
+
+
+def test_the_table_has_every_operation_that_takes_a_token() -> None:
+    there_are = {
+        (method, path.replace("{provider_id}", "studio").replace("/api/jobs/{job_id}", JOB))
+        for method, path, each in operations()
+        if "security" in each
+    }
+    assert there_are == set(ASKED)
+
+
 OTHERS = [
     (method, path)
     for path in sorted({path for _, path in ASKED})
@@ -89,7 +114,7 @@ def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
 
 @pytest.mark.parametrize(("method", "path"), [*ASKED, ("post", "/api/login")])
 def test_who_takes_no_json_gets_none(method: str, path: str) -> None:
-    body = {"username": "serg", "password": PASSWORD} if method == "post" else None
+    body = {"username": "serg", "password": "x"} if method == "post" else None
     answer = may(*SCOPES)(method, path, body, headers={"Accept": "text/html"})
     envelope(answer, 406, "not_acceptable")
 

@@ -21,9 +21,9 @@ from rest_framework_simplejwt.tokens import AccessToken
 
 from photoslot.api import SCOPES
 from tests import leaks
-from tests.api import PASSWORD, Api, envelope, may, token_of
+from tests.api import Api, envelope, may, token_of
 from tests.conftest import Processes
-from tests.staff import person, text_of
+from tests.staff import PASSWORD, person, text_of
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
@@ -180,6 +180,13 @@ def test_a_token_ends_when_its_owner_is_switched_off_or_has_another_password(how
     envelope(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
+def test_a_hash_that_logging_in_renews_does_not_end_the_token() -> None:
+    user = person(superuser=True)
+    User.objects.filter(pk=user.pk).update(password=hashers.make_password(PASSWORD, hasher="pbkdf2_sha256"))
+    assert Api(token_of(user.username))("get", PROVIDERS).status_code == 200
+    assert User.objects.get(pk=user.pk).password.startswith("md5$")
+
+
 def test_a_permission_that_is_taken_away_is_gone_at_once() -> None:
     api = may("slots:write")
     User.objects.get().user_permissions.clear()
@@ -262,6 +269,14 @@ def test_no_password_is_kept_with_the_failures() -> None:
     admins_page("serg", WRONG)
     log_in("serg", WRONG)
     assert WRONG not in str(list(AccessAttempt.objects.values_list()))
+
+
+def test_a_password_that_was_typed_as_the_name_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    admins_page(WRONG, "x")
+    log_in(WRONG, "x")
+    assert "login failure" in caplog.text
+    assert WRONG not in caplog.text
+    assert WRONG not in str(AccessAttempt.objects.values_list("post_data", "get_data"))
 
 
 @pytest.mark.e2e

@@ -6,6 +6,7 @@ import asyncio
 import selectors
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -342,3 +343,20 @@ def test_cancelling_is_best_effort(answer: tuple[float, Answer]) -> None:
 
     assert run(cancelled()) <= 5
     assert provider.journal == [(0, "cancel q-1")]
+
+
+def test_a_picture_that_is_not_finished_in_time_has_cost_what_it_has_cost() -> None:
+    bill = Usage({"output_tokens": 7}, "script-1", Decimal("0.04"))
+    provider = Script([(1, Picture(b"made", "image/png", bill))])
+    request = Request(uuid4(), "image_edit", OperationSettings(), PHOTO, {})
+
+    async def forever(picture: Picture) -> Picture:
+        await asyncio.sleep(FOREVER)
+        return picture
+
+    async def made() -> Picture:
+        return await make_picture(provider, request, Clock.of(5), Witness(), forever)
+
+    with pytest.raises(DeadlineReached) as caught:
+        run(made())
+    assert caught.value.usage == bill
