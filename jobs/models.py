@@ -99,17 +99,34 @@ class Job(models.Model):
                 condition=Q(delivered_at=None, failure_reason=None),
                 name="job_undelivered_photo",
             ),
-            # The admin's and the API's list, newest first.
-            models.Index(fields=["-created_at", "id"], name="job_newest_first"),
-            # The same for one slot, and a slot's latest results.
-            models.Index(fields=["slot", "-created_at"], name="job_newest_of_slot"),
+            # The admin's and the API's list, newest first. Where a list's index has `source`, which never changes, the
+            # API counts without a look at the rows.
+            models.Index(fields=["-created_at", "id"], include=["source"], name="job_newest_first"),
+            # The API's list by deadline.
+            models.Index(fields=["-expires_at", "id"], include=["source"], name="job_by_deadline"),
+            # The admin's and the API's list of one slot, and a slot's latest results.
+            models.Index(fields=["slot", "-created_at"], include=["source"], name="job_newest_of_slot"),
             # The list's filter by provider, also one that is seldom used.
             models.Index(fields=["provider_id", "-created_at"], name="job_newest_of_provider"),
             # The list's filter by failure: a handful among a million, so that no walk through the others finds them.
             models.Index(
                 fields=["failure_reason", "-created_at"],
+                include=["source"],
                 condition=Q(failure_reason__isnull=False),
                 name="job_newest_failures",
+            ),
+            # The API's filter by `pending`, of jobs that are over: those that no worker had when they ended.
+            models.Index(
+                fields=["-created_at"],
+                condition=Q(is_finalized=True, status="pending"),
+                name="job_ended_pending",
+            ),
+            # Failures of one slot, also one that never fails so.
+            models.Index(
+                fields=["slot", "failure_reason", "-created_at"],
+                include=["source"],
+                condition=Q(failure_reason__isnull=False),
+                name="job_failures_of_slot",
             ),
             # Purge: results whose time is up. Rows leave it when their file is gone.
             models.Index(

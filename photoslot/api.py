@@ -38,6 +38,7 @@ SCOPES: Mapping[str, tuple[str, ...]] = {
     "slots:write": (
         *(f"slots.{verb}_slot" for verb in ("view", "add", "change")),
         *(f"slots.{verb}_{kind}" for kind in ("templatemedia", "templatebinding") for verb in VERBS),
+        "jobs.cancel_job",
     ),
     "stats:read": ("stats.view_hourlycounter", "stats.view_processinglog", "jobs.view_job"),
 }
@@ -200,7 +201,10 @@ class PageMeta(serializers.Serializer[Any]):
 
 
 def asked(request: Request, form: type[Fields] = Fields) -> dict[str, Any]:
-    """What stands in the address behind the question mark; what the form does not have is refused."""
+    """What stands in the address behind the question mark, each once; what the form does not have is refused."""
+    again = {name: [_("Give it once.")] for name, values in request.query_params.lists() if len(values) > 1}
+    if again:
+        raise refused_fields(exceptions.ValidationError(again), "invalid_payload")
     given = form(data=request.query_params.dict())
     given.is_valid(raise_exception=True)
     return dict(given.validated_data)

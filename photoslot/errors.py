@@ -37,6 +37,7 @@ STATUS_OF: Mapping[str, int] = {
     "jobs_under_way": 409,
     "key_taken": 409,
     "template_in_use": 409,
+    "job_finalized": 409,
     "result_expired": 410,
     "media_expired": 410,
     "payload_too_large": 413,

@@ -42,6 +42,7 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         "It is used elsewhere; `force=true` removes it all the same.",
         {"used_by": [{"slot_id": "slot-002", "setting_key": "frame"}]},
     ),
+    "job_finalized": ("The job has ended; nothing was changed.", {}),
     "result_expired": ("The picture was kept for a limited time, which is over.", {}),
     "media_expired": ("The link has expired.", {}),
     "payload_too_large": ("The body is too large.", {"limit_bytes": 52428800}),

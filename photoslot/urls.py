@@ -4,6 +4,7 @@ from django.urls import path
 from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
+from jobs.api import CancelJobView, JobsView, JobView
 from jobs.slot_api import SlotView, jobs_with_image
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
@@ -30,6 +31,9 @@ urlpatterns = [
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
     path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),
     path("api/template-media/<uuid:media_id>/preview", PreviewView.as_view(), name="template-preview"),
+    path("api/jobs", JobsView.as_view(), name="jobs"),
+    path("api/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
+    path("api/jobs/<uuid:job_id>/cancel", CancelJobView.as_view(), name="cancel-job"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),

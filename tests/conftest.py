@@ -32,7 +32,7 @@ from photoslot.booth import Reply, fields, post_photo
 from photoslot.processes import free_port, web_command
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
-from tests import leaks
+from tests import leaks, log_rows
 from tests.leaks import pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
@@ -74,7 +74,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         first = {"password_hash": make_password(PASSWORD), "password_updated_at": None, "sync_response_seconds": 48}
         IngestSettings.objects.update_or_create(pk=1, defaults=first)
         yield
-        found = leaks.in_rows()
+        found, unlike = leaks.in_rows(), log_rows.faults()
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
             cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")
@@ -87,6 +87,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         for folder in ("payloads", "results", "thumbnails", "templates", "media"):
             shutil.rmtree(settings.MEDIA_ROOT / folder, ignore_errors=True)
         assert not found, "secrets in rows that staff read"
+        assert not unlike, "rows of the log that are not as the document says"
 
 
 @pytest.fixture

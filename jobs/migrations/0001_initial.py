@@ -134,11 +134,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(fields=['-created_at', 'id'], name='job_newest_first'),
+            index=models.Index(fields=['-created_at', 'id'], include=['source'], name='job_newest_first'),
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(fields=['slot', '-created_at'], name='job_newest_of_slot'),
+            index=models.Index(fields=['-expires_at', 'id'], include=['source'], name='job_by_deadline'),
+        ),
+        migrations.AddIndex(
+            model_name='job',
+            index=models.Index(fields=['slot', '-created_at'], include=['source'], name='job_newest_of_slot'),
         ),
         migrations.AddIndex(
             model_name='job',
@@ -146,7 +150,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['failure_reason', '-created_at'], name='job_newest_failures'),
+            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['failure_reason', '-created_at'], include=['source'], name='job_newest_failures'),
+        ),
+        migrations.AddIndex(
+            model_name='job',
+            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['slot', 'failure_reason', '-created_at'], include=['source'], name='job_failures_of_slot'),
+        ),
+        migrations.AddIndex(
+            model_name='job',
+            index=models.Index(condition=models.Q(('is_finalized', True), ('status', 'pending')), fields=['-created_at'], name='job_ended_pending'),
         ),
         migrations.AddIndex(
             model_name='job',

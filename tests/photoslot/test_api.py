@@ -25,10 +25,15 @@ NAMED = {
     "provider_id": "studio",
     "slot_id": "slot-001",
     "media_id": "00000000-0000-4000-8000-000000000000",
+    "job_id": "00000000-0000-4000-8000-000000000000",
 }
 IMAGE = "/api/template-media/{media_id}".format(**NAMED)
 # Each operation that takes a login: what it needs, and what it answers to those who have it.
+JOB = "/api/jobs/{job_id}".format(**NAMED)
 OPERATIONS = [
+    ("get", "/api/jobs", "stats:read", 200),
+    ("get", JOB, "stats:read", 404),
+    ("post", f"{JOB}/cancel", "slots:write", 404),
     ("get", "/api/providers", "slots:write", 200),
     ("get", "/api/providers/studio", "slots:write", 200),
     ("get", "/api/settings", "settings:read", 200),
