@@ -223,8 +223,8 @@ def _job(job_id: UUID) -> dict[str, Any]:
 def _chosen(query: Mapping[str, Any]) -> QuerySet[Job]:
     rows = Job.objects.filter(source=Job.Source.BOOTH, **{name: query[name] for name in FILTERS if name in query})
     if query.get("status") == Job.Status.PENDING:
-        # True of all, and says to the planner that two indexes have them.
-        rows = rows.filter(Q(is_finalized=False) | Q(is_finalized=True))
+        # True of all, since no job ends well without a worker; it says to the planner that two small indexes have them.
+        rows = rows.filter(Q(is_finalized=False) | Q(failure_reason__isnull=False))
     return _behind(rows, query) if "after" in query else rows
 
 

@@ -115,12 +115,6 @@ class Job(models.Model):
                 condition=Q(failure_reason__isnull=False),
                 name="job_newest_failures",
             ),
-            # The API's filter by `pending`, of jobs that are over: those that no worker had when they ended.
-            models.Index(
-                fields=["-created_at"],
-                condition=Q(is_finalized=True, status="pending"),
-                name="job_ended_pending",
-            ),
             # Failures of one slot, also one that never fails so.
             models.Index(
                 fields=["slot", "failure_reason", "-created_at"],

@@ -158,10 +158,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('is_finalized', True), ('status', 'pending')), fields=['-created_at'], name='job_ended_pending'),
-        ),
-        migrations.AddIndex(
-            model_name='job',
             index=models.Index(condition=models.Q(('result_file_path__isnull', False)), fields=['result_expires_at'], name='job_result_to_purge'),
         ),
         migrations.AddConstraint(
