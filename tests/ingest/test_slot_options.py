@@ -160,13 +160,6 @@ def test_a_picture_that_is_late_is_under_the_public_link(booth: Booth, sandbox: 
     assert ProviderCall.objects.get().outcome == "made"
 
 
-def test_without_the_setting_a_call_is_torn_down_at_the_deadline(booth: Booth, sandbox: Sandbox) -> None:
-    keep_waiting(10)
-    use_sandbox("instant", "hold")
-    assert booth.post(jpeg()).status == 504
-    assert Job.objects.get().result_checksum is None
-
-
 # daily_budget
 
 
