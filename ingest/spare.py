@@ -17,7 +17,7 @@ from photoslot import images
 from photoslot.database import in_thread
 from providers import registry
 from providers.base import Picture, ProviderError
-from providers.prepare import reencoded
+from providers.prepare import prepared
 from slots import templates
 
 logger = logging.getLogger(__name__)
@@ -71,8 +71,6 @@ class Spare:
 
 
 def _upright(photo: Picture) -> Picture:
-    """As it came, unless a booth could not print it so."""
+    """As it came but for metadata and films behind it, unless a booth could not print it so."""
     header = images.probe(photo.data, max_pixels=settings.INGEST_MAX_PIXELS)
-    if header.is_plain and header.mime_type in BOOTH_TYPES:
-        return photo
-    return reencoded(photo, max_side=max(header.width, header.height), accepts=BOOTH_TYPES)
+    return prepared(photo, max_side=max(header.width, header.height), accepts=BOOTH_TYPES)
