@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Before the deadline: a photo of 24 megapixels is turned, framed and encoded within this time on a busy machine.
 READY_SECONDS = 2.5
-BOOTH_TYPES = frozenset(images.FORMATS)  # what is sent back as it came, if it is upright
+BOOTH_TYPES = frozenset(images.FORMATS)  # what booths print; a HEIC photo becomes a JPEG
 
 
 class Spare:
