@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from photoslot.openapi import OPEN_REFUSALS, REFUSALS, with_refusals
+from photoslot.openapi import REFUSALS, with_refusals
 
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 PHOTO_REFUSALS = (
@@ -62,7 +62,16 @@ def described(result: dict[str, Any], **_more: Any) -> dict[str, Any]:
     result["paths"] |= _doors()
     result["paths"] = dict(sorted(result["paths"].items()))
     with_refusals(result)
+    _tidy(result)
     return result
+
+
+def _tidy(part: Any) -> None:
+    """Without the generator's own marks, which it makes of the choices' names in the language of the day."""
+    if isinstance(part, dict):
+        part.pop("x-spec-enum-id", None)
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _tidy(each)
 
 
 def _doors() -> dict[str, Any]:
@@ -74,7 +83,7 @@ def _doors() -> dict[str, Any]:
             "JSON Schema of an operation's settings",
             "providers",
             {"200": _json("JSON Schema, draft 2020-12.", JSON_OBJECT)},
-            ("not_found", *READ_REFUSALS),
+            ("not_found", "method_not_allowed"),
             _in_path("provider_id"),
             _in_path("operation_id"),
         ),
@@ -83,14 +92,14 @@ def _doors() -> dict[str, Any]:
             "This document",
             "document",
             {"200": {"description": "OpenAPI 3.1.", "content": DOCUMENT_CONTENT}},
-            ("method_not_allowed", *OPEN_REFUSALS),
+            ("method_not_allowed", "not_acceptable"),
         ),
         "/api/docs": _read(
             "getDocs",
             "A page to read this document",
             "document",
             {"200": _page("It loads nothing from elsewhere.")},
-            ("method_not_allowed", *OPEN_REFUSALS),
+            ("method_not_allowed", "not_acceptable"),
         ),
         "/public/results/{job_id}": _read(
             "getResult",
@@ -130,7 +139,13 @@ def _doors() -> dict[str, Any]:
     }
 
 
-GUEST_PAGES = {"200": "The picture.", "404": "There is none.", "410": "It was kept for a time, which is over."}
+GUEST_PAGES = {
+    "200": "The picture.",
+    "404": "There is none.",
+    "410": "It was kept for a time, which is over.",
+    "500": "A fault of ours.",
+    "503": "The database cannot be reached.",
+}
 
 
 def _operators() -> dict[str, Any]:

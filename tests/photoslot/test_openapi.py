@@ -16,13 +16,10 @@ from django.core.management import call_command
 from django.urls import get_resolver
 from jsonschema import Draft202012Validator
 
-from jobs.models import Job
 from photoslot.api import SCOPES
 from photoslot.errors import STATUS_OF
 from photoslot.openapi import MEANINGS
 from tests.api import Api, answers, conforms, document, envelope, may, operations, validator
-from tests.conftest import Booth, jpeg, use_sandbox
-from tests.ingest.helpers import form
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
@@ -108,65 +105,6 @@ def test_the_page_to_read_it_loads_only_what_this_service_has(web: httpx.Client)
     assert {web.get(address).status_code for address in loaded} == {200}
     assert '"/api/schema"' in page.text
     assert '"validatorUrl": null' in page.text
-
-
-def held(web: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
-    """The answer, held to the document."""
-    answer = web.request(method, path, **more)
-    kind = answer.headers.get("Content-Type", "")
-    conforms(method, answer.request.url.path, answer.status_code, kind, answer.json() if kind == JSON else None)
-    assert answer.headers["X-Correlation-Id"]
-    return answer
-
-
-@pytest.mark.e2e
-def test_the_booths_door_answers_as_the_document_says(web: httpx.Client) -> None:
-    use_sandbox("instant")
-    asked = [
-        form(jpeg()),
-        form(None),
-        form(jpeg(), password="wrong"),
-        form(b"no photo"),
-        form(b"GIF89a" + b"\0" * 100),
-    ]
-    assert [held(web, "post", "/ingest/slot-001", **each).status_code for each in asked] == [200, 400, 401, 400, 400]
-    assert held(web, "post", "/api/ingest/slot-099", **form(jpeg())).status_code == 404
-    assert held(web, "get", "/api/ingest/slot-001").status_code == 405
-    use_sandbox("instant", "refused")
-    assert held(web, "post", "/ingest/slot-001", **form(jpeg(colour="red"))).status_code == 502
-
-
-@pytest.mark.e2e
-def test_the_guests_doors_answer_as_the_document_says(web: httpx.Client, booth: Booth) -> None:
-    use_sandbox("instant")
-    job_id = Job.objects.get(pk=httpx.Headers(dict(booth.post(jpeg()).headers))["X-Job-Id"]).pk
-    nobody = "00000000-0000-4000-8000-000000000000"
-    moved = held(web, "get", f"/public/results/{job_id}")
-    there = moved.headers["Location"]
-    assert moved.status_code == 307
-    etag = held(web, "get", there).headers["ETag"]
-    asked: list[tuple[str, dict[str, str], int]] = [
-        (there, {}, 200),
-        (there, {"Range": "bytes=0-9"}, 206),
-        (there, {"If-None-Match": etag}, 304),
-        (there, {"Range": "bytes=999999999-"}, 416),
-        ("/public/files/forged", {}, 404),
-        (f"/public/results/{nobody}", {}, 404),
-        (f"/public/media/{nobody}", {}, 404),
-        (f"/r/{job_id}", {}, 200),
-        (f"/r/{nobody}", {}, 404),
-    ]
-    for path, headers, status in asked:
-        assert held(web, "get", path, headers=headers).status_code == status, path
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize(
-    "path", ["/healthz", "/readyz", "/metrics", "/api/providers/studio/operations/image_edit/schema"]
-)
-def test_the_operators_and_programs_doors_answer_as_the_document_says(web: httpx.Client, path: str) -> None:
-    assert held(web, "get", path).status_code in (200, 503)
-    assert held(web, "post", path).status_code == 405
 
 
 @pytest.mark.e2e
