@@ -38,8 +38,8 @@ FORM = {
     "required": ["password"],
     "properties": {
         "password": {"type": "string", "description": "The ingest password."},
-        "fileToUpload": {"type": "string", "contentMediaType": "image/*", "description": "The photo: JPEG to HEIC."},
-        "file": {"type": "string", "contentMediaType": "image/*", "description": "The same under another name."},
+        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo."},
+        "file": {"type": "string", "format": "binary", "description": "The same under another name."},
         "hash": {"type": "string", "description": "Kept, never checked."},
     },
     "additionalProperties": {
@@ -47,6 +47,8 @@ FORM = {
         "description": "At most 64 fields of 4 KiB; kept with the job.",
     },
 }
+PHOTO_TYPES = {"contentType": ", ".join((*PICTURE_TYPES, "image/heic", "image/heif"))}
+PHOTO_ENCODING = {"fileToUpload": PHOTO_TYPES, "file": PHOTO_TYPES}
 READY = {
     "type": "object",
     "required": ["ready", "checks"],
@@ -168,7 +170,10 @@ def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
         "summary": summary,
         "tags": ["booth"],
         "parameters": [_in_path("slot_id")],
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}},
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
+        },
         "responses": {"200": {"description": "The picture.", "content": content, "headers": named}},
         REFUSALS: PHOTO_REFUSALS,
     }
