@@ -57,6 +57,7 @@ MUTABLE_TABLES = [
     "ingest_passwordfailure",
     "axes_accessattempt",
     "axes_accessattemptexpiration",
+    "slots_slotchange",
     "slots_templatebinding",
     "slots_templatemedia",
 ]
