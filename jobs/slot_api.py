@@ -3,7 +3,6 @@ not in `slots` because archiving one must know, and may end, its jobs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -30,7 +29,8 @@ from jobs.queue import QueueUnavailable
 from photoslot.api import Fields, StaffView, WrittenFlag, asked
 from photoslot.errors import ApiError, queue_unavailable
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from slots.api import RECIPE, SLOT, SLOT_ID, SlotAnswer, SlotChanges, etag, judge, log, shown
+from slots.api import RECIPE, SLOT, SlotAnswer, SlotChanges, etag, judge, log, shown, slot_of
+from slots.history import sign
 from slots.models import Slot
 
 RECENT = 10
@@ -92,7 +92,7 @@ class SlotView(StaffView):
     )
     def get(self, request: Request, slot_id: str) -> Response:
         asked(request)
-        slot = _slot(Slot.objects, slot_id)
+        slot = slot_of(Slot.objects, slot_id)
         return Response(shown(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)})
 
     @operation(
@@ -115,6 +115,7 @@ class SlotView(StaffView):
         changes = dict(form.validated_data)
         seen = changes.pop("updated_at", None)
         with transaction.atomic():
+            sign(request.user)
             slot = _as_seen(request, slot_id, seen)
             _change(slot, changes, request.user)
         return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
@@ -133,6 +134,7 @@ class SlotView(StaffView):
     def delete(self, request: Request, slot_id: str) -> Response:
         force = asked(request, ArchiveQuery)["force"]
         with transaction.atomic():
+            sign(request.user)
             slot = _as_seen(request, slot_id)
             if not force and (count := _under_way(slot_id).count()):
                 raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
@@ -181,19 +183,12 @@ def _result(job: Job) -> dict[str, Any]:
     }
 
 
-def _slot(rows: Any, slot_id: str) -> Slot:
-    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
-    if slot is None:
-        raise ApiError("not_found", _("There is no such slot."))
-    return slot
-
-
 def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
     """The slot, which nobody else changes until the transaction ends. Raises unless it is as the client has seen it."""
     given = request.headers.get("If-Match")
     if given is None and updated_at is None:
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
-    slot = _slot(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
+    slot = slot_of(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
     tags = ["*"] if given is None else parse_etags(given)
     if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")
