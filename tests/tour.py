@@ -104,12 +104,14 @@ def changed(good: Asked, change: Asked) -> Asked:
     return kept | change | both
 
 
-def given(*_: Any, **asked: Any) -> Asked:
-    """Whatever had to be done first, and what is asked then."""
+def given(*firsts: Callable[[], object], **asked: Any) -> Asked:
+    """What is asked once all that comes first is done."""
+    for first in firsts:
+        first()
     return asked
 
 
-def at(*_: Any, **parameters: Any) -> Asked:
+def at(**parameters: Any) -> Asked:
     return {"at": parameters}
 
 
@@ -229,11 +231,11 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
     "getSlot": given,
     "getTemplateMedia": lambda: at(media_id=bound().pk),
     "getTemplateMediaPreview": lambda: at(media_id=image().pk),
-    "listJobs": lambda: given(job()),
+    "listJobs": lambda: given(job),
     "listProviders": given,
     "listSlotHistory": given,
     "listSlots": given,
-    "listTemplateMedia": lambda: given(bound()),
+    "listTemplateMedia": lambda: given(bound),
     "logIn": lambda: body(username=person().username, password=PASSWORD),
     "postPhoto": photo,
     "postPhotoToApi": photo,
@@ -243,16 +245,18 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
 PHOTO: Mapping[str | int, Callable[[], Asked]] = {
     "invalid_payload": lambda: form(None),
     "invalid_credentials": lambda: form(jpeg(), password="wrong"),
-    "payload_too_large": lambda: given(set_slot(size_limit_mb=1)) | form(padded(jpeg())),
+    "payload_too_large": lambda: given(lambda: set_slot(size_limit_mb=1)) | form(padded(jpeg())),
     "unsupported_media_type": lambda: form(gif()),
-    "queue_busy": lambda: given(*[job() for _ in range(settings.QUEUE_MAX_IN_FLIGHT_JOBS)]),
-    "rate_limited": lambda: given(wrong_passwords()) | form(jpeg(), password="wrong"),
-    "budget_exhausted": lambda: given(spend("5.00"), photo(daily_budget=5)),
+    "queue_busy": lambda: given(*[job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
+    "rate_limited": lambda: given(wrong_passwords) | form(jpeg(), password="wrong"),
+    "budget_exhausted": lambda: given(lambda: spend("5.00")) | photo(daily_budget=5),
     "internal_error": lambda: given(within=no_room_for_results()),
     "provider_error": lambda: photo("refuses"),
-    "queue_unavailable": lambda: given(IngestSettings.objects.all().delete()),
+    "queue_unavailable": lambda: given(lambda: IngestSettings.objects.all().delete()),
     "job_cancelled": lambda: photo("hold") | given(meanwhile=lambda: cancel(the_job().pk)),
-    "provider_unavailable": lambda: given(ProviderAccount.objects.create(provider_id="instant", is_enabled=False)),
+    "provider_unavailable": lambda: given(
+        lambda: ProviderAccount.objects.create(provider_id="instant", is_enabled=False)
+    ),
     "sync_timeout": lambda: photo("hold") | given(meanwhile=at_its_end),
 }
 FILE: Mapping[str | int, Callable[[], Asked]] = {
@@ -261,7 +265,7 @@ FILE: Mapping[str | int, Callable[[], Asked]] = {
     "range_not_satisfiable": lambda: {"headers": {"Range": "bytes=999999-"}},
 }
 SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
-    ("archiveSlot", "jobs_under_way"): lambda: given(job(slot_id="slot-001")),
+    ("archiveSlot", "jobs_under_way"): lambda: given(lambda: job(slot_id="slot-001")),
     ("archiveSlot", "validation_failed"): lambda: {"params": {"force": "1"}},
     ("archiveSlot", "version_conflict"): lambda: {"headers": {"If-Match": '"an old one"'}},
     ("archiveSlot", "version_required"): lambda: {"headers": {"If-Match": None}},
@@ -272,25 +276,25 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
     ("changeSlot", "version_required"): lambda: {"headers": {"If-Match": None}},
     ("createSlot", "slot_exists"): lambda: body(**NOIR, id="slot-001"),
     ("createSlot", "validation_failed"): lambda: body(**NOIR | {"name": ""}),
-    ("deleteTemplateMedia", "jobs_under_way"): lambda: given(job(template_media={"mood": the_image()})),
+    ("deleteTemplateMedia", "jobs_under_way"): lambda: given(lambda: job(template_media={"mood": the_image()})),
     ("deleteTemplateMedia", "template_in_use"): lambda: at(media_id=bound().pk),
     ("deleteTemplateMedia", "validation_failed"): lambda: {"params": {"force": "1"}},
-    ("getFile", "result_expired"): lambda: given(age(the_job(), LONG_AGO)),
+    ("getFile", "result_expired"): lambda: given(lambda: age(the_job(), LONG_AGO)),
     ("getGuestPage", 404): lambda: at(**NOWHERE),
-    ("getGuestPage", 410): lambda: given(age(the_job(), LONG_AGO)),
+    ("getGuestPage", 410): lambda: given(lambda: age(the_job(), LONG_AGO)),
     ("getGuestPage", 500): fault,
     ("getGuestPage", 503): away,
     ("getMedia", "media_expired"): lambda: at(media_id=media(seconds=-1).pk),
     ("getMetrics", "invalid_credentials"): lambda: given(within=override_settings(METRICS_TOKEN="t0ken")),
     ("getReadiness", 503): away,
-    ("getResult", "result_expired"): lambda: given(age(the_job(), LONG_AGO)),
+    ("getResult", "result_expired"): lambda: given(lambda: age(the_job(), LONG_AGO)),
     ("listJobs", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listSlotHistory", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listSlots", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listTemplateMedia", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("logIn", "invalid_credentials"): lambda: body(username="serg", password="a guess"),
-    ("logIn", "rate_limited"): lambda: given(guesses()),
-    ("registerTemplateMedia", "key_taken"): lambda: given(bound("style")),
+    ("logIn", "rate_limited"): lambda: given(guesses),
+    ("registerTemplateMedia", "key_taken"): lambda: given(lambda: bound("style")),
     ("registerTemplateMedia", "not_found"): lambda: upload(slot_id="slot-099"),
     ("registerTemplateMedia", "payload_too_large"): lambda: upload(bytes(MAX_MB * 1024 * 1024 + 1)),
     ("registerTemplateMedia", "validation_failed"): lambda: upload(setting_key="Style"),

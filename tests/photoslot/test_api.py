@@ -16,8 +16,8 @@ from rest_framework.test import force_authenticate
 
 from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
-from tests import leaks
 from tests.api import Api, envelope, may, operations
+from tests.settings import LOGS
 from tests.staff import person
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -163,5 +163,5 @@ def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Clie
         assert answer.headers["X-Correlation-Id"] == name
         assert answer.headers["Cache-Control"] == "no-store"
         assert json.loads(answer.content)["error"].keys() == {"code", "message", "details"}
-    written = [line for path in leaks.FOLDER.iterdir() for line in path.read_text().splitlines() if name in line]
+    written = [line for path in LOGS.iterdir() for line in path.read_text().splitlines() if name in line]
     assert len([line for line in written if f"WARNING django.request [{name}]" in line]) == len(answers)
