@@ -141,7 +141,8 @@ def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "kind"), [("payloads", "media"), ("tmp", "media"), ("results", "results"), ("thumbnails", "results")]
+    ("folder", "kind"),
+    [("payloads", "media"), ("media", "media"), ("tmp", "media"), ("results", "results"), ("thumbnails", "results")],
 )
 def test_what_a_crash_left_goes_when_it_can_be_nobodys(purge: Purge, folder: str, kind: str) -> None:
     for name in (f"{uuid4()}.jpg", f".0123456789abcdef.{uuid4()}.jpg"):
