@@ -125,11 +125,12 @@ def test_the_end_of_its_job_does_not_end_it(api: Api, booth: Booth, sandbox: San
 @pytest.mark.parametrize("state", ["made", "cancelled", "past its time"])
 def test_a_job_that_is_over_takes_none(api: Api, state: str) -> None:
     now = datetime.now().astimezone()
-    over = {
-        "made": made,
-        "cancelled": lambda: job(is_finalized=True, finalized_at=now, failure_reason="cancelled"),
-        "past its time": lambda: job(created_at=now - timedelta(seconds=48), expires_at=Now()),
-    }[state]()
+    changes: dict[str, Any] = {
+        "made": {},
+        "cancelled": {"is_finalized": True, "finalized_at": now, "failure_reason": "cancelled"},
+        "past its time": {"created_at": now - timedelta(seconds=48), "expires_at": Now()},
+    }[state]
+    over = job(**changes) if changes else made()
     envelope(register(api, job_id=str(over.pk)), 409, "job_finalized")
     assert nothing_is_kept()
 

@@ -190,7 +190,7 @@ def test_traces_of_processes_and_old_purges_go(purge: Purge) -> None:
     assert purge("log")[3] == 2
     assert Process.objects.filter(seen_at__lt=now - timedelta(minutes=5)).count() == 0
     Process.objects.all().delete()
-    assert PurgeRun.objects.get().started_at > now
+    assert PurgeRun.objects.get().cutoff_at > now
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(purge: Purge) -> None:
