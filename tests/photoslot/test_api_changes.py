@@ -185,7 +185,7 @@ def test_only_entries_of_what_is_not_released_announce() -> None:
 
 def checked(folder: Path) -> tuple[int, str]:
     """As `make check` does."""
-    command = [sys.executable, "-m", "tests.api_changes", folder]
+    command = [sys.executable, "-m", "tests.api_changes", str(folder)]
     run = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
     assert run.stderr == ""
     return run.returncode, run.stdout
