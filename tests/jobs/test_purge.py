@@ -133,6 +133,13 @@ def test_media_past_its_time_goes_with_its_row(purge: Purge) -> None:
     assert MediaObject.objects.get().path == "media/b.jpg"
 
 
+def test_a_file_whose_link_is_good_stays_however_old_it_is(purge: Purge) -> None:
+    kept = add_media(60, "media/a.jpg")
+    os.utime(kept, (0, 0))
+    assert purge("media") == (0, 0, 0, 0)
+    assert kept.exists()
+
+
 def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
     finished, overdue, under_way = add_job(1), add_unfinished_job(-1), add_unfinished_job(30)
     photos = [put(f"payloads/{job.pk}.jpg", 5, age=0) for job in (finished, overdue, under_way)]
