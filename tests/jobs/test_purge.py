@@ -104,11 +104,14 @@ def add_media(seconds_left: float, path: str, size: int = 10) -> Path:
     return put(path, size, age=0)
 
 
-def somebody_waits() -> bool:
-    """For a row that another transaction has locked."""
+def waiting() -> int:
+    """How many wait, in this database, for what another transaction has locked."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
-        return bool(cursor.rowcount)
+        cursor.execute(
+            "SELECT FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_locks WHERE database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        )
+        return int(cursor.rowcount)
 
 
 def all_files() -> set[str]:
@@ -280,7 +283,7 @@ def test_rows_that_another_purge_removes_are_not_counted_twice(processes: Proces
     with transaction.atomic():
         MediaObject.objects.all().delete()  # the other purge, about to commit
         process = processes.command("purge_expired", "media")
-        until(somebody_waits)
+        until(lambda: waiting() == 1)
     assert b" 0 rows." in process.communicate(timeout=60)[0]
 
 

@@ -20,7 +20,7 @@ from jobs import purge_requests
 from jobs.models import MediaObject, PurgeRun, PurgeTotal
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
-from tests.jobs.test_purge import add_job, add_media, all_files, somebody_waits
+from tests.jobs.test_purge import add_job, add_media, all_files, waiting
 from tests.photoslot.test_operations import of_kind, scrape
 from tests.photoslot.until import until
 from tests.staff import browser, text_of
@@ -40,12 +40,6 @@ def asked(api: Api, scope: str = "media_objects") -> dict[str, Any]:
     assert answer.status_code == 202, answer.content
     told: dict[str, Any] = answer.json()
     return told
-
-
-def two_wait() -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
-        return bool(cursor.rowcount == 2)
 
 
 def is_done() -> bool:
@@ -101,9 +95,9 @@ class TestWhileItWaits:
 
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE jobs_purgerun IN EXCLUSIVE MODE")  # each sees that none waits, and can add none
-            waiting = [in_background(ask) for _ in range(2)]
-            until(two_wait)
-        assert {wait() for wait in waiting} == {str(PurgeRun.objects.get().request_id)}
+            both = [in_background(ask) for _ in range(2)]
+            until(lambda: waiting() == 2)
+        assert {wait() for wait in both} == {str(PurgeRun.objects.get().request_id)}
 
     def test_of_all_who_look_at_once_one_takes_it(self, api: Api) -> None:
         asked(api)
@@ -178,7 +172,7 @@ def test_photos_and_leaving_do_not_wait_for_it_and_another_worker_ends_it(api: A
     worker = processes.worker()
     with transaction.atomic():
         MediaObject.objects.select_for_update().get()  # the purge stands before this row
-        until(somebody_waits)
+        until(lambda: waiting() == 1)
         assert Booth(processes.url).post(jpeg()).status == 200
         worker.terminate()
         assert worker.wait(30) == 0
