@@ -175,7 +175,7 @@ def test_whatever_a_program_makes_up_is_answered_as_the_document_says(web: httpx
     committed = str(Path(settings.BASE_DIR, "openapi.yaml"))
     asked = [str(Path(sys.executable).with_name("st")), "run", committed, "--url", str(web.base_url)]
     asked += ["--header", f"Authorization: {may(*SCOPES).headers['Authorization']}"]
-    tags = ("login", "providers", "settings", "slots", "template media", "jobs", "document")
+    tags = ("login", "providers", "settings", "slots", "template media", "media", "jobs", "document")
     asked += [part for tag in tags for part in ("--include-tag", tag)]
     asked += ["--max-examples", "25", "--seed", "1", "--suppress-health-check", "all", "--no-color"]
     asked += ["--exclude-checks", "positive_data_acceptance"]  # a schema does not say every rule: those are the 422s
