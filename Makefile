@@ -19,7 +19,7 @@ run: $(VENV)/.runtime ## start everything and stay: admin, API and booth door on
 test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-check: $(VENV)/.dev ## style, types, the rooms' imports, migrations, the published document
+check: $(VENV)/.dev ## style, types, imports, migrations, the published document and what breaks with the last one
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
@@ -28,6 +28,7 @@ check: $(VENV)/.dev ## style, types, the rooms' imports, migrations, the publish
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	@mkdir -p var && $(DOCUMENT) --file var/openapi.yaml
 	@diff -u openapi.yaml var/openapi.yaml || { echo "The code has gone on: make openapi"; exit 1; }
+	@$(BIN)/python -m tests.api_changes
 
 openapi: $(VENV)/.dev ## write openapi.yaml, the API's published document, from the code
 	$(DOCUMENT) --file openapi.yaml

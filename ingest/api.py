@@ -238,6 +238,11 @@ def _settings() -> dict[str, Any]:
     }
 
 
+def link_seconds() -> int:
+    """T_public_link_ttl, contract §2."""
+    return IngestSettings.objects.values_list("sync_response_seconds", flat=True).get()
+
+
 def _account(account: ProviderAccount) -> dict[str, Any]:
     return {
         "is_configured": account.is_configured,

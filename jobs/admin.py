@@ -288,7 +288,18 @@ class ProcessAdmin(HistoryAdmin):
 
 @admin.register(PurgeRun)
 class PurgeRunAdmin(HistoryAdmin):
-    list_display = ("started_at", "finished_at", "what", "files", "bytes", "rows")
+    list_display = (
+        "cutoff_at",
+        "what",
+        "requested_by",
+        "request_id",
+        "started_at",
+        "finished_at",
+        "files",
+        "bytes",
+        "rows",
+    )
+    list_select_related = ("requested_by",)
     ordering = ("-id",)
 
     @admin.display(description=_("what"))

@@ -1,19 +1,24 @@
-"""A job's pictures while it lives: public links to them, for providers that fetch by URL, and their removal."""
+"""Pictures with a public link for a short while: a job's, for providers that fetch by URL, and what staff register; and
+how a job's go when it ends."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
+from django.db.models import DateTimeField, Value
+from django.db.models.functions import Least, Now
 from django.urls import reverse
 
 from jobs import files
-from jobs.models import MediaObject
+from jobs.models import Job, MediaObject
 from jobs.records import Claim, Closed, Outcome
 from photoslot import images
 from photoslot.database import in_thread
@@ -34,25 +39,42 @@ def publish(claim: Claim, provider: Provider[Any], photo: Picture, templates: Ma
     for key, picture in {PHOTO: photo, **templates}.items():
         if key not in known:
             known[key] = _copy(claim, provider, key, picture)
-    return {key: settings.PUBLIC_BASE_URL + reverse("public-media", args=[media.pk]) for key, media in known.items()}
+    return {key: url(media) for key, media in known.items()}
+
+
+def url(media: MediaObject) -> str:
+    return settings.PUBLIC_BASE_URL + reverse("public-media", args=[media.pk])
 
 
 def _copy(claim: Claim, provider: Provider[Any], key: str, picture: Picture) -> MediaObject:
-    """The row first: a file without one would be nobody's."""
     try:
         ready = prepared(picture, max_side=provider.media_max_side, accepts=provider.media_accepts)
     except images.ImageError as error:
         raise PermanentError(Reason.BAD_TEMPLATE if key else Reason.BAD_PHOTO, str(error)) from error
-    media = MediaObject(
-        job_id=claim.id,
-        setting_key=key,
-        mime_type=ready.mime_type,
-        size_bytes=len(ready.data),
-        expires_at=claim.expires_at,
-    )
-    media.path = files.media_path(media.pk, ready.mime_type)
+    return _kept(MediaObject(job_id=claim.id, setting_key=key, expires_at=claim.expires_at), ready)
+
+
+def register(picture: Picture, job: Job | None, seconds: int) -> MediaObject:
+    """Publishes a picture, for so many seconds and no longer than the job may take. It goes without metadata, and
+    upright. Raises `ImageError`."""
+    ready = prepared(picture, max_side=sys.maxsize, accepts=frozenset(images.FORMATS))
+    # By the database's clock; its `Least` leaves out a null.
+    deadline = Value(job and job.expires_at, DateTimeField())
+    media = _kept(MediaObject(job=job, expires_at=Least(Now() + timedelta(seconds=seconds), deadline)), ready)
+    media.refresh_from_db()
+    return media
+
+
+def _kept(media: MediaObject, picture: Picture) -> MediaObject:
+    """The row first: a file without one would be nobody's."""
+    media.mime_type, media.size_bytes = picture.mime_type, len(picture.data)
+    media.path = files.media_path(media.pk, picture.mime_type)
     media.save(force_insert=True)
-    files.save(media.path, ready.data)
+    try:
+        files.save(media.path, picture.data)
+    except OSError:
+        media.delete()  # or a job that is taken up again would take it for its copy
+        raise
     return media
 
 

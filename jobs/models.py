@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
@@ -234,9 +235,16 @@ class PurgeTotal(models.Model):
 
 
 class PurgeRun(models.Model):
-    """One run of a purge: what it removed, and how many bytes."""
+    """One run of a purge: what it removed, and how many bytes. One that staff asked for has a `request_id`, and waits
+    for a worker before it starts."""
 
-    started_at = models.DateTimeField(_("started"), db_default=Now())
+    request_id = models.UUIDField(_("request"), null=True, unique=True)
+    requested_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("asked for by")
+    )
+    # What expires later is left to the next.
+    cutoff_at = models.DateTimeField(_("of what had expired at"), db_default=Now())
+    started_at = models.DateTimeField(_("started"), null=True)
     finished_at = models.DateTimeField(_("finished"), null=True)
     kinds = ArrayField(models.CharField(max_length=16), verbose_name=_("what"))
     files = models.PositiveIntegerField(_("files removed"), db_default=0)
@@ -247,6 +255,24 @@ class PurgeRun(models.Model):
         verbose_name = _("purge")
         verbose_name_plural = _("purges")
         ordering = ["-id"]
+        indexes = [
+            # The workers' look, once a second: what was asked for and is not done.
+            models.Index(
+                fields=["id"], condition=Q(request_id__isnull=False, finished_at=None), name="purge_asked_for"
+            ),
+        ]
+        constraints = [
+            # Who asks again while one waits is told of that one.
+            models.UniqueConstraint(
+                fields=["kinds"],
+                condition=Q(request_id__isnull=False, started_at=None),
+                name="purge_waits_once",
+            ),
+            models.CheckConstraint(
+                name="purge_starts_by_itself_or_is_asked_for",
+                condition=Q(started_at__isnull=False) | Q(request_id__isnull=False),
+            ),
+        ]
 
     def __str__(self) -> str:
-        return f"{self.started_at:%Y-%m-%d %H:%M:%S}"
+        return f"{self.cutoff_at:%Y-%m-%d %H:%M:%S}"

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,9 +38,11 @@ PURGE_RUNS_KEPT = timedelta(days=30)
 
 @dataclass(slots=True)
 class Removed:
-    """What a purge removed, or with `dry_run` would have; `failed` counts files that could not be."""
+    """What a purge of all that had expired at `cutoff` removed, or with `dry_run` would have; `failed` counts files
+    that could not be."""
 
-    dry_run: bool
+    cutoff: datetime
+    dry_run: bool = False
     files: int = 0
     bytes: int = 0
     rows: int = 0
@@ -72,22 +74,28 @@ class Removed:
 
 def purge(kinds: Iterable[str], dry_run: bool = False) -> Removed:
     """Purges the given `KINDS`, and leaves a record of it (`PurgeRun`, `PurgeTotal`)."""
-    sum_of_all, started, kinds = Removed(dry_run), timezone.now(), list(kinds)
+    now, kinds = timezone.now(), list(kinds)
+    if dry_run:
+        return _removed(kinds, now, dry_run=True)
+    return carry_out(PurgeRun.objects.create(kinds=kinds, cutoff_at=now, started_at=now))
+
+
+def carry_out(run: PurgeRun) -> Removed:
+    """Purges what had expired at its cutoff; the run says then what that was."""
+    removed = _removed(run.kinds, run.cutoff_at)
+    done = {"files": removed.files, "bytes": removed.bytes, "rows": removed.rows}
+    PurgeRun.objects.filter(pk=run.pk).update(finished_at=timezone.now(), **done)
+    return removed
+
+
+def _removed(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = False) -> Removed:
+    sum_of_all = Removed(cutoff, dry_run)
     for kind in kinds:
-        removed = Removed(dry_run)
+        removed = Removed(cutoff, dry_run)
         KINDS[kind](removed)
         sum_of_all.add(removed)
         if not dry_run:
             _add_to_total(kind, removed)
-    if not dry_run:
-        PurgeRun.objects.create(
-            started_at=started,
-            finished_at=timezone.now(),
-            kinds=kinds,
-            files=sum_of_all.files,
-            bytes=sum_of_all.bytes,
-            rows=sum_of_all.rows,
-        )
     return sum_of_all
 
 
@@ -103,23 +111,26 @@ def _add_to_total(kind: str, removed: Removed) -> None:
 
 
 def _media(removed: Removed) -> None:
-    """Links past their time, photos of jobs that are over, hand-off copies of results, uploads never finished."""
-    now = timezone.now()
+    """Links past their time, photos of jobs that are over, hand-off copies of results, files never finished."""
+    now = removed.cutoff
     expired = MediaObject.objects.filter(expires_at__lte=now)
     gone = [pk for pk, path in expired.values_list("pk", "path") if removed.file(path)]
     _rows(MediaObject.objects.filter(pk__in=gone), removed)
     answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
     answered |= Q(finalized_at__lte=now - ANSWERING) | Q(is_finalized=False, expires_at__lte=now - ANSWERING)
-    _orphans("payloads", (Q(is_finalized=True) | Q(expires_at__lte=now)) & answered, 0, removed)
+    _orphans("payloads", (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & answered, 0, removed)
     if not removed.dry_run:
         Job.objects.filter(result_inline_base64__isnull=False, expires_at__lte=now).update(result_inline_base64=None)
-    for path in _files_in("tmp", ORPHAN_SECONDS):
-        removed.file(path)
+    linked = set(MediaObject.objects.values_list("path", flat=True))
+    for folder in ("media", "tmp"):
+        for path in _files_in(folder, ORPHAN_SECONDS):
+            if path not in linked:
+                removed.file(path)
 
 
 def _results(removed: Removed) -> None:
     """Results past their retention with their thumbnails, and such files of jobs that have no result."""
-    now = timezone.now()
+    now = removed.cutoff
     due = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lte=now).order_by("result_expires_at")
     for batch in _batches(due.values_list("pk", "result_file_path")):
         gone = [pk for pk, path in batch if removed.file(files.thumbnail_path(pk)) and removed.file(str(path))]
@@ -132,7 +143,7 @@ def _results(removed: Removed) -> None:
 
 def _log(removed: Removed) -> None:
     """Log entries and calls past LOG_RETENTION_DAYS and the jobs they were about; traces of processes and purges."""
-    now = timezone.now()
+    now = removed.cutoff
     cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
     _rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
     _rows(ProviderCall.objects.filter(at__lt=cutoff), removed)

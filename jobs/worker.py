@@ -1,11 +1,12 @@
 """The worker: claims jobs as it has room, keeps their leases, and leaves in order.
 
-Four side tasks, each named; one that dies takes the worker down loudly, so that whoever supervises it starts it anew:
+Side tasks, each named; one that dies takes the worker down loudly, so that whoever supervises it starts it anew:
 
     listen      wakes the claiming when a job is ready, and ends a job's work when the job has ended
     claim       fills free places; looks at least once a second, notified or not
     heartbeat   extends the leases, and stops work on jobs that are no longer ours
     sweep       ends jobs that are past their deadline and that nobody waits for any more
+    purge       has what staff asked to purge purged, in a thread of its own
 
 Leaving: the first signal lets running jobs finish within the grace, then hands the rest back; a second one hands them
 back at once.
@@ -19,14 +20,18 @@ import os
 import signal
 import socket
 from collections.abc import Collection
+from threading import Thread
 from uuid import UUID, uuid4
 
-from jobs import media
+from django.db import DatabaseError, InterfaceError
+
+from jobs import media, purge_requests
 from jobs.notify import POLL_SECONDS, Listener
 from jobs.places import Places
 from jobs.queue import DONE_CHANNEL, LEASE_SECONDS, READY_CHANNEL, Queue, QueueUnavailable
 from jobs.records import Claim
 from jobs.runner import JobRun, Runner
+from photoslot.database import in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +85,7 @@ class Worker:
                 ("listen", self._listener.run()),
                 ("heartbeat", self._heartbeat()),
                 ("sweep", self._sweep()),
+                ("purge", self._purge()),
             )
         ]
         try:
@@ -170,6 +176,18 @@ class Worker:
                         await close_overdue(self._queue, job_id)
             except QueueUnavailable:
                 pass  # said by the others; the next sweep sees the same jobs
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _purge(self) -> None:
+        """One at a time. No photo waits for it, and neither does leaving: it may be broken off anywhere."""
+        thread = Thread()
+        while True:
+            try:
+                if not thread.is_alive() and (run := await in_thread(purge_requests.take)):
+                    thread = Thread(target=purge_requests.carry_out_in_thread, args=[run], name="purge", daemon=True)
+                    thread.start()
+            except (DatabaseError, InterfaceError):
+                pass  # said by the others; the request waits
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _drain(self) -> None:

@@ -25,6 +25,7 @@ from django.db import connection
 
 from jobs.management.commands.release_expired import release_expired
 from jobs.purge import purge
+from jobs.purge_requests import carry_out_all
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +198,7 @@ def web_command(port: int) -> list[str]:
 def _purge_media() -> None:
     asyncio.run(release_expired())
     purge(["media"])
+    carry_out_all()  # where no worker does
 
 
 def _purge_results() -> None:

@@ -1,10 +1,11 @@
 from django.contrib import admin
 from django.urls import path
 
-from ingest.api import SettingsView
+from ingest.api import SettingsView, link_seconds
 from ingest.views import ingest
 from jobs import public
 from jobs.api import CancelJobView, JobsView, JobView
+from jobs.media_api import PurgeView, RegisterMediaView
 from jobs.slot_api import SlotView, jobs_with_image
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
@@ -33,6 +34,8 @@ urlpatterns = [
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
     path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),
     path("api/template-media/<uuid:media_id>/preview", PreviewView.as_view(), name="template-preview"),
+    path("api/media/register", RegisterMediaView.as_view(link_seconds=link_seconds), name="media-register"),
+    path("api/media/cache/purge", PurgeView.as_view(), name="purge"),
     path("api/jobs", JobsView.as_view(), name="jobs"),
     path("api/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
     path("api/jobs/<uuid:job_id>/cancel", CancelJobView.as_view(), name="cancel-job"),

@@ -24,8 +24,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from photoslot import images
-from photoslot.api import Fields, FormParser, PageMeta, PageQuery, StaffView, Text, WrittenFlag, asked, page_of
-from photoslot.api import refused_fields as refused
+from photoslot.api import Fields, FormParser, PageMeta, PageQuery, StaffView, Text, WrittenFlag, asked, page_of, posted
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots import operations, templates
@@ -142,13 +141,7 @@ class RegisterView(StaffView):
     )
     def post(self, request: Request) -> Response:
         asked(request)
-        parts: Any = request.data
-        form = Registration(data=dict(parts.items()))
-        if not form.is_valid():
-            # No file is malformed, as at the booths' door.
-            code = "invalid_payload" if "file" in form.errors else "validation_failed"
-            raise refused(serializers.ValidationError(form.errors), code)
-        media = _registered(form.validated_data, request.user)
+        media = _registered(posted(request, Registration), request.user)
         log(media, ADDITION, [{"added": {}}], request.user)
         registered = _shown(media)
         address = reverse("template-image", args=[media.pk])
@@ -286,18 +279,21 @@ def _check_free(given: dict[str, Any], *, is_locked: bool = False) -> None:
 
 
 def _fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
-    """The answers are those of the booths' door."""
     try:
         templates.fill(media, upload)
     except ValidationError as error:
-        text = error.messages[0]
-        match error.code:
-            case "too_large":
-                limit = templates.MAX_MB * 1024 * 1024
-                raise ApiError("payload_too_large", text, limit_bytes=limit) from None
-            case "wrong_type":
-                raise ApiError("unsupported_media_type", text, allowed=[*images.FORMATS]) from None
-        raise ApiError("invalid_payload", text, file=[text]) from None
+        raise refused_image(error, templates.MAX_MB * 1024 * 1024) from None
+
+
+def refused_image(error: ValidationError, limit_bytes: int) -> ApiError:
+    """The answer to what `templates` found in an upload: that of the booths' door."""
+    text = error.messages[0]
+    match error.code:
+        case "too_large":
+            return ApiError("payload_too_large", text, limit_bytes=limit_bytes)
+        case "wrong_type":
+            return ApiError("unsupported_media_type", text, allowed=[*images.FORMATS])
+    return ApiError("invalid_payload", text, file=[text])
 
 
 def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:

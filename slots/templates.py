@@ -38,16 +38,22 @@ def load(ids: Mapping[str, str]) -> dict[str, Picture]:
 def fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
     """Puts the upload into a new template media; its name and declared type count for nothing. Does not save it.
 
-    Raises `ValidationError` unless it is a whole JPEG, PNG or WebP of a size that jobs can use; its code is
-    `too_large`, `wrong_type` or `unreadable`.
+    Raises what `read_image` does.
     """
-    if (upload.size or 0) > MAX_MB * 1024 * 1024:
-        raise ValidationError(_("The file is larger than %(limit)s MB."), "too_large", {"limit": MAX_MB})
-    data = upload.read()
-    media.mime_type = _checked_type(data)
+    picture = read_image(upload, MAX_MB)
+    data, media.mime_type = picture.data, picture.mime_type
     media.size_bytes = len(data)
     media.checksum = hashlib.sha256(data).hexdigest()
     media.file = ContentFile(data, name=f"upload.{EXTENSIONS[images.FORMATS[media.mime_type]]}")
+
+
+def read_image(upload: UploadedFile[Any], max_mb: int) -> Picture:
+    """Raises `ValidationError` unless it is a whole JPEG, PNG or WebP of a size that jobs can use; its code is
+    `too_large`, `wrong_type` or `unreadable`."""
+    if (upload.size or 0) > max_mb * 1024 * 1024:
+        raise ValidationError(_("The file is larger than %(limit)s MB."), "too_large", {"limit": max_mb})
+    data = upload.read()
+    return Picture(data, _checked_type(data))
 
 
 def preview(media: TemplateMedia) -> Picture:
@@ -76,14 +82,15 @@ def _read(media: TemplateMedia) -> bytes:
 
 
 def _checked_type(data: bytes) -> str:
+    limit = min(settings.INGEST_MAX_PIXELS, images.MAX_PIXELS)  # the second is what is made ready for providers
     try:
-        header = images.probe(data, max_pixels=settings.INGEST_MAX_PIXELS)
+        header = images.probe(data, max_pixels=limit)
         if header.mime_type not in images.FORMATS:
             raise ValidationError(NO_IMAGE, "wrong_type")
-        images.decode(data, max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
+        images.decode(data, max_pixels=limit, useful_pixels=PREVIEW_PIXELS)
     except images.TooManyPixels:
         text = _("The image has more than %(limit)s megapixels.")
-        raise ValidationError(text, "too_large", {"limit": settings.INGEST_MAX_PIXELS // 1_000_000}) from None
+        raise ValidationError(text, "too_large", {"limit": limit // 1_000_000}) from None
     except images.ImageError:
         raise ValidationError(NO_IMAGE, "unreadable") from None
     return header.mime_type

@@ -20,6 +20,7 @@ from stats.models import ProcessingLog
 from tests import leaks
 from tests.conftest import PASSWORD, jpeg
 from tests.sandbox import wire
+from tests.settings import LOGS
 
 pytestmark = pytest.mark.integration
 
@@ -70,7 +71,7 @@ def test_what_any_process_logs_at_any_level_is_kept() -> None:
         logging.getLogger("providers.anything").log(logging.getLevelName(level), mark)
         code = f"import django, logging; django.setup(); logging.getLogger('jobs').log(logging.{level}, '{mark}')"
         subprocess.run([sys.executable, "-c", code], cwd=settings.BASE_DIR, check=True)
-    kept = [path.read_text() for path in leaks.LOGS.iterdir() if path != leaks.PRINTED]
+    kept = [path.read_text() for path in LOGS.iterdir() if path != leaks.PRINTED]
     assert {mark: sum(mark in text for text in kept) for mark in marks.values()} == dict.fromkeys(marks.values(), 2)
 
 

@@ -119,9 +119,13 @@ def body(**changes: Any) -> Asked:
     return {"json": changes}
 
 
+def attached(data: bytes | None = None, **fields: Any) -> Asked:
+    """A form with a picture, unless it is other data."""
+    return {"files": {"file": ("x.jpg", data or jpeg(), "image/jpeg")}, "data": fields}
+
+
 def upload(data: bytes | None = None, **fields: Any) -> Asked:
-    known = {"slot_id": "slot-001", "setting_key": "style"} | fields
-    return {"files": {"file": ("x.jpg", jpeg() if data is None else data, "image/jpeg")}, "data": known}
+    return attached(data, **{"slot_id": "slot-001", "setting_key": "style"} | fields)
 
 
 def picture() -> Job:
@@ -239,6 +243,8 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
     "logIn": lambda: body(username=person().username, password=PASSWORD),
     "postPhoto": photo,
     "postPhotoToApi": photo,
+    "purgeMediaCache": lambda: body(scope="full"),
+    "registerMedia": attached,
     "registerTemplateMedia": upload,
 }
 
@@ -294,6 +300,11 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
     ("listTemplateMedia", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("logIn", "invalid_credentials"): lambda: body(username="serg", password="a guess"),
     ("logIn", "rate_limited"): lambda: given(guesses),
+    ("purgeMediaCache", "validation_failed"): lambda: body(scope="all"),
+    ("registerMedia", "job_finalized"): lambda: attached(job_id=made().pk),
+    ("registerMedia", "not_found"): lambda: attached(job_id=NOBODY),
+    ("registerMedia", "payload_too_large"): lambda: {"headers": {"Content-Length": str(10**12)}},
+    ("registerMedia", "validation_failed"): lambda: attached(job_id="none"),
     ("registerTemplateMedia", "key_taken"): lambda: given(lambda: bound("style")),
     ("registerTemplateMedia", "not_found"): lambda: upload(slot_id="slot-099"),
     ("registerTemplateMedia", "payload_too_large"): lambda: upload(bytes(MAX_MB * 1024 * 1024 + 1)),

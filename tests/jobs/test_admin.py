@@ -271,7 +271,7 @@ def test_histories_are_read_only_even_for_a_superuser(admin: Client, model: str)
         "job": one,
         "mediaobject": MediaObject(job=one, path="p", mime_type="m", size_bytes=1, expires_at=one.expires_at),
         "process": Process(kind="web", name="host 1", is_listening=True),
-        "purgerun": PurgeRun(kinds=["media"]),
+        "purgerun": PurgeRun(kinds=["media"], started_at=timezone.now()),
     }
     rows[model].save()
     assert admin.get(reverse(f"admin:jobs_{model}_changelist")).status_code == 200

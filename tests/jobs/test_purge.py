@@ -104,11 +104,14 @@ def add_media(seconds_left: float, path: str, size: int = 10) -> Path:
     return put(path, size, age=0)
 
 
-def somebody_waits() -> bool:
-    """For a row that another transaction has locked."""
+def waiting() -> int:
+    """How many wait, in this database, for what another transaction has locked."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
-        return bool(cursor.rowcount)
+        cursor.execute(
+            "SELECT FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_locks WHERE database ="
+            " (SELECT oid FROM pg_database WHERE datname = current_database()))"
+        )
+        return int(cursor.rowcount)
 
 
 def all_files() -> set[str]:
@@ -133,6 +136,13 @@ def test_media_past_its_time_goes_with_its_row(purge: Purge) -> None:
     assert MediaObject.objects.get().path == "media/b.jpg"
 
 
+def test_a_file_whose_link_is_good_stays_however_old_it_is(purge: Purge) -> None:
+    kept = add_media(60, "media/a.jpg")
+    os.utime(kept, (0, 0))
+    assert purge("media") == (0, 0, 0, 0)
+    assert kept.exists()
+
+
 def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
     finished, overdue, under_way = add_job(1), add_unfinished_job(-1), add_unfinished_job(30)
     photos = [put(f"payloads/{job.pk}.jpg", 5, age=0) for job in (finished, overdue, under_way)]
@@ -141,7 +151,8 @@ def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "kind"), [("payloads", "media"), ("tmp", "media"), ("results", "results"), ("thumbnails", "results")]
+    ("folder", "kind"),
+    [("payloads", "media"), ("media", "media"), ("tmp", "media"), ("results", "results"), ("thumbnails", "results")],
 )
 def test_what_a_crash_left_goes_when_it_can_be_nobodys(purge: Purge, folder: str, kind: str) -> None:
     for name in (f"{uuid4()}.jpg", f".0123456789abcdef.{uuid4()}.jpg"):
@@ -189,7 +200,7 @@ def test_traces_of_processes_and_old_purges_go(purge: Purge) -> None:
     assert purge("log")[3] == 2
     assert Process.objects.filter(seen_at__lt=now - timedelta(minutes=5)).count() == 0
     Process.objects.all().delete()
-    assert PurgeRun.objects.get().started_at > now
+    assert PurgeRun.objects.get().cutoff_at > now
 
 
 def test_a_dry_run_says_the_same_and_removes_nothing(purge: Purge) -> None:
@@ -272,7 +283,7 @@ def test_rows_that_another_purge_removes_are_not_counted_twice(processes: Proces
     with transaction.atomic():
         MediaObject.objects.all().delete()  # the other purge, about to commit
         process = processes.command("purge_expired", "media")
-        until(somebody_waits)
+        until(lambda: waiting() == 1)
     assert b" 0 rows." in process.communicate(timeout=60)[0]
 
 

@@ -35,6 +35,8 @@ OPERATIONS = [
     ("get", "/api/jobs", "stats:read", 200),
     ("get", JOB, "stats:read", 404),
     ("post", f"{JOB}/cancel", "slots:write", 404),
+    ("post", "/api/media/cache/purge", "settings:write", 422),
+    ("post", "/api/media/register", "slots:write", 415),
     ("get", "/api/providers", "slots:write", 200),
     ("get", "/api/providers/studio", "slots:write", 200),
     ("get", "/api/settings", "settings:read", 200),

@@ -5,10 +5,14 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from jobs.purge import KINDS, purge
+from jobs.purge_requests import carry_out_all
 
 
 class Command(BaseCommand):
-    help = "Removes what has expired and says what and how many bytes. For cron; safe to run twice at once."
+    help = (
+        "Removes what has expired, and what staff asked to purge by API, and says what and how many bytes. For cron; "
+        "safe to run twice at once."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; none given: all")
@@ -18,6 +22,8 @@ class Command(BaseCommand):
         if unknown := set(kinds) - set(KINDS):
             raise CommandError(f"Unknown: {', '.join(sorted(unknown))}. Choose from {', '.join(KINDS)}.", returncode=2)
         removed = purge(kinds or KINDS, dry_run)
+        if not dry_run:
+            removed.add(carry_out_all())
         verb = "Would remove" if dry_run else "Removed"
         self.stdout.write(f"{verb} {removed.files} files ({removed.bytes} bytes) and {removed.rows} rows.")
         if removed.failed:

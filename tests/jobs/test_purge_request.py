@@ -1,0 +1,199 @@
+"""`POST /api/media/cache/purge`: what has expired goes soon, in the background, by one process; nothing else does."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from threading import Barrier
+from typing import Any
+
+import httpx
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from jobs import purge_requests
+from jobs.models import MediaObject, PurgeRun, PurgeTotal
+from tests.api import Api, envelope, may
+from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
+from tests.jobs.test_purge import add_job, add_media, all_files, waiting
+from tests.photoslot.test_operations import of_kind, scrape
+from tests.photoslot.until import until
+from tests.staff import browser, text_of
+
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+
+PURGE = "/api/media/cache/purge"
+
+
+@pytest.fixture
+def api() -> Api:
+    return may("settings:write")
+
+
+def asked(api: Api, scope: str = "media_objects") -> dict[str, Any]:
+    answer = api("post", PURGE, {"scope": scope})
+    assert answer.status_code == 202, answer.content
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+def is_done() -> bool:
+    return not PurgeRun.objects.filter(finished_at=None).exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("scope", ["full", "media_objects"])
+def test_a_worker_removes_what_has_expired_and_nothing_else(api: Api, web: httpx.Client, scope: str) -> None:
+    gone, kept = add_media(-1, "media/a.jpg", 11), add_media(60, "media/b.jpg")
+    old, young = add_job(72.1), add_job(71.9)
+    told = asked(api, scope)
+    until(is_done)
+    assert (gone.exists(), kept.exists()) == (False, True)
+    assert f"results/{young.pk}.jpg" in all_files()
+    assert (f"results/{old.pk}.jpg" in all_files()) == (scope == "media_objects")
+    run = PurgeRun.objects.get()
+    assert (str(run.request_id), run.requested_by) == (told["job_id"], User.objects.get())
+    assert (run.files, run.bytes, run.rows) == ((3, 118, 1) if scope == "full" else (1, 11, 1))
+    assert of_kind(scrape(web), "purge_removed_bytes_total", "media") == 11
+
+
+@pytest.mark.usefixtures("alone")
+class TestWhileItWaits:
+    def test_the_answer_says_what_will_be_done(self, api: Api) -> None:
+        told, run = asked(api, "full"), PurgeRun.objects.get()
+        assert told == {
+            "status": "queued_for_gc",
+            "scope": "full",
+            "job_id": str(run.request_id),
+            "expires_cutoff": told["expires_cutoff"],
+        }
+        assert datetime.fromisoformat(told["expires_cutoff"]) == run.cutoff_at
+        assert (run.started_at, run.finished_at) == (None, None)
+        assert LogEntry.objects.get().object_id == str(run.pk)
+
+    def test_asking_again_is_the_same_purge(self, api: Api) -> None:
+        first = asked(api)
+        assert asked(may("settings:write")) == first
+        assert asked(api, "full")["job_id"] != first["job_id"]
+        assert PurgeRun.objects.count() == LogEntry.objects.count() == 2
+
+    def test_once_it_has_begun_asking_is_for_another(self, api: Api) -> None:
+        first = asked(api)
+        assert purge_requests.take()
+        assert asked(api)["job_id"] != first["job_id"]
+
+    def test_of_all_who_ask_at_once_one_asks(self, api: Api) -> None:
+        def ask() -> str:
+            told = asked(api)
+            connection.close()
+            return str(told["job_id"])
+
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE jobs_purgerun IN EXCLUSIVE MODE")  # each sees that none waits, and can add none
+            both = [in_background(ask) for _ in range(2)]
+            until(lambda: waiting() == 2)
+        assert {wait() for wait in both} == {str(PurgeRun.objects.get().request_id)}
+
+    def test_of_all_who_look_at_once_one_takes_it(self, api: Api) -> None:
+        asked(api)
+        start = Barrier(8)
+
+        def take() -> bool:
+            connection.ensure_connection()
+            start.wait()
+            taken = purge_requests.take()
+            connection.close()
+            return taken is not None
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(future.result() for future in [pool.submit(take) for _ in range(8)]) == 1
+
+    def test_what_expires_after_it_was_asked_for_is_left(self, api: Api) -> None:
+        before = add_media(-1, "media/a.jpg")
+        asked(api)
+        PurgeRun.objects.update(cutoff_at=F("cutoff_at") - timedelta(minutes=1))
+        MediaObject.objects.update(expires_at=Now() - timedelta(minutes=2))
+        meanwhile = add_media(-1, "media/b.jpg")
+        job = add_job(72)
+        job.result_expires_at = datetime.now().astimezone() - timedelta(seconds=1)
+        job.save()
+        purge_requests.carry_out_all()
+        assert (before.exists(), meanwhile.exists()) == (False, True)
+        assert f"results/{job.pk}.jpg" in all_files()
+
+    @pytest.mark.parametrize(("ago", "is_taken"), [(timedelta(), False), (purge_requests.TAKEN_FOR, True)])
+    def test_what_a_killed_process_had_taken_is_taken_again_after_a_while(
+        self, api: Api, ago: timedelta, is_taken: bool
+    ) -> None:
+        asked(api)
+        assert purge_requests.take()
+        PurgeRun.objects.update(started_at=F("started_at") - ago)
+        assert (purge_requests.take() is not None) == is_taken
+
+    def test_what_is_done_is_not_done_again(self, api: Api) -> None:
+        asked(api)
+        purge_requests.carry_out_all()
+        PurgeRun.objects.update(started_at=F("started_at") - purge_requests.TAKEN_FOR)
+        assert purge_requests.take() is None
+
+    def test_cron_carries_it_out_where_no_worker_does(
+        self, api: Api, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        add_job(73, size=100)
+        told = asked(api, "full")
+        call_command("purge_expired", "media", "--dry-run")
+        assert not is_done()
+        call_command("purge_expired", "media")
+        assert is_done()
+        assert "Removed 2 files (107 bytes) and 0 rows." in capsys.readouterr().out
+        assert f"Purge {told['job_id']} of media and results" in caplog.text
+        assert "removed 2 files (107 bytes) and 0 rows; 0 files could not be removed" in caplog.text
+        assert dict(PurgeTotal.objects.values_list("kind", "files")) == {"media": 0, "results": 2}
+
+    def test_staff_see_it_in_the_admin(self, api: Api) -> None:
+        told = asked(api, "full")
+        page = text_of(browser(superuser=True).get("/admin/jobs/purgerun/"))
+        assert told["job_id"] in page
+        assert "media, results" in page
+        assert str(User.objects.first()) in page
+
+
+@pytest.mark.e2e
+def test_photos_and_leaving_do_not_wait_for_it_and_another_worker_ends_it(api: Api, processes: Processes) -> None:
+    use_sandbox("instant")
+    file = add_media(-1, "media/a.jpg")
+    asked(api)
+    processes.web()
+    worker = processes.worker()
+    with transaction.atomic():
+        MediaObject.objects.select_for_update().get()  # the purge stands before this row
+        until(lambda: waiting() == 1)
+        assert Booth(processes.url).post(jpeg()).status == 200
+        worker.terminate()
+        assert worker.wait(30) == 0
+    PurgeRun.objects.update(started_at=F("started_at") - purge_requests.TAKEN_FOR)
+    processes.worker()
+    until(is_done)
+    assert not file.exists()
+    assert not MediaObject.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "named"),
+    [
+        ({}, 422, "validation_failed", ["scope"]),
+        ({"scope": "log"}, 422, "validation_failed", ["scope"]),
+        ({"scope": ["full"]}, 422, "validation_failed", ["scope"]),
+        ({"scope": "full", "force": True}, 400, "invalid_payload", ["force"]),
+        ([], 400, "invalid_payload", []),
+    ],
+)
+def test_what_is_no_scope_purges_nothing(api: Api, body: Any, status: int, code: str, named: list[str]) -> None:
+    assert list(envelope(api("post", PURGE, body), status, code)) == named
+    assert list(envelope(api("post", f"{PURGE}?scope=full", {}), 400, "invalid_payload")) == ["scope"]
+    assert not PurgeRun.objects.exists()

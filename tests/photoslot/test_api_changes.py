@@ -1,0 +1,224 @@
+"""What `make check` says of an API's document that breaks with the last release's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from django.conf import settings
+
+from tests.api import document
+from tests.api_changes import announced, breaking
+
+pytestmark = pytest.mark.unit
+
+ENVELOPE = {"type": "object", "properties": {"code": {"enum": ["a"]}}, "required": ["code"]}
+BASE: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+STRING, NUMBER, WHOLE = {"type": "string"}, {"type": "number"}, {"type": "integer"}
+
+
+def api(**parts: Any) -> dict[str, Any]:
+    """A document of one operation. Its parts: `request` and `answer` are schemas, the others the operation's own."""
+    request, answer = parts.pop("request", BASE), parts.pop("answer", BASE)
+    about = {
+        "operationId": "doIt",
+        "description": "Takes the permission `slots:write`.",
+        "security": [{"staffToken": []}],
+        "parameters": [{"in": "query", "name": "page", "schema": WHOLE}],
+        "requestBody": {"content": {"application/json": {"schema": request}}},
+        "responses": {
+            "200": {"content": {"application/json": {"schema": answer}}, "headers": {"ETag": {}}},
+            "422": {"content": {"application/json": {"schema": ENVELOPE}}},
+        },
+    }
+    components = {"schemas": parts.pop("schemas", {})}
+    return {"paths": {"/it": {parts.pop("method", "post"): about | parts}}, "components": components}
+
+
+def fields(required: tuple[str, ...] = ("a",), **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": STRING} | more, "required": [*required]}
+
+
+def query(name: str = "page", schema: Any = WHOLE, **more: Any) -> dict[str, Any]:
+    return {"in": "query", "name": name, "schema": schema} | more
+
+
+def content(schema: Any = BASE, kind: str = "application/json") -> dict[str, Any]:
+    return {"content": {kind: {"schema": schema}}}
+
+
+OPERATIONS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
+    ("nothing", {}, {}, []),
+    ("another method", {}, {"method": "put"}, ["it is gone"]),
+    ("another name", {}, {"operationId": "did"}, ["it is called did"]),
+    ("other words", {}, {"description": "It does. Takes the permission `slots:write`."}, []),
+    (
+        "a permission",
+        {},
+        {"description": "Takes the permission `settings:write`."},
+        ["it takes settings:write"],
+    ),
+    ("a token", {"security": [], "description": ""}, {"description": ""}, ["it takes a token"]),
+    ("no token any more", {}, {"security": [], "description": "Takes no token."}, []),
+    ("a parameter more", {}, {"parameters": [query(), query("size")]}, []),
+    (
+        "a parameter more that must be",
+        {},
+        {"parameters": [query(), query("size", required=True)]},
+        ["query parameter size is required"],
+    ),
+    ("a parameter that must be", {}, {"parameters": [query(required=True)]}, ["query parameter page is required"]),
+    ("a parameter less", {}, {"parameters": []}, ["query parameter page is gone"]),
+    (
+        "a parameter of less",
+        {},
+        {"parameters": [query(schema=WHOLE | {"maximum": 9})]},
+        ["query parameter page: maximum None where it is 9"],
+    ),
+    ("a parameter of more", {"parameters": [query(schema=WHOLE | {"maximum": 9})]}, {}, []),
+    ("no body", {}, {"requestBody": {}}, ["body is gone"]),
+    ("a body", {"requestBody": {}}, {}, []),
+    (
+        "a body that must be",
+        {"requestBody": {}},
+        {"requestBody": content() | {"required": True}},
+        ["a body is required"],
+    ),
+    (
+        "a body of another type",
+        {},
+        {"requestBody": content(kind="multipart/form-data")},
+        ["body: application/json is gone"],
+    ),
+    ("an answer more", {}, {"responses": api()["paths"]["/it"]["post"]["responses"] | {"202": {}}}, []),
+    (
+        "an answer of another status",
+        {},
+        {"responses": {"202": content() | {"headers": {"ETag": {}}}}},
+        ["200 is gone"],
+    ),
+    ("an answer of another type", {}, {"responses": {"200": content(kind="text/csv")}}, ["ETag", "application/json"]),
+    ("other refusals", {}, {"responses": {"200": content() | {"headers": {"ETag": {}}}, "409": {}}}, []),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [pytest.param(*row[1:], id=row[0]) for row in OPERATIONS])
+def test_what_is_said_of_an_operation(old: dict[str, Any], new: dict[str, Any], said: list[str]) -> None:
+    found = sorted(change for name, change in breaking(api(**old), api(**new)) if name == "doIt")
+    assert len(found) == len(said)
+    assert all(part in change for part, change in zip(said, found, strict=True))
+
+
+# Two schemas; what is wrong when the first becomes the second in a request, and in an answer ("": nothing).
+SCHEMAS: list[tuple[str, Any, Any, str, str]] = [
+    ("a field more", fields(), fields(b=STRING), "", ""),
+    ("a field more that must be", fields(), fields(("a", "b"), b=STRING), "b is required", ""),
+    ("a field that must be", fields(b=STRING), fields(("a", "b"), b=STRING), "b is required", ""),
+    ("a field that may be missing", fields(("a", "b"), b=STRING), fields(b=STRING), "", "b may be missing"),
+    ("a field less", fields(b=STRING), fields(), "b is gone", "b is gone"),
+    ("a field less that was always there", fields(("a", "b"), b=STRING), fields(), "b is gone", "b is gone"),
+    ("another type", fields(b=STRING), fields(b=WHOLE), "string where", "integer where"),
+    ("a wider type", fields(b=WHOLE), fields(b=NUMBER), "", "number where"),
+    ("null too", fields(b=STRING), fields(b={"type": ["string", "null"]}), "", "null where"),
+    ("any type", fields(b=STRING), fields(b={}), "", "where it is string"),
+    ("a word more", fields(b={"enum": ["x"]}), fields(b={"enum": ["x", "y"]}), "", "['x', 'y'] where"),
+    ("a word less", fields(b={"enum": ["x", "y"]}), fields(b={"enum": ["x"]}), "['x', 'y'] where", ""),
+    ("only one word", fields(b=STRING), fields(b=STRING | {"const": "x"}), "anything where", ""),
+    ("a higher limit", fields(b={"maximum": 5}), fields(b={"maximum": 6}), "", "maximum 6"),
+    ("a lower least", fields(b={"minLength": 5}), fields(b={"minLength": 4}), "", "minLength 4"),
+    ("a higher least", fields(b={"minLength": 4}), fields(b={"minLength": 5}), "minLength 4", ""),
+    ("no limit", fields(b={"maxLength": 5}), fields(b={}), "", "maxLength None"),
+    ("a form", fields(b=STRING), fields(b=STRING | {"format": "uuid"}), "format None", ""),
+    ("no pattern", fields(b=STRING | {"pattern": "x"}), fields(b=STRING), "", "pattern None"),
+    ("no other fields", fields(), fields() | {"additionalProperties": False}, "no other fields", ""),
+    ("other fields", fields() | {"additionalProperties": False}, fields(), "", ""),
+    (
+        "other fields of another type",
+        {"additionalProperties": STRING},
+        {"additionalProperties": WHOLE},
+        ".*: string where",
+        ".*: integer where",
+    ),
+    ("items", {"items": STRING}, {"items": {}}, "", "[]: "),
+    ("deep inside", {"items": fields(b=fields())}, {"items": fields(b=fields(()))}, "", "[].b.a may be missing"),
+    ("a choice more", {"oneOf": [STRING]}, {"oneOf": [STRING, WHOLE]}, "", "integer where"),
+    ("a choice less", {"anyOf": [STRING, WHOLE]}, {"anyOf": [STRING]}, "integer where", ""),
+    ("parts of one", {"allOf": [fields(), fields(b=STRING)]}, fields(b=STRING), "", ""),
+    ("parts of less", {"allOf": [fields(), fields(b=STRING)]}, fields(), "b is gone", "b is gone"),
+    ("the same by another name", {"$ref": "#/components/schemas/Tree"}, {"$ref": "#/components/schemas/Same"}, "", ""),
+    ("something deep in a tree", {"$ref": "#/components/schemas/Tree"}, {"$ref": "#/components/schemas/Bush"}, "", "w"),
+]
+
+
+def tree(of: str, **leaf: Any) -> dict[str, Any]:
+    branches = {"type": "array", "items": {"$ref": f"#/components/schemas/{of}"}}
+    return {"type": "object", "properties": {"branches": branches, "leaf": {"type": "string"} | leaf}}
+
+
+TREES = {"Tree": tree("Tree"), "Same": tree("Same"), "Bush": tree("Bush", type=["string", "null"])}
+
+
+@pytest.mark.parametrize("part", ["request", "answer"])
+@pytest.mark.parametrize(("old", "new", "asked", "told"), [pytest.param(*row[1:], id=row[0]) for row in SCHEMAS])
+def test_what_is_said_of_a_schema(old: Any, new: Any, asked: str, told: str, part: str) -> None:
+    found = [change for _, change in breaking(api(schemas=TREES, **{part: old}), api(schemas=TREES, **{part: new}))]
+    said = asked if part == "request" else told
+    assert len(found) == (said != ""), found
+    assert all(said in change for change in found)
+
+
+def test_our_own_document_does_not_break_with_itself() -> None:
+    assert [*breaking(document(), document())] == []
+
+
+def test_only_entries_of_what_is_not_released_announce() -> None:
+    text = (
+        "# Changelog\n\n## Unreleased\n\n- A field.\n- Breaking: getIt, putIt\n  and listIt are gone.\n- Not doIt.\n\n"
+    )
+    assert {"getIt", "putIt", "listIt"} <= announced(text + "## 0.1.0\n\n- Breaking: oldIt.\n")
+    assert not {"doIt", "oldIt", "A"} & announced(text + "## 0.1.0\n\n- Breaking: oldIt.\n")
+
+
+def checked(folder: Path) -> tuple[int, str]:
+    """As `make check` does."""
+    command = [sys.executable, "-m", "tests.api_changes", str(folder)]
+    run = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+    return run.returncode, run.stdout
+
+
+def released(folder: Path, changelog: str, **change: Any) -> None:
+    (folder / "docs").mkdir()
+    (folder / "docs/openapi-released.yaml").write_text(yaml.safe_dump(api()))
+    (folder / "openapi.yaml").write_text(yaml.safe_dump(api(**change)))
+    (folder / "CHANGELOG.md").write_text(f"## Unreleased\n\n{changelog}\n")
+
+
+@pytest.mark.parametrize(
+    ("changelog", "change", "code", "said"),
+    [
+        ("- Nothing.", {}, 0, ""),
+        ("- Nothing.", {"method": "put"}, 1, "BREAKING: doIt: it is gone"),
+        ("- Breaking: doThat goes.", {"method": "put"}, 1, "BREAKING: doIt: it is gone"),
+        ("- Breaking: doIt is done by PUT.", {"method": "put"}, 0, "Meant: doIt: it is gone"),
+    ],
+)
+def test_the_check_fails_unless_the_changelog_says_that_it_is_meant(
+    tmp_path: Path, changelog: str, change: dict[str, Any], code: int, said: str
+) -> None:
+    released(tmp_path, changelog, **change)
+    assert checked(tmp_path)[0] == code
+    assert said in checked(tmp_path)[1]
+
+
+def test_before_the_first_release_nothing_breaks(tmp_path: Path) -> None:
+    code, said = checked(tmp_path)
+    assert (code, "No release yet" in said) == (0, True)
+
+
+def test_the_repositorys_own_check_passes() -> None:
+    assert checked(Path(settings.BASE_DIR))[0] == 0
