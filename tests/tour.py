@@ -30,7 +30,7 @@ from slots.models import TemplateBinding, TemplateMedia
 from slots.templates import MAX_MB
 from tests.api import Api, answers, may, operations
 from tests.conftest import jpeg, set_slot, use_sandbox
-from tests.ingest.helpers import cancel, eventually, form
+from tests.ingest.helpers import MEGABYTE, cancel, eventually, form
 from tests.ingest.test_checks import gif, padded
 from tests.ingest.test_slot_options import spend
 from tests.jobs.made import age
@@ -301,9 +301,11 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
     ("logIn", "invalid_credentials"): lambda: body(username="serg", password="a guess"),
     ("logIn", "rate_limited"): lambda: given(guesses),
     ("purgeMediaCache", "validation_failed"): lambda: body(scope="all"),
-    ("registerMedia", "job_finalized"): lambda: attached(job_id=made().pk),
+    ("registerMedia", "job_finalized"): lambda: attached(job_id=str(made().pk)),
     ("registerMedia", "not_found"): lambda: attached(job_id=NOBODY),
-    ("registerMedia", "payload_too_large"): lambda: {"headers": {"Content-Length": str(10**12)}},
+    ("registerMedia", "payload_too_large"): lambda: (
+        attached(padded(jpeg())) | given(within=override_settings(INGEST_MAX_FILE_BYTES=MEGABYTE))
+    ),
     ("registerMedia", "validation_failed"): lambda: attached(job_id="none"),
     ("registerTemplateMedia", "key_taken"): lambda: given(lambda: bound("style")),
     ("registerTemplateMedia", "not_found"): lambda: upload(slot_id="slot-099"),
