@@ -90,7 +90,7 @@ class SlotView(StaffView):
     )
     def get(self, request: Request, slot_id: str) -> Response:
         asked(request)
-        slot = _slot(Slot.objects, slot_id)
+        slot = slot_of(Slot.objects, slot_id)
         return Response(shown(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)})
 
     @operation(
@@ -179,7 +179,7 @@ def _result(job: Job) -> dict[str, Any]:
     }
 
 
-def _slot(rows: Any, slot_id: str) -> Slot:
+def slot_of(rows: Any, slot_id: str) -> Slot:
     slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
     if slot is None:
         raise ApiError("not_found", _("There is no such slot."))
@@ -191,7 +191,7 @@ def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
     given = request.headers.get("If-Match")
     if given is None and updated_at is None:
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
-    slot = _slot(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
+    slot = slot_of(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
     tags = ["*"] if given is None else parse_etags(given)
     if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")

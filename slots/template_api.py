@@ -19,13 +19,24 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from drf_spectacular.types import OpenApiTypes
 from rest_framework import serializers
-from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from photoslot import images
-from photoslot.api import Fields, FormParser, PageMeta, PageQuery, StaffView, Text, WrittenFlag, asked, page_of
-from photoslot.api import refused_fields as refused
+from photoslot.api import (
+    Fields,
+    FormParser,
+    PageMeta,
+    PageQuery,
+    PictureRenderer,
+    StaffView,
+    Text,
+    WrittenFlag,
+    asked,
+    page_of,
+    posted,
+)
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots import operations, templates
@@ -141,13 +152,7 @@ class RegisterView(StaffView):
     )
     def post(self, request: Request) -> Response:
         asked(request)
-        parts: Any = request.data
-        form = Registration(data=dict(parts.items()))
-        if not form.is_valid():
-            # No file is malformed, as at the booths' door.
-            code = "invalid_payload" if "file" in form.errors else "validation_failed"
-            raise refused(serializers.ValidationError(form.errors), code)
-        media = _registered(form.validated_data, request.user)
+        media = _registered(posted(request, Registration), request.user)
         log(media, ADDITION, [{"added": {}}], request.user)
         registered = _shown(media)
         address = reverse("template-image", args=[media.pk])
@@ -208,12 +213,6 @@ class TemplateView(StaffView):
             log(media, DELETION, "", request.user)
             templates.remove(media)
         return Response(status=204)
-
-
-class PictureRenderer(BaseRenderer):
-    """For negotiation: the view answers with the bytes themselves."""
-
-    media_type, format = "image/*", "image"
 
 
 class PreviewView(StaffView):
