@@ -287,7 +287,8 @@ def test_those_that_wait_are_in_nobodys_way(staff: Staff, booth: Booth, sandbox:
 def test_it_joins_nobodys_job_and_nobody_joins_it(staff: Staff, booth: Booth, sandbox: Sandbox) -> None:
     use_sandbox("instant", "hold")
     answers: list[Callable[[], Any]] = []
-    for number, run in enumerate((staff.run, lambda: booth.post(jpeg()), staff.run), 1):
+    runs: list[Callable[[], Any]] = [staff.run, lambda: booth.post(jpeg()), staff.run]
+    for number, run in enumerate(runs, 1):
         answers.append(in_background(run))
         sandbox.wait_for_calls(number)
     sandbox.let_go()
