@@ -12,6 +12,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection, transaction
 from django.test.client import MULTIPART_CONTENT
 from django.utils import timezone
 from pytest_django.fixtures import Settings
@@ -70,6 +71,7 @@ def test_it_answers_the_picture(staff: Staff) -> None:
     assert (answer.headers["X-Job-Id"], answer.headers["X-Outcome"]) == (str(job.pk), "made")
     assert not {"x-result-url", "x-result-expires-at"} & set(answer.headers)
     assert answer.headers["Cache-Control"] == "no-store"
+    assert eventually(lambda: Job.objects.get().delivered_at) < job.expires_at  # as soon as it was there
 
 
 # Unsaved
@@ -204,6 +206,13 @@ def test_it_costs_and_is_refused_when_the_budget_is_used_up(staff: Staff) -> Non
     assert staff.run(settings_json=OK | {"daily_budget": 6}).status_code == 200
 
 
+def test_a_queue_that_does_not_answer_is_told(staff: Staff) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE ingest_ingestsettings")
+        refusal(staff.run(), 503, "queue_unavailable")
+    assert nothing_left()
+
+
 def test_errors_speak_the_readers_language(staff: Staff) -> None:
     use_sandbox("instant", "refuses")
     staff.headers |= {"Accept-Language": "ru"}
@@ -258,8 +267,8 @@ def test_at_the_deadline_it_is_over_for_good(staff: Staff, sandbox: Sandbox) -> 
 def test_who_hangs_up_leaves_the_job_to_its_end_and_nothing_else(staff: Staff, sandbox: Sandbox) -> None:
     use_sandbox("instant", "hold")
     request = httpx.Request("POST", f"{staff.web.base_url}{PATH}", headers=staff.headers, files={"file": jpeg()})
-    with connect(str(staff.web.base_url)) as connection:
-        connection.sendall(raw(request))
+    with connect(str(staff.web.base_url)) as line:
+        line.sendall(raw(request))
         sandbox.wait_for_calls(1)
     sandbox.let_go()
     job = eventually(lambda: Job.objects.filter(is_finalized=True).first())
