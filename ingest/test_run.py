@@ -22,13 +22,12 @@ from ingest.answer import answered
 from ingest.door import Door, let_in, look_up
 from jobs.models import Job
 from jobs.queue import QueueUnavailable
-from jobs.slot_api import slot_of
 from photoslot.api import Fields, FormParser, PictureRenderer, StaffView, Text, asked, posted
 from photoslot.database import in_thread
 from photoslot.errors import queue_unavailable
 from photoslot.images import FORMATS
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from slots.api import judge, log
+from slots.api import judge, log, slot_of
 from slots.models import Slot
 
 BOOTHS_OWN = ("reply", "finish_late")  # how its answer is wrapped, and a picture after it: neither is for staff

@@ -3,7 +3,6 @@ not in `slots` because archiving one must know, and may end, its jobs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -30,7 +29,8 @@ from jobs.queue import QueueUnavailable
 from photoslot.api import Fields, StaffView, WrittenFlag, asked
 from photoslot.errors import ApiError, queue_unavailable
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from slots.api import RECIPE, SLOT, SLOT_ID, SlotAnswer, SlotChanges, etag, judge, log, shown
+from slots.api import RECIPE, SLOT, SlotAnswer, SlotChanges, etag, judge, log, shown, slot_of
+from slots.history import sign
 from slots.models import Slot
 
 RECENT = 10
@@ -113,6 +113,7 @@ class SlotView(StaffView):
         changes = dict(form.validated_data)
         seen = changes.pop("updated_at", None)
         with transaction.atomic():
+            sign(request.user)
             slot = _as_seen(request, slot_id, seen)
             _change(slot, changes, request.user)
         return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
@@ -131,6 +132,7 @@ class SlotView(StaffView):
     def delete(self, request: Request, slot_id: str) -> Response:
         force = asked(request, ArchiveQuery)["force"]
         with transaction.atomic():
+            sign(request.user)
             slot = _as_seen(request, slot_id)
             if not force and (count := _under_way(slot_id).count()):
                 raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
@@ -177,13 +179,6 @@ def _result(job: Job) -> dict[str, Any]:
         "mime": job.result_mime_type,
         "size_bytes": job.result_size_bytes,
     }
-
-
-def slot_of(rows: Any, slot_id: str) -> Slot:
-    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
-    if slot is None:
-        raise ApiError("not_found", _("There is no such slot."))
-    return slot
 
 
 def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:

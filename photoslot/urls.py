@@ -12,6 +12,7 @@ from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
 from providers.api import ProvidersView, ProviderView, operation_schema
 from slots.api import SlotsView
+from slots.history_api import HistoryView
 from slots.template_api import PreviewView, RegisterView, TemplatesView, TemplateView
 
 urlpatterns = [
@@ -28,6 +29,7 @@ urlpatterns = [
     path("api/settings", SettingsView.as_view(), name="settings"),
     path("api/slots", SlotsView.as_view(), name="slots"),
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
+    path("api/slots/<str:slot_id>/history", HistoryView.as_view(), name="slot-history"),
     path("api/slots/<str:slot_id>/test-run", TestRunView.as_view(), name="test-run"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),

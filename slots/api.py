@@ -3,6 +3,7 @@ both say of a slot is here."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from photoslot.api import Fields, Flag, PageMeta, PageQuery, StaffView, Text, Wh
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots import operations
+from slots.history import sign
 from slots.models import Slot
 
 SLOT_ID = RegexValidator(r"^slot-[0-9]{3,}\Z", gettext_lazy("A slot's id looks like slot-001."))
@@ -125,7 +127,7 @@ class SlotsView(StaffView):
         asked(request)
         form = NewSlot(data=request.data)
         form.is_valid(raise_exception=True)
-        slot = _added(form.validated_data)
+        slot = _added(form.validated_data, request.user)
         log(slot, ADDITION, [{"added": {}}], request.user)
         headers = {"ETag": etag(slot), "Location": reverse("slot", args=[slot.pk])}
         return Response(shown(slot), status=201, headers=headers)
@@ -133,6 +135,14 @@ class SlotsView(StaffView):
 
 def shown(slot: Slot) -> dict[str, Any]:
     return {name: getattr(slot, name) for name in SLOT}
+
+
+def slot_of(rows: Any, slot_id: str) -> Slot:
+    """The one of the rows that an address means. Raises the 404 where there is none."""
+    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
+    if slot is None:
+        raise ApiError("not_found", _("There is no such slot."))
+    return slot
 
 
 def etag(slot: Slot) -> str:
@@ -165,13 +175,14 @@ def _wanted(query: Mapping[str, Any]) -> Q:
     return wanted
 
 
-def _added(given: Mapping[str, Any]) -> Slot:
+def _added(given: Mapping[str, Any], by: Any) -> Slot:
     """Of two who add a slot at once, each gets one of its own, or its 409."""
     while True:
         slot = Slot(**{"id": Slot.next_id(), **given})
         judge(slot)
         try:
             with transaction.atomic():
+                sign(by)
                 slot.save(force_insert=True)
         except IntegrityError:  # the id, which is all that is unique
             if "id" in given:
