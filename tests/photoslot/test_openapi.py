@@ -20,14 +20,13 @@ from jobs.models import Job
 from photoslot.api import SCOPES
 from photoslot.errors import STATUS_OF
 from photoslot.openapi import MEANINGS
-from tests.api import Api, answers, conforms, document, envelope, may, operations, validator
+from tests.api import JSON, Api, answers, conforms, document, envelope, held, may, operations, validator
 from tests.conftest import Booth, jpeg, use_sandbox
 from tests.ingest.helpers import form
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 OPERATIONS = [pytest.param(method, path, about, id=about["operationId"]) for method, path, about in operations()]
-JSON = "application/json"
 
 
 def test_the_committed_document_is_what_the_code_says(tmp_path: Path) -> None:
@@ -108,15 +107,6 @@ def test_the_page_to_read_it_loads_only_what_this_service_has(web: httpx.Client)
     assert {web.get(address).status_code for address in loaded} == {200}
     assert '"/api/schema"' in page.text
     assert '"validatorUrl": null' in page.text
-
-
-def held(web: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
-    """The answer, held to the document."""
-    answer = web.request(method, path, **more)
-    kind = answer.headers.get("Content-Type", "")
-    conforms(method, answer.request.url.path, answer.status_code, kind, answer.json() if kind == JSON else None)
-    assert answer.headers["X-Correlation-Id"]
-    return answer
 
 
 @pytest.mark.e2e
