@@ -14,8 +14,11 @@ from django.http import HttpResponseBase, StreamingHttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
+from ingest.door import Admission, Door
 from ingest.spare import Spare
+from ingest.wait import wait_for_end
 from jobs import files
+from jobs.models import Job
 from jobs.queue import Queue, QueueUnavailable
 from jobs.records import Outcome
 from photoslot.errors import ApiError, internal_error
@@ -25,6 +28,13 @@ logger = logging.getLogger(__name__)
 
 # Turns of the event loop from a connection that breaks, which ends a send that waits, until `gone` is set.
 TURNS_TO_LEARN = 3
+
+
+async def answered(door: Door, admission: Admission, gone: asyncio.Event) -> HttpResponseBase:
+    """Waits for the job's end, and then as `answer`."""
+    async with Spare(door.queue, admission) as spare:
+        outcome = await wait_for_end(door.queue, door.waiters, admission.ticket)
+        return await answer(door.queue, outcome, spare, gone)
 
 
 async def answer(queue: Queue, outcome: Outcome, spare: Spare, gone: asyncio.Event) -> HttpResponseBase:
@@ -61,12 +71,11 @@ def _provider_error(outcome: Outcome) -> ApiError:
 
 async def _picture(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_bytes_of, outcome)
-    assert outcome.result_expires_at
-    about = {
-        "X-Outcome": "fallback" if outcome.used_fallback else "made",
-        "X-Result-Url": settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id]),
-        "X-Result-Expires-At": outcome.result_expires_at.isoformat(),
-    }
+    about = {"X-Outcome": "fallback" if outcome.used_fallback else "made"}
+    if outcome.source == Job.Source.BOOTH:
+        assert outcome.result_expires_at
+        about["X-Result-Url"] = settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id])
+        about["X-Result-Expires-At"] = outcome.result_expires_at.isoformat()
     return _response(queue, outcome, Picture(data, str(outcome.result_mime_type)), about, gone)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
@@ -18,10 +19,12 @@ from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from ingest import form, photo
 from ingest.password import RETRY_AFTER_SECONDS, PasswordGate, TooManyFailures, WrongPassword
 from jobs import files
+from jobs.models import Job
 from jobs.notify import Waiters
 from jobs.queue import Queue, QueueFull, QueueUnavailable
 from jobs.records import NewJob, Ticket
@@ -32,7 +35,8 @@ OFF_RETRY_SECONDS = 60  # somebody has to do something first
 DAY_SECONDS = 24 * 60 * 60
 BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
 
-# All that the door needs to know, in one round trip. Slots that are off or archived are not there.
+# All that the door needs to know, in one round trip. Slots that are off or archived are not there. The columns of the
+# slot that stand in `unsaved` count as if they had been saved.
 LOOK_UP = """
 SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, slot.provider_id, slot.operation_id,
     slot.settings_json, slot.size_limit_mb,
@@ -45,7 +49,8 @@ SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, s
         WHERE slot_id = slot.id AND at >= date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
     ) END AS spent_usd
 FROM ingest_ingestsettings AS ingest
-LEFT JOIN slots_slot AS slot ON slot.id = %s AND slot.is_active AND slot.archived_at IS NULL
+LEFT JOIN (slots_slot AS saved CROSS JOIN LATERAL jsonb_populate_record(saved, %(unsaved)s) AS slot)
+    ON saved.id = %(slot_id)s AND slot.is_active AND slot.archived_at IS NULL
 LEFT JOIN providers_provideraccount AS account ON account.provider_id = slot.provider_id
 """
 
@@ -95,13 +100,24 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
         posted = await asyncio.to_thread(form.read, request)
     except form.MalformedForm as error:
         raise ApiError("invalid_payload", _("The form could not be read: %s.") % error) from None
-    recipe = await _recipe(door.queue, slot_id)
+    recipe = await look_up(door.queue, slot_id)
     await _check_password(door.passwords, posted.password, recipe, request.META.get("REMOTE_ADDR", ""))
+    return await let_in(door.queue, recipe, posted.photo, posted.metadata)
+
+
+async def let_in(
+    queue: Queue,
+    recipe: Recipe,
+    upload: UploadedFile[Any] | None,
+    metadata: Mapping[str, str],
+    source: Job.Source = Job.Source.BOOTH,
+) -> Admission:
+    """The checks of slot and photo, then a place in the queue; who posts it is the caller's to check."""
     if recipe.slot_id is None:
         raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
-    if posted.photo is None:
+    if upload is None:
         raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
-    info, digest = await _checked_photo(posted.photo, recipe)
+    info, digest = await _checked_photo(upload, recipe)
     job_id = uuid4()
     job = NewJob(
         id=job_id,
@@ -113,21 +129,23 @@ async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
         payload_path=files.payload_path(job_id, info.mime_type),
         payload_mime_type=info.mime_type,
         payload_digest=digest,
-        booth_id=posted.metadata.get("id", "")[:255],
-        metadata=posted.metadata,
+        booth_id=metadata.get("id", "")[:255],
+        metadata=metadata,
+        source=source.value,
     )
     # A booth that hangs up here must leave either a job with its photo, or neither.
     # With `on_failure` the photo goes back, and its job says why.
     refusal = None if recipe.returns_original else _spent(recipe) or _nobody_works(recipe)
-    ticket = await asyncio.shield(_place(door.queue, job, posted.photo, recipe.sync_response_seconds, refusal))
+    ticket = await asyncio.shield(_place(queue, job, upload, recipe.sync_response_seconds, refusal))
     return Admission(ticket, recipe.returns_original)
 
 
-async def _recipe(queue: Queue, slot_id: str) -> Recipe:
+async def look_up(queue: Queue, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> Recipe:
+    # Postgres takes no NUL; a slot with one in its name is as unknown as any other.
+    values = {"slot_id": slot_id.replace("\0", "?"), "unsaved": Jsonb(unsaved or {})}
     async with queue.connection() as connection:
         cursor = connection.cursor(row_factory=class_row(Recipe))
-        # Postgres takes no NUL; a slot with one in its name is as unknown as any other.
-        recipe = await (await cursor.execute(LOOK_UP, (slot_id.replace("\0", "?"),))).fetchone()
+        recipe = await (await cursor.execute(LOOK_UP, values)).fetchone()
     if recipe is None:
         raise QueueUnavailable("not set up yet: run manage.py bootstrap")
     return recipe

@@ -6,10 +6,8 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
-from ingest.answer import answer
+from ingest.answer import answered
 from ingest.door import Door, admit
-from ingest.spare import Spare
-from ingest.wait import wait_for_end
 from jobs.queue import QueueUnavailable
 from photoslot.errors import ApiError, from_exception, queue_unavailable
 
@@ -22,9 +20,7 @@ async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
         if request.method != "POST":
             raise _only_post()
         admission = await admit(door, request, slot_id)
-        async with Spare(door.queue, admission) as spare:
-            outcome = await wait_for_end(door.queue, door.waiters, admission.ticket)
-            return await answer(door.queue, outcome, spare, state["gone"])
+        return await answered(door, admission, state["gone"])
     except QueueUnavailable:
         return queue_unavailable().response()
     except Exception as error:  # noqa: BLE001 - whatever it is, the booth gets the envelope; it is logged there

@@ -179,7 +179,8 @@ class JobAdmin(HistoryAdmin):
 
     @admin.display(description=_("state"))
     def state(self, job: Job) -> SafeString:
-        return _badge(state_of(job))
+        mark = badge(job.source, job.get_source_display()) if job.source == Job.Source.TEST else ""
+        return format_html("{} {}", _badge(state_of(job)), mark)
 
     @admin.display(description=_("reason"))
     def reason(self, job: Job) -> str:

@@ -28,6 +28,7 @@ from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from jobs import entries
+from jobs.models import Job
 from jobs.records import (
     Claim,
     Closed,
@@ -54,6 +55,9 @@ DONE_CHANNEL = "photoslot_done"  # a job has ended; the payload is its id
 
 # Seconds a claim holds without a heartbeat: what a killed worker costs its jobs, of the 48 that a booth waits.
 LEASE_SECONDS = 8
+
+# A test run's picture is of use for as long as its answer takes: nobody can come back for it.
+TEST_RETENTION = timedelta(minutes=5)
 
 ADMISSION_LOCK = 0x70686F746F  # any number that nobody else takes; this one reads "photo"
 # Seconds to wait for one new connection. A server that runs needs milliseconds; the booth should hear of one that
@@ -304,7 +308,7 @@ OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= cloc
 
 LOOK = (
     """
-SELECT id, slot_id, provider_id, payload_path, is_finalized, failure_reason, error_reason, result_file_path,
+SELECT id, slot_id, source, provider_id, payload_path, is_finalized, failure_reason, error_reason, result_file_path,
     result_inline_base64, result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token,
     provider_job_reference, used_fallback, settings_json ->> 'reply' AS reply,
 """
@@ -421,7 +425,7 @@ class Queue:
         """Ends the job with a picture or a failure. None: it has ended already, is past its deadline or is another
         worker's; nothing was changed."""
         if isinstance(ending, Result):
-            values = _result_values(ending)
+            values = _result_values(claim, ending)
             statement, step, outcome = SUCCEED, entries.succeeded(claim, ending), "success"
         else:
             values = {"reason": ending.reason.value, "message": ending.message[: journal.ERROR_LENGTH]}
@@ -491,7 +495,7 @@ class Queue:
     async def add_late_result(self, claim: Claim, result: Result, steps: Sequence[Step]) -> bool:
         """Puts a picture that came after the deadline under the job's public link. False: the job has not timed out,
         or has one; nothing was changed."""
-        values = _result_values(result) | {"id": claim.id, "token": claim.token}
+        values = _result_values(claim, result) | {"id": claim.id, "token": claim.token}
         async with self.connection() as connection, connection.transaction():
             if (await connection.execute(ADD_LATE_RESULT, values)).rowcount == 0:
                 return False
@@ -580,8 +584,9 @@ def _claim(row: dict[str, Any]) -> Claim:
     return Claim(**row, account=SealedAccount() if sealed["is_enabled"] is None else SealedAccount(**sealed))
 
 
-def _result_values(result: Result) -> dict[str, Any]:
-    retention = timedelta(hours=settings.RESULT_RETENTION_HOURS)
+def _result_values(claim: Claim, result: Result) -> dict[str, Any]:
+    is_test = claim.source == Job.Source.TEST
+    retention = TEST_RETENTION if is_test else timedelta(hours=settings.RESULT_RETENTION_HOURS)
     return {name: getattr(result, name) for name in Result.__slots__} | {"retention": retention}
 
 

@@ -135,6 +135,7 @@ class Outcome:
 
     id: UUID
     slot_id: str
+    source: str
     provider_id: str
     payload_path: str | None
     is_finalized: bool

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from jobs import files, media
+from jobs.models import Job
 from jobs.places import Place
 from jobs.queue import LEASE_SECONDS, Queue, QueueUnavailable
 from jobs.records import Claim, Failure, Outcome, Result, SealedAccount
@@ -238,7 +239,7 @@ class JobRun:
             elif not await self._finished_late(ending):
                 await self._drop(ending, outcome)
                 return
-        if isinstance(ending, Result):
+        if isinstance(ending, Result) and self.claim.source == Job.Source.BOOTH:
             self._thumbnails.make_later(self.claim.id, ending.path)
 
     async def _finished_late(self, ending: Result | Failure) -> bool:

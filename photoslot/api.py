@@ -21,6 +21,7 @@ from rest_framework import exceptions, serializers
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.parsers import BaseParser, JSONParser, MultiPartParser
 from rest_framework.permissions import BasePermission
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.utils import json
@@ -112,6 +113,12 @@ class FormParser(MultiPartParser):
             return super().parse(stream, media_type, parser_context)
         except (exceptions.ParseError, SuspiciousOperation):  # or more fields, or longer ones, than Django reads
             raise ApiError("invalid_payload", _("The body is not a form with a file.")) from None
+
+
+class PictureRenderer(BaseRenderer):
+    """For negotiation: the view answers with the bytes themselves."""
+
+    media_type, format = "image/*", "image"
 
 
 class OpenView(APIView):

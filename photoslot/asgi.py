@@ -83,7 +83,9 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
         handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
-        await handler(scope, _counting(receive, limit, gone), sending)
+        # By itself: cancelled, Django's handler first waits for its thread, and that perhaps for a picture.
+        handling = asyncio.ensure_future(handler(scope, _counting(receive, limit, gone), sending))
+        await asyncio.shield(handling)
     except BodyTooLarge:
         error = ApiError(
             "payload_too_large",
@@ -96,6 +98,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     except asyncio.CancelledError:
         if not started:  # this process must leave before the job's end; the booth can post again at once
             await _answer(queue_unavailable(), sending)
+        handling.cancel()
         raise
 
 

@@ -19,12 +19,24 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from drf_spectacular.types import OpenApiTypes
 from rest_framework import serializers
-from rest_framework.renderers import BaseRenderer, JSONRenderer
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from photoslot import images
-from photoslot.api import Fields, FormParser, PageMeta, PageQuery, StaffView, Text, WrittenFlag, asked, page_of, posted
+from photoslot.api import (
+    Fields,
+    FormParser,
+    PageMeta,
+    PageQuery,
+    PictureRenderer,
+    StaffView,
+    Text,
+    WrittenFlag,
+    asked,
+    page_of,
+    posted,
+)
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots import operations, templates
@@ -203,12 +215,6 @@ class TemplateView(StaffView):
             log(media, DELETION, "", request.user)
             templates.remove(media)
         return Response(status=204)
-
-
-class PictureRenderer(BaseRenderer):
-    """For negotiation: the view answers with the bytes themselves."""
-
-    media_type, format = "image/*", "image"
 
 
 class PreviewView(StaffView):

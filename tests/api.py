@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from django.conf import settings
 from django.test import Client
@@ -18,6 +19,7 @@ from photoslot.bootstrap import permission
 from tests.staff import PASSWORD, person
 
 FORMATS = FormatChecker()
+JSON = "application/json"
 
 
 @FORMATS.checks("date-time", ValueError)  # type: ignore[untyped-decorator]
@@ -74,6 +76,15 @@ def _path(path: str) -> dict[str, Any]:
     return document()["paths"][min(fitting, key=lambda name: name.count("{"))] if fitting else {}
 
 
+def held(web: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
+    """The answer, held to the document."""
+    answer = web.request(method, path, **more)
+    kind = answer.headers.get("Content-Type", "")
+    conforms(method, answer.request.url.path, answer.status_code, kind, answer.json() if kind == JSON else None)
+    assert answer.headers["X-Correlation-Id"]
+    return answer
+
+
 class Api:
     """Asks as the owner of the token, or as nobody. Every answer is held to the document."""
 
@@ -88,7 +99,7 @@ class Api:
         data = b"" if body is None else body
         answer: Any = getattr(self.client, method.lower())(path, data, **more)
         kind = answer.headers.get("Content-Type", "")
-        has_json = kind == "application/json" and answer.content
+        has_json = kind == JSON and answer.content
         content = answer.json() if has_json else None
         conforms(method, path.partition("?")[0], answer.status_code, kind, content)
         assert answer.headers["Cache-Control"] == "no-store"

@@ -41,6 +41,7 @@ from tests.staff import PASSWORD, person
 # What is asked: arguments of `httpx.Client.request`, and under these names what else makes the answer.
 #   at          values of the path's parameters
 #   by          whose token goes with it, if it is not one who may do all
+#   here        it is asked in this process, also where it would wait
 #   meanwhile   what is done while the answer is waited for
 #   within      a context manager, within which it is asked
 Asked = dict[str, Any]
@@ -149,10 +150,9 @@ def the_image() -> str:
     return str(TemplateMedia.objects.get().pk)
 
 
-def photo(scenario: str = "ok", **more: Any) -> Asked:
-    """A booth's, for a provider of the sandbox."""
-    use_sandbox("instant", scenario, **more)
-    return form(jpeg())
+def held() -> None:
+    """The provider makes them wait."""
+    use_sandbox("instant", "hold")
 
 
 def the_job() -> Job:
@@ -196,11 +196,11 @@ def failing(fault: Exception) -> AbstractContextManager[None]:
 
 
 def away() -> Asked:
-    return given(within=failing(OperationalError("the server closed the connection")))
+    return given(within=failing(OperationalError("the server closed the connection")), here=True)
 
 
 def fault() -> Asked:
-    return given(within=failing(RuntimeError("a fault of ours")))
+    return given(within=failing(RuntimeError("a fault of ours")), here=True)
 
 
 def malformed(kind: str) -> Asked:
@@ -241,29 +241,34 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
     "listSlots": given,
     "listTemplateMedia": lambda: given(bound),
     "logIn": lambda: body(username=person().username, password=PASSWORD),
-    "postPhoto": photo,
-    "postPhotoToApi": photo,
+    "postPhoto": lambda: given(lambda: use_sandbox("instant")) | form(jpeg()),
+    "postPhotoToApi": lambda: given(lambda: use_sandbox("instant")) | form(jpeg()),
     "purgeMediaCache": lambda: body(scope="full"),
     "registerMedia": attached,
     "registerTemplateMedia": upload,
+    "testRun": lambda: given(lambda: use_sandbox("instant")) | attached(),
 }
 
+# Those that wait for a worker are asked at the real server.
+WAITING = ("postPhoto", "postPhotoToApi", "testRun")
+WAITED: Mapping[str | int, Callable[[], Asked]] = {
+    "queue_busy": lambda: given(*[job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
+    "budget_exhausted": lambda: given(lambda: spend("5.00"), lambda: use_sandbox("instant", daily_budget=5)),
+    "provider_error": lambda: given(lambda: use_sandbox("instant", "refuses")),
+    "job_cancelled": lambda: given(held, meanwhile=lambda: cancel(the_job().pk)),
+    "provider_unavailable": lambda: given(
+        lambda: ProviderAccount.objects.create(provider_id="instant", is_enabled=False)
+    ),
+    "sync_timeout": lambda: given(held, meanwhile=at_its_end),
+}
 PHOTO: Mapping[str | int, Callable[[], Asked]] = {
     "invalid_payload": lambda: form(None),
     "invalid_credentials": lambda: form(jpeg(), password="wrong"),
     "payload_too_large": lambda: given(lambda: set_slot(size_limit_mb=1)) | form(padded(jpeg())),
     "unsupported_media_type": lambda: form(gif()),
-    "queue_busy": lambda: given(*[job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
     "rate_limited": lambda: given(wrong_passwords) | form(jpeg(), password="wrong"),
-    "budget_exhausted": lambda: given(lambda: spend("5.00")) | photo(daily_budget=5),
     "internal_error": lambda: given(within=no_room_for_results()),
-    "provider_error": lambda: photo("refuses"),
     "queue_unavailable": lambda: given(lambda: IngestSettings.objects.all().delete()),
-    "job_cancelled": lambda: photo("hold") | given(meanwhile=lambda: cancel(the_job().pk)),
-    "provider_unavailable": lambda: given(
-        lambda: ProviderAccount.objects.create(provider_id="instant", is_enabled=False)
-    ),
-    "sync_timeout": lambda: photo("hold") | given(meanwhile=at_its_end),
 }
 FILE: Mapping[str | int, Callable[[], Asked]] = {
     206: lambda: {"headers": {"Range": "bytes=0-9"}},
@@ -310,7 +315,10 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
     ("registerTemplateMedia", "key_taken"): lambda: given(lambda: bound("style")),
     ("registerTemplateMedia", "not_found"): lambda: upload(slot_id="slot-099"),
     ("registerTemplateMedia", "payload_too_large"): lambda: upload(bytes(MAX_MB * 1024 * 1024 + 1)),
+    ("testRun", "payload_too_large"): lambda: given(lambda: set_slot(size_limit_mb=1)) | attached(padded(jpeg())),
+    ("testRun", "validation_failed"): lambda: attached(operation_id="none"),
     ("registerTemplateMedia", "validation_failed"): lambda: upload(setting_key="Style"),
+    **{(operation, answer): asked for operation in WAITING for answer, asked in WAITED.items()},
     **{("getFile", answer): asked for answer, asked in FILE.items()},
     **{("getMedia", answer): asked for answer, asked in FILE.items()},
     **{("postPhoto", answer): asked for answer, asked in PHOTO.items()},

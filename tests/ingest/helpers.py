@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 from django.contrib.auth.hashers import make_password
+from django.utils import timezone
+from PIL import Image
 
 from ingest.models import IngestSettings
 from jobs import media
@@ -35,6 +39,28 @@ def form(
     """Keyword arguments that make `httpx` post the form; a plain field stands in for a photo that is not there."""
     files: dict[str, Any] = {"time": (None, "1")} if photo is None else {part: ("IMG_1.JPG", photo, "image/jpeg")}
     return {"data": fields if password is None else fields | {"password": password}, "files": files}
+
+
+def gif() -> bytes:
+    out = io.BytesIO()
+    Image.new("P", (8, 8)).save(out, "GIF")
+    return out.getvalue()
+
+
+def padded(photo: bytes, size: int = MEGABYTE + 1) -> bytes:
+    return photo + bytes(size - len(photo))
+
+
+def full_queue() -> Job:
+    return Job.objects.create(
+        slot_id="slot-002",
+        provider_id="nobody",
+        operation_id="none",
+        settings_json={},
+        payload_mime_type="image/jpeg",
+        payload_digest=b"",
+        expires_at=timezone.now() + timedelta(minutes=5),
+    )
 
 
 def refusal(reply: httpx.Response | Reply, status: int, code: str) -> dict[str, Any]:
@@ -71,8 +97,11 @@ def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
 
 def raw_post(url: str, slot: str = "slot-001", headers: Mapping[str, str] | None = None, **content: Any) -> bytes:
     """The bytes of a request, for tests that send it their own way."""
-    request = httpx.Request("POST", f"{url}/ingest/{slot}", headers=dict(headers or {}), **content)
-    lines = [f"POST /ingest/{slot} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items())]
+    return raw(httpx.Request("POST", f"{url}/ingest/{slot}", headers=dict(headers or {}), **content))
+
+
+def raw(request: httpx.Request) -> bytes:
+    lines = [f"POST {request.url.path} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + request.read()
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from django.conf import settings
 
-from photoslot.booth import Reply
+from photoslot.booth import Reply, post_photo
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, raw_post, refusal
 
@@ -104,4 +104,8 @@ def test_the_form_does_not_count_against_the_photo(limited: Processes) -> None:
 
 
 def test_other_addresses_have_the_limit_too(limited: Processes) -> None:
-    refusal(httpx.post(f"{limited.url}/nothing", content=bytes(OVER)), 413, "payload_too_large")
+    for path in ("/nothing", "/api/slots/slot-001/test-run"):
+        refusal(httpx.post(f"{limited.url}{path}", content=bytes(OVER)), 413, "payload_too_large")
+        reply = post_photo(f"{limited.url}{path}", bytes(OVER), {})
+        assert not reply.body_was_sent
+        assert refusal(reply, 413, "payload_too_large") == {"limit_bytes": MEGABYTE}

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from datetime import timedelta
 from itertools import combinations
 from typing import Any
 
 import httpx
 import pytest
 from django.utils import timezone
-from PIL import Image
 
 from jobs.models import Job
 from slots.models import Slot
 from tests.conftest import Processes, jpeg, set_slot, stored_files, use_sandbox
-from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, raw_post, refusal
+from tests.ingest.helpers import (
+    MEGABYTE,
+    connect,
+    eventually,
+    form,
+    full_queue,
+    gif,
+    nothing_left,
+    padded,
+    raw_post,
+    refusal,
+)
 
 pytestmark = pytest.mark.contract
-
-
-def gif() -> bytes:
-    out = io.BytesIO()
-    Image.new("P", (8, 8)).save(out, "GIF")
-    return out.getvalue()
-
-
-def padded(photo: bytes, size: int = MEGABYTE + 1) -> bytes:
-    return photo + bytes(size - len(photo))
-
 
 HALF = jpeg()[: len(jpeg()) // 2]
 ONE_PIXEL_OVER = jpeg(1001, 1000)  # of INGEST_MAX_PIXELS=1000000
@@ -210,18 +207,6 @@ FAULTS: dict[str, tuple[Callable[[Wish], Wish], int, str]] = {
     "queue": (lambda post: post, 429, "As many photos are under way"),
 }
 ORDER = ("form", "password", "slot", "photo", "size", "type", "queue")
-
-
-def full_queue() -> Job:
-    return Job.objects.create(
-        slot_id="slot-002",
-        provider_id="nobody",
-        operation_id="none",
-        settings_json={},
-        payload_mime_type="image/jpeg",
-        payload_digest=b"",
-        expires_at=timezone.now() + timedelta(minutes=5),
-    )
 
 
 def test_an_earlier_check_goes_before_a_later_one(processes: Processes) -> None:

@@ -198,6 +198,11 @@ def test_states_are_words_for_people_and_filters(admin: Client) -> None:
     assert len(shown(admin, state="nonsense")) == 6
 
 
+def test_a_test_run_is_marked_among_the_others(admin: Client) -> None:
+    made(), made(source="test")
+    assert text_of(admin.get(LIST)).count("test run") == 1
+
+
 def test_a_job_is_found_by_its_id_or_a_link_that_has_it(admin: Client) -> None:
     wanted, _other = job(), job()
     for text in (str(wanted.pk), f"http://booth.example/r/{wanted.pk}?download=1", str(wanted.pk).upper()):

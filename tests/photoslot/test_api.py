@@ -47,6 +47,7 @@ OPERATIONS = [
     ("put", "/api/slots/slot-001", "slots:write", 422),
     ("delete", "/api/slots/slot-001", "slots:write", 400),
     ("get", "/api/slots/slot-001/history", "slots:write", 200),
+    ("post", "/api/slots/slot-001/test-run", "slots:write", 415),
     ("get", "/api/template-media", "slots:write", 200),
     ("post", "/api/template-media/register", "slots:write", 415),
     ("get", IMAGE, "slots:write", 404),

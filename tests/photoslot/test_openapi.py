@@ -24,7 +24,7 @@ from jobs.public import file_url
 from photoslot.errors import STATUS_OF
 from photoslot.openapi import MEANINGS
 from tests import staff
-from tests.api import Api, answers, conforms, document, envelope, operations, token_of, validator
+from tests.api import JSON, Api, answers, conforms, document, envelope, operations, token_of, validator
 from tests.conftest import PASSWORD, use_sandbox
 from tests.staff import person
 from tests.tour import bound, media, picture
@@ -32,7 +32,6 @@ from tests.tour import bound, media, picture
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 OPERATIONS = [pytest.param(method, path, about, id=about["operationId"]) for method, path, about in operations()]
-JSON = "application/json"
 
 
 def test_the_committed_document_is_what_the_code_says(tmp_path: Path) -> None:

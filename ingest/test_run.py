@@ -1,0 +1,118 @@
+"""`POST /api/slots/{slot_id}/test-run`: staff try a recipe on a photo, on the way that booths' photos go."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.contrib.admin.models import ADDITION
+from django.core.files.uploadedfile import UploadedFile
+from django.db import connection
+from django.http import HttpResponseBase
+from django.utils.translation import gettext as _
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.utils import json
+
+from ingest.answer import answered
+from ingest.door import Door, let_in, look_up
+from jobs.models import Job
+from jobs.queue import QueueUnavailable
+from photoslot.api import Fields, FormParser, PictureRenderer, StaffView, Text, asked, posted
+from photoslot.database import in_thread
+from photoslot.errors import queue_unavailable
+from photoslot.images import FORMATS
+from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from slots.api import judge, log, slot_of
+from slots.models import Slot
+
+BOOTHS_OWN = ("reply", "finish_late")  # how its answer is wrapped, and a picture after it: neither is for staff
+HEADERS = {"X-Job-Id": "The job.", "X-Outcome": "`made`, `fallback` or `original`, as for a booth."}
+ABOUT = (
+    "What is given of `provider_id`, `operation_id` and `settings_json` counts, for this photo only, as if it had been "
+    "saved; the rest is as it is saved. The slot may be off. The photo goes the way of a booth's, with its checks, its "
+    "place in the queue, deadline, limits, `fallback` and `on_failure`, and what it costs is spent of the slot's "
+    "`daily_budget`. It never joins another's job. It is in no list and no figure of the slot and has no public link; "
+    "`GET /api/jobs/{job_id}` has its log. The picture is in this answer only, and always by itself (`reply` and "
+    "`finish_late` are for booths); placeholders are filled as for a booth that sends no fields."
+)
+
+
+class WrittenObject(serializers.DictField):
+    """A JSON object as the text of a form's field."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        try:
+            written = json.loads(data)
+        except (TypeError, ValueError, RecursionError):
+            written = None
+        if not isinstance(written, dict):
+            raise serializers.ValidationError(_("Must be an object."))
+        return written
+
+
+class TestRun(Fields):
+    file = serializers.FileField(help_text="The photo: JPEG to HEIC, as from a booth.")
+    settings_json = WrittenObject(required=False, help_text="As text. All settings, not only those that differ.")
+    provider_id = Text(required=False, max_length=32)
+    operation_id = Text(required=False, max_length=32)
+
+
+class TestRunView(StaffView):
+    parser_classes = (FormParser,)
+    renderer_classes = (PictureRenderer, JSONRenderer)
+
+    @operation(
+        "testRun",
+        "Try a slot, or what it might become, on a photo",
+        tag="slots",
+        takes="slots:write",
+        about=ABOUT,
+        parameters=[
+            OpenApiParameter(name, location=OpenApiParameter.HEADER, description=text, response=[200])
+            for name, text in HEADERS.items()
+        ],
+        request={"multipart/form-data": TestRun},
+        answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in FORMATS},
+        refusals=(
+            *BODY_REFUSALS,
+            "not_found",
+            "validation_failed",
+            "queue_busy",
+            "budget_exhausted",
+            "provider_error",
+            "job_cancelled",
+            "provider_unavailable",
+            "sync_timeout",
+            *STAFF_REFUSALS,
+        ),
+    )
+    def post(self, request: Request, slot_id: str) -> HttpResponseBase:
+        asked(request)
+        slot = slot_of(Slot.objects.filter(archived_at=None), slot_id)
+        given = posted(request, TestRun)
+        upload = given.pop("file")
+        if given:
+            for name, value in given.items():
+                setattr(slot, name, value)
+            judge(slot)
+        state = request.scope["state"]  # type: ignore[attr-defined]
+        connection.close()  # back to the pool: a test run may wait for a minute, and ten of them would have it all
+        try:
+            # On the server's own event loop, which the door belongs to.
+            return async_to_sync(_run)(state["door"], slot, upload, request.user, state["gone"])
+        except QueueUnavailable:
+            raise queue_unavailable() from None
+
+
+async def _run(door: Door, slot: Slot, upload: UploadedFile[Any], by: Any, gone: asyncio.Event) -> HttpResponseBase:
+    settings_json = {name: value for name, value in slot.settings_json.items() if name not in BOOTHS_OWN}
+    recipe = {"provider_id": slot.provider_id, "operation_id": slot.operation_id, "settings_json": settings_json}
+    tried = await look_up(door.queue, slot.pk, recipe | {"is_active": True})
+    admission = await let_in(door.queue, tried, upload, {}, Job.Source.TEST)
+    await in_thread(log, Job(pk=admission.ticket.job_id), ADDITION, [{"added": {}}], by)
+    return await answered(door, admission, gone)
