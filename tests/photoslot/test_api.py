@@ -17,6 +17,7 @@ from rest_framework.test import force_authenticate
 from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
 from tests.api import Api, envelope, may, operations
+from tests.conftest import jpeg
 from tests.staff import person
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -183,3 +184,14 @@ def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Clie
         assert answer.headers["X-Correlation-Id"] == "from-the-client"
         assert answer.headers["Cache-Control"] == "no-store"
         assert json.loads(answer.content)["error"].keys() == {"code", "message", "details"}
+
+
+@pytest.mark.e2e
+def test_a_body_may_come_in_chunks(web: httpx.Client) -> None:
+    chunks = iter([b'{"username": "nobody", ', b'"password": "x"}'])
+    assert web.post("/api/login", content=chunks, headers={"Content-Type": "application/json"}).status_code == 401
+    form = {"slot_id": "slot-001", "setting_key": "evening"}
+    asked = httpx.Request("POST", "http://any", data=form, files={"file": jpeg()})
+    body, content_type = asked.read(), asked.headers["Content-Type"]
+    headers = may("slots:write").headers | {"Content-Type": content_type}
+    assert web.post("/api/template-media/register", content=iter([body]), headers=headers).status_code == 201
