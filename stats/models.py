@@ -1,5 +1,5 @@
-"""The processing log and the hourly counters, with what reports need beside them. Written by `journal`, inside the queue's
-transactions."""
+"""The processing log and the hourly counters, with what reports need beside them. Written by `journal`, inside the
+queue's transactions."""
 
 from __future__ import annotations
 
