@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 RESET = """
 INSERT INTO stats_slotfigures AS old (slot_id, era, last_reset_at) VALUES (%s, 1, clock_timestamp())
-ON CONFLICT (slot_id) DO UPDATE SET version = old.version + 1, era = old.era + 1, last_reset_at = clock_timestamp()
+ON CONFLICT (slot_id) DO UPDATE SET era = old.era + 1, last_reset_at = clock_timestamp()
 """
 
 
