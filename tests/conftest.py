@@ -34,7 +34,12 @@ from photoslot.processes import free_port, web_command
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
 from tests import leaks, log_rows
-from tests.leaks import pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
+from tests.leaks import (  # noqa: F401 - hooks
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
 
@@ -55,6 +60,7 @@ MUTABLE_TABLES = [
     "ingest_passwordfailure",
     "axes_accessattempt",
     "axes_accessattemptexpiration",
+    "slots_slotchange",
     "slots_templatebinding",
     "slots_templatemedia",
 ]

@@ -47,6 +47,7 @@ OPERATIONS = [
     ("get", "/api/stats/global", "stats:read", 200),
     ("get", "/api/stats/slot-001", "stats:read", 200),
     ("get", "/api/stats/slot-001/recent_results", "stats:read", 200),
+    ("get", "/api/slots/slot-001/history", "slots:write", 200),
     ("get", "/api/template-media", "slots:write", 200),
     ("post", "/api/template-media/register", "slots:write", 415),
     ("get", IMAGE, "slots:write", 404),
