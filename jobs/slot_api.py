@@ -32,6 +32,7 @@ from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots.api import RECIPE, SLOT, SlotAnswer, SlotChanges, etag, judge, log, shown, slot_of
 from slots.history import sign
 from slots.models import Slot
+from stats.table import TableQuery, TableView, as_json_or_csv
 
 RECENT = 10
 RECENT_HOURS = timedelta(hours=72)  # contract §6
@@ -61,6 +62,11 @@ class RecentResult(serializers.Serializer[Any]):
 
 class OneSlotAnswer(SlotAnswer):
     recent_results = RecentResult(many=True)
+
+
+class RecentResults(serializers.Serializer[Any]):
+    slot_id = serializers.CharField()
+    results = RecentResult(many=True, help_text="Newest first.")
 
 
 class VersionAnswer(serializers.Serializer[Any]):
@@ -143,6 +149,27 @@ class SlotView(StaffView):
         if force:
             _cancel_all(slot_id, request.user.get_username())
         return Response(status=204)
+
+
+class RecentResultsView(TableView):
+    table = "results"
+    row = RecentResult
+
+    @operation(
+        "getRecentResults",
+        "A slot's latest pictures",
+        tag="statistics",
+        takes="stats:read",
+        about="The ten newest of the last 72 hours that can still be fetched; without test runs.",
+        parameters=[TableQuery],
+        answer=as_json_or_csv(RecentResults),
+        example={"slot_id": SLOT["id"], "results": [RESULT]},
+        refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, slot_id: str) -> Response:
+        asked(request, TableQuery)
+        slot_of(Slot.objects, slot_id)
+        return Response({"slot_id": slot_id, "results": recent_results(slot_id)})
 
 
 def recent_results(slot_id: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, PermissionsMixin
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db.models import QuerySet
-from django.http import Http404, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -128,6 +128,11 @@ class OpenView(APIView):
     permission_classes: Sequence[type[BasePermission]] = ()
     parser_classes: Sequence[type[BaseParser]] = (BoundedJSONParser,)
     http_method_names = ["get", "head", "post", "put", "delete"]
+
+    def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
+        if "HTTP_TRANSFER_ENCODING" in request.META:  # sent in chunks: DRF would take it for empty
+            request.META.setdefault("CONTENT_LENGTH", str(BODY_BYTES))
+        return super().initialize_request(request, *args, **kwargs)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Response:
         response.headers["Cache-Control"] = "no-store"

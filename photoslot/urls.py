@@ -7,7 +7,7 @@ from ingest.views import ingest
 from jobs import public
 from jobs.api import CancelJobView, JobsView, JobView
 from jobs.media_api import PurgeView, RegisterMediaView
-from jobs.slot_api import SlotView, jobs_with_image
+from jobs.slot_api import RecentResultsView, SlotView, jobs_with_image
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
@@ -15,6 +15,7 @@ from providers.api import ProvidersView, ProviderView, operation_schema
 from slots.api import SlotsView
 from slots.history_api import HistoryView
 from slots.template_api import PreviewView, RegisterView, TemplatesView, TemplateView
+from stats.api import GlobalStatsView, ResetView, SlotStatsView
 
 urlpatterns = [
     path("ingest/<str:slot_id>", ingest, name="ingest"),
@@ -30,6 +31,7 @@ urlpatterns = [
     path("api/settings", SettingsView.as_view(), name="settings"),
     path("api/slots", SlotsView.as_view(), name="slots"),
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
+    path("api/slots/<str:slot_id>/reset_stats", ResetView.as_view(), name="reset-stats"),
     path("api/slots/<str:slot_id>/history", HistoryView.as_view(), name="slot-history"),
     path("api/slots/<str:slot_id>/test-run", TestRunView.as_view(), name="test-run"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
@@ -41,6 +43,9 @@ urlpatterns = [
     path("api/jobs", JobsView.as_view(), name="jobs"),
     path("api/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
     path("api/jobs/<uuid:job_id>/cancel", CancelJobView.as_view(), name="cancel-job"),
+    path("api/stats/global", GlobalStatsView.as_view(), name="global-stats"),
+    path("api/stats/<str:slot_id>", SlotStatsView.as_view(), name="slot-stats"),
+    path("api/stats/<str:slot_id>/recent_results", RecentResultsView.as_view(), name="recent-results"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group
+from django.core.cache import cache
 from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
@@ -54,6 +55,8 @@ MUTABLE_TABLES = [
     "jobs_purgetotal",
     "stats_processinglog",
     "stats_hourlycounter",
+    "stats_hourlytotal",
+    "stats_slotfigures",
     "ingest_passwordfailure",
     "axes_accessattempt",
     "axes_accessattemptexpiration",
@@ -79,6 +82,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         slots = list(Slot.objects.values())
         first = {"password_hash": make_password(PASSWORD), "password_updated_at": None, "sync_response_seconds": 48}
         IngestSettings.objects.update_or_create(pk=1, defaults=first)
+        cache.clear()
         yield
         found, unlike = leaks.in_rows(), log_rows.faults()
         with transaction.atomic(), connection.cursor() as cursor:

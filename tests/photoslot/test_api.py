@@ -17,6 +17,7 @@ from rest_framework.test import force_authenticate
 from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
 from tests.api import Api, envelope, may, operations
+from tests.conftest import jpeg
 from tests.settings import LOGS
 from tests.staff import person
 
@@ -46,6 +47,10 @@ OPERATIONS = [
     ("get", "/api/slots/slot-001", "slots:write", 200),
     ("put", "/api/slots/slot-001", "slots:write", 422),
     ("delete", "/api/slots/slot-001", "slots:write", 400),
+    ("post", "/api/slots/slot-001/reset_stats", "slots:write", 204),
+    ("get", "/api/stats/global", "stats:read", 200),
+    ("get", "/api/stats/slot-001", "stats:read", 200),
+    ("get", "/api/stats/slot-001/recent_results", "stats:read", 200),
     ("get", "/api/slots/slot-001/history", "slots:write", 200),
     ("post", "/api/slots/slot-001/test-run", "slots:write", 415),
     ("get", "/api/template-media", "slots:write", 200),
@@ -168,3 +173,14 @@ def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Clie
         assert json.loads(answer.content)["error"].keys() == {"code", "message", "details"}
     written = [line for path in LOGS.iterdir() for line in path.read_text().splitlines() if name in line]
     assert len([line for line in written if f"WARNING django.request [{name}]" in line]) == len(answers)
+
+
+@pytest.mark.e2e
+def test_a_body_may_come_in_chunks(web: httpx.Client) -> None:
+    chunks = iter([b'{"username": "nobody", ', b'"password": "x"}'])
+    assert web.post("/api/login", content=chunks, headers={"Content-Type": "application/json"}).status_code == 401
+    form = {"slot_id": "slot-001", "setting_key": "evening"}
+    asked = httpx.Request("POST", "http://any", data=form, files={"file": jpeg()})
+    body, content_type = asked.read(), asked.headers["Content-Type"]
+    headers = may("slots:write").headers | {"Content-Type": content_type}
+    assert web.post("/api/template-media/register", content=iter([body]), headers=headers).status_code == 201
