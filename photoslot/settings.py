@@ -47,6 +47,7 @@ else:
     database["HOST"] = unquote(database["HOST"])  # %2Fvar%2Frun%2Fpostgresql is a socket's folder
 # Sync views run in many threads, each with its own connection: a pool saves the connect and bounds their number.
 database.setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 10, "timeout": 2}
+database["CONN_HEALTH_CHECKS"] = True  # a round trip for each request; else every connection that died fails one
 DATABASES = {"default": database}
 DATABASE_LISTEN_URL = os.environ.get("DATABASE_LISTEN_URL", "")  # "off" = polling only
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -115,3 +115,12 @@ async def cancelled(queue: Queue, ticket: Ticket) -> bool:
         return await queue.cancel(ticket.job_id, "serg") is not None
     except QueueUnavailable:
         return False
+
+
+def test_staff_are_served_again_at_the_first_attempt(web: httpx.Client) -> None:
+    login = {"username": "nobody", "password": "x"}
+    assert web.post("/api/login", json=login).status_code == 401
+    close_own_connections()
+    with database_away():
+        pass
+    assert web.post("/api/login", json=login).status_code == 401
