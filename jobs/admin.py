@@ -292,13 +292,13 @@ class PurgeRunAdmin(HistoryAdmin):
     list_display = (
         "cutoff_at",
         "what",
-        "requested_by",
-        "request_id",
-        "started_at",
-        "finished_at",
         "files",
         "bytes",
         "rows",
+        "requested_by",
+        "started_at",
+        "finished_at",
+        "request_id",
     )
     list_select_related = ("requested_by",)
     ordering = ("-id",)
