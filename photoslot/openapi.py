@@ -83,7 +83,7 @@ ERROR = {
         }
     },
 }
-HEADERS = {
+HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "X-Correlation-Id": ("Finds this request in the log.", {"required": True, "schema": {"type": "string"}}),
     "Retry-After": ("Seconds after which to try again.", {"schema": {"type": "integer", "minimum": 1}}),
 }

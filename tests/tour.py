@@ -30,8 +30,7 @@ from slots.models import TemplateBinding, TemplateMedia
 from slots.templates import MAX_MB
 from tests.api import Api, answers, may, operations
 from tests.conftest import jpeg, set_slot, use_sandbox
-from tests.ingest.helpers import MEGABYTE, cancel, eventually, form
-from tests.ingest.test_checks import gif, padded
+from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, padded
 from tests.ingest.test_slot_options import spend
 from tests.jobs.made import age
 from tests.jobs.test_admin import job, made
