@@ -18,7 +18,7 @@ from rest_framework.response import Response
 
 from ingest import password
 from ingest.models import IngestSettings
-from photoslot.api import Fields, Flag, StaffView, Text, Whole, unknown_field
+from photoslot.api import Fields, Flag, StaffView, Text, Whole, asked, unknown_field
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from providers import accounts, entries, registry
 from providers.models import ProviderAccount
@@ -160,9 +160,10 @@ class SettingsView(StaffView):
         takes="settings:read",
         answer=SettingsAnswer,
         example=EXAMPLE,
-        refusals=STAFF_REFUSALS,
+        refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
+        asked(request)
         return Response(_settings())
 
     @operation(
@@ -177,6 +178,7 @@ class SettingsView(StaffView):
         refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
     def put(self, request: Request) -> Response:
+        asked(request)
         form = SettingsChanges(data=request.data)
         form.is_valid(raise_exception=True)
         assert request.user.is_authenticated

@@ -24,7 +24,7 @@ from django.views.decorators.http import require_safe
 
 from jobs import files
 from jobs.models import Job, MediaObject
-from photoslot.errors import ApiError
+from photoslot.errors import ApiError, from_exception
 
 RESULT, THUMBNAIL = "r", "t"
 _signer = signing.Signer(salt="public-file")
@@ -96,13 +96,21 @@ def media(request: HttpRequest, media_id: UUID) -> HttpResponseBase:
 def guest_page(request: HttpRequest, job_id: UUID) -> HttpResponse:
     try:
         job = _finished(job_id)
-    except ApiError as error:
-        response = render(request, "guest/gone.html", {"message": error.message}, status=error.status)
-        response.headers["Cache-Control"] = "no-store"
-        return response
+    except Exception as error:  # noqa: BLE001 - whatever it is, a guest gets a page; it is logged there
+        return _no_picture(request, error)
     url = reverse("public-result", args=[job.pk])
     response = render(request, "guest/result.html", {"job": job, "url": url, "download_url": f"{url}?download=1"})
     _set_lifetime(response, job.result_expires_at)
+    return response
+
+
+def _no_picture(request: HttpRequest, error: Exception) -> HttpResponse:
+    refusal = from_exception(error)
+    is_ours = refusal is not error
+    message = _("The picture cannot be looked up right now. Try again shortly.") if is_ours else refusal.message
+    response = render(request, "guest/gone.html", {"message": message}, status=refusal.status)
+    for name, value in {"Cache-Control": "no-store", **refusal.headers}.items():
+        response.headers[name] = value
     return response
 
 

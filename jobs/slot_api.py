@@ -37,7 +37,9 @@ from stats.table import TableQuery, TableView, as_json_or_csv
 RECENT = 10
 RECENT_HOURS = timedelta(hours=72)  # contract §6
 LONGEST_JOB = timedelta(minutes=1)  # contract §2
-IF_MATCH = OpenApiParameter("If-Match", location="header", description="The ETag that was last seen, or `*`.")
+TAG = "The ETag that was last seen, or `*`."
+IF_MATCH = OpenApiParameter("If-Match", location="header", description=f"{TAG} Not needed with `updated_at`.")
+IF_MATCH_REQUIRED = OpenApiParameter("If-Match", location="header", description=TAG, required=True)
 
 
 class VersionedChanges(SlotChanges):
@@ -130,7 +132,7 @@ class SlotView(StaffView):
         tag="slots",
         takes="slots:write",
         about="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
-        parameters=[IF_MATCH, ArchiveQuery],
+        parameters=[IF_MATCH_REQUIRED, ArchiveQuery],
         answer=None,
         status=204,
         refusals=("invalid_payload", *VERSIONS, "jobs_under_way", "validation_failed", *STAFF_REFUSALS),

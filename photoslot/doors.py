@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from photoslot.openapi import OPEN_REFUSALS, REFUSALS, with_refusals
+from photoslot.openapi import REFUSALS, with_refusals
 
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 PHOTO_REFUSALS = (
@@ -38,8 +38,8 @@ FORM = {
     "required": ["password"],
     "properties": {
         "password": {"type": "string", "description": "The ingest password."},
-        "fileToUpload": {"type": "string", "contentMediaType": "image/*", "description": "The photo: JPEG to HEIC."},
-        "file": {"type": "string", "contentMediaType": "image/*", "description": "The same under another name."},
+        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo."},
+        "file": {"type": "string", "format": "binary", "description": "The same under another name."},
         "hash": {"type": "string", "description": "Kept, never checked."},
     },
     "additionalProperties": {
@@ -47,6 +47,8 @@ FORM = {
         "description": "At most 64 fields of 4 KiB; kept with the job.",
     },
 }
+PHOTO_TYPES = {"contentType": ", ".join((*PICTURE_TYPES, "image/heic", "image/heif"))}
+PHOTO_ENCODING = {"fileToUpload": PHOTO_TYPES, "file": PHOTO_TYPES}
 READY = {
     "type": "object",
     "required": ["ready", "checks"],
@@ -62,7 +64,16 @@ def described(result: dict[str, Any], **_more: Any) -> dict[str, Any]:
     result["paths"] |= _doors()
     result["paths"] = dict(sorted(result["paths"].items()))
     with_refusals(result)
+    _tidy(result)
     return result
+
+
+def _tidy(part: Any) -> None:
+    """Without the generator's own marks, which it makes of the choices' names in the language of the day."""
+    if isinstance(part, dict):
+        part.pop("x-spec-enum-id", None)
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _tidy(each)
 
 
 def _doors() -> dict[str, Any]:
@@ -74,7 +85,7 @@ def _doors() -> dict[str, Any]:
             "JSON Schema of an operation's settings",
             "providers",
             {"200": _json("JSON Schema, draft 2020-12.", JSON_OBJECT)},
-            ("not_found", *READ_REFUSALS),
+            ("not_found", "method_not_allowed"),
             _in_path("provider_id"),
             _in_path("operation_id"),
         ),
@@ -83,14 +94,14 @@ def _doors() -> dict[str, Any]:
             "This document",
             "document",
             {"200": {"description": "OpenAPI 3.1.", "content": DOCUMENT_CONTENT}},
-            ("method_not_allowed", *OPEN_REFUSALS),
+            ("method_not_allowed", "not_acceptable"),
         ),
         "/api/docs": _read(
             "getDocs",
             "A page to read this document",
             "document",
             {"200": _page("It loads nothing from elsewhere.")},
-            ("method_not_allowed", *OPEN_REFUSALS),
+            ("method_not_allowed", "not_acceptable"),
         ),
         "/public/results/{job_id}": _read(
             "getResult",
@@ -130,7 +141,13 @@ def _doors() -> dict[str, Any]:
     }
 
 
-GUEST_PAGES = {"200": "The picture.", "404": "There is none.", "410": "It was kept for a time, which is over."}
+GUEST_PAGES = {
+    "200": "The picture.",
+    "404": "There is none.",
+    "410": "It was kept for a time, which is over.",
+    "500": "A fault of ours.",
+    "503": "The database cannot be reached.",
+}
 
 
 def _operators() -> dict[str, Any]:
@@ -153,7 +170,10 @@ def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
         "summary": summary,
         "tags": ["booth"],
         "parameters": [_in_path("slot_id")],
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}},
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
+        },
         "responses": {"200": {"description": "The picture.", "content": content, "headers": named}},
         REFUSALS: PHOTO_REFUSALS,
     }

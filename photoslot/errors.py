@@ -120,8 +120,10 @@ def _for_status(response: HttpResponseBase) -> ApiError | None:
 
 
 def enveloped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Django's own HTML error answers as the envelope; pages for people under /admin/ and /r/ stay pages."""
-    if request.path.startswith(("/admin/", "/r/")) or response.headers.get("Content-Type") == "application/json":
+    """Django's own HTML error answers as the envelope; pages for people under /admin/ and /r/ stay pages. A guest's
+    browser only reads: 405 is a program's."""
+    is_page = request.path.startswith("/admin/") or (request.path.startswith("/r/") and response.status_code != 405)
+    if is_page or response.headers.get("Content-Type") == "application/json":
         return response
     error = _for_status(response)
     return error.response() if error else response

@@ -27,7 +27,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt.tokens import AccessToken
 
-from photoslot.api import Fields, OpenView, Text, refused_fields, scopes_of
+from photoslot.api import Fields, OpenView, Text, asked, refused_fields, scopes_of
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, OPEN_REFUSALS, operation
 
@@ -62,6 +62,7 @@ class LogInView(OpenView):
         refusals=(*BODY_REFUSALS, "invalid_credentials", "rate_limited", *OPEN_REFUSALS),
     )
     def post(self, request: Request) -> Response:
+        asked(request)
         user = authenticate(request._request, **_credentials(request.data))  # noqa: SLF001 - what axes marks
         if user is None:
             raise ApiError("invalid_credentials", _("User name or password is wrong."))

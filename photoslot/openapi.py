@@ -83,9 +83,9 @@ ERROR = {
         }
     },
 }
-HEADERS = {
-    "X-Correlation-Id": ("Finds this request in the log.", {"type": "string"}),
-    "Retry-After": ("Seconds after which to try again.", {"type": "integer", "minimum": 1}),
+HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "X-Correlation-Id": ("Finds this request in the log.", {"required": True, "schema": {"type": "string"}}),
+    "Retry-After": ("Seconds after which to try again.", {"schema": {"type": "integer", "minimum": 1}}),
 }
 
 
@@ -154,7 +154,7 @@ def with_refusals(document: dict[str, Any]) -> None:
     """Writes out each operation's refusals, and what every answer carries."""
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = ERROR
-    components["headers"] = {name: {"description": text, "schema": schema} for name, (text, schema) in HEADERS.items()}
+    components["headers"] = {name: {"description": text, **about} for name, (text, about) in HEADERS.items()}
     components["responses"] = refusals = {}
     for path in document["paths"].values():
         for each in path.values():

@@ -7,13 +7,14 @@ from typing import Any
 
 from django.http import HttpRequest, JsonResponse
 from django.utils.translation import gettext
+from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from photoslot.api import StaffView
+from photoslot.api import StaffView, asked
 from photoslot.errors import ApiError
 from photoslot.openapi import STAFF_REFUSALS, operation
 from providers import declaration, registry
@@ -60,9 +61,10 @@ class ProvidersView(StaffView):
         takes="slots:write",
         answer=ProviderList,
         example={"providers": [STUDIO]},
-        refusals=STAFF_REFUSALS,
+        refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
+        asked(request)
         return Response({"providers": [_summary(provider) for provider in registry.classes().values()]})
 
 
@@ -74,9 +76,10 @@ class ProviderView(StaffView):
         takes="slots:write",
         answer=ProviderAnswer,
         example=STUDIO | {"requires_public_media": False, "is_configured": True, "operations": [LOOK]},
-        refusals=("not_found", *STAFF_REFUSALS),
+        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )
     def get(self, request: Request, provider_id: str) -> Response:
+        asked(request)
         provider = registry.classes().get(provider_id)
         if provider is None:
             raise ApiError("not_found", gettext("There is no such provider."))
@@ -89,6 +92,7 @@ class ProviderView(StaffView):
         return Response(_summary(provider) | about)
 
 
+@never_cache
 @csrf_exempt
 @require_safe
 def operation_schema(request: HttpRequest, provider_id: str, operation_id: str) -> JsonResponse:

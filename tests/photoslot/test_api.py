@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError, connection
 from django.test import RequestFactory
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +18,7 @@ from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
 from tests.api import Api, envelope, may, operations
 from tests.conftest import jpeg
+from tests.settings import LOGS
 from tests.staff import person
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -134,13 +135,6 @@ def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
     assert answers[0].json()["error"]["code"] == "not_found"
 
 
-@pytest.mark.parametrize(("method", "path"), [*ASKED, ("post", "/api/login")])
-def test_who_takes_no_json_gets_none(method: str, path: str) -> None:
-    body = {"username": "serg", "password": "x"} if path == "/api/login" else None
-    answer = may(*SCOPES)(method, path, body, headers={"Accept": "text/html"})
-    envelope(answer, 406, "not_acceptable")
-
-
 @pytest.mark.parametrize(
     "body",
     [b"", b"{", b'{"username": NaN}', b"\xff\xfe\xfd", b"[" * 100_000, b"1" * 5000, b'{"username": "a",}'],
@@ -162,21 +156,10 @@ def test_errors_speak_the_readers_language() -> None:
     assert envelope(answer, 400, "invalid_payload")["username"] == ["Обязательное поле."]
 
 
-def test_a_database_that_is_away_is_told_with_the_envelope() -> None:
-    api = may(*SCOPES)
-    with connection.execute_wrapper(_away):
-        answer = api("get", "/api/providers")
-    envelope(answer, 503, "queue_unavailable")
-    assert answer.headers["Retry-After"] == "2"
-
-
-def _away(*_: Any) -> Any:
-    raise OperationalError("the server closed the connection")
-
-
 @pytest.mark.e2e
 def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Client) -> None:
-    given = {"X-Correlation-Id": "from-the-client"}
+    name = uuid4().hex
+    given = {"X-Correlation-Id": name}
     answers = [
         web.get("/api/providers", headers=given),
         web.get("/api/nothing", headers=given),
@@ -185,9 +168,11 @@ def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Clie
     ]
     assert [answer.status_code for answer in answers] == [401, 404, 400, 401]
     for answer in answers:
-        assert answer.headers["X-Correlation-Id"] == "from-the-client"
+        assert answer.headers["X-Correlation-Id"] == name
         assert answer.headers["Cache-Control"] == "no-store"
         assert json.loads(answer.content)["error"].keys() == {"code", "message", "details"}
+    written = [line for path in LOGS.iterdir() for line in path.read_text().splitlines() if name in line]
+    assert len([line for line in written if f"WARNING django.request [{name}]" in line]) == len(answers)
 
 
 @pytest.mark.e2e
