@@ -60,16 +60,36 @@ INSERT INTO stats_processinglog (job_id, slot_id, status, message, provider_late
 VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, clock_timestamp()))
 """
 
+# The slot's row is locked first, so that a job is counted either before a reset or knowing of it: what came in before
+# the reset belongs to the era that it ended.
 COUNT = """
+WITH figures AS (
+    INSERT INTO stats_slotfigures AS old (slot_id) VALUES (%(slot_id)s)
+    ON CONFLICT (slot_id) DO UPDATE SET version = old.version + 1
+    RETURNING era - coalesce(%(received_at)s < last_reset_at, false)::int AS era,
+        date_trunc('hour', %(received_at)s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+), total AS (
+    INSERT INTO stats_hourlytotal AS old (
+        hour, provider_id, ingest_count, success, timeouts, provider_errors, cancelled, errors)
+    SELECT hour, %(provider_id)s, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s
+    FROM figures WHERE %(source)s = 'booth'
+    ON CONFLICT (hour, provider_id) DO UPDATE SET
+        ingest_count = old.ingest_count + 1,
+        success = old.success + excluded.success,
+        timeouts = old.timeouts + excluded.timeouts,
+        provider_errors = old.provider_errors + excluded.provider_errors,
+        cancelled = old.cancelled + excluded.cancelled,
+        errors = old.errors + excluded.errors
+)
 INSERT INTO stats_hourlycounter AS old (
-    hour, slot_id, provider_id, source, ingest_count, success, timeouts, provider_errors, cancelled, errors,
+    hour, slot_id, provider_id, source, era, ingest_count, success, timeouts, provider_errors, cancelled, errors,
     duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors, provider_seconds, polls)
-VALUES (
-    date_trunc('hour', %(received_at)s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC', %(slot_id)s, %(provider_id)s,
-    %(source)s, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
+SELECT hour, %(slot_id)s, %(provider_id)s, %(source)s,
+    era, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
     %(duration)s, %(duration_buckets)s, %(wait)s, %(wait_buckets)s,
-    %(attempts)s, %(attempt_errors)s, %(provider_seconds)s, %(polls)s)
-ON CONFLICT (hour, slot_id, provider_id, source) DO UPDATE SET
+    %(attempts)s, %(attempt_errors)s, %(provider_seconds)s, %(polls)s
+FROM figures
+ON CONFLICT (hour, slot_id, provider_id, source, era) DO UPDATE SET
     ingest_count = old.ingest_count + 1,
     success = old.success + excluded.success,
     timeouts = old.timeouts + excluded.timeouts,
@@ -88,8 +108,11 @@ ON CONFLICT (hour, slot_id, provider_id, source) DO UPDATE SET
 
 COUNT_LATE_ANSWER = """
 UPDATE stats_hourlycounter SET late_answers = late_answers + 1
-WHERE hour = date_trunc('hour', %s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
-  AND slot_id = %s AND provider_id = %s AND source = %s
+WHERE id = (
+    SELECT id FROM stats_hourlycounter
+    WHERE hour = date_trunc('hour', %s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+      AND slot_id = %s AND provider_id = %s AND source = %s
+    ORDER BY era LIMIT 1)
 """
 
 OUTCOMES = ("success", "timeouts", "provider_errors", "cancelled", "errors")
@@ -114,7 +137,7 @@ async def write(connection: AsyncConnection[Any], steps: Sequence[Step]) -> None
 
 
 async def count(connection: AsyncConnection[Any], tally: Tally) -> None:
-    """Adds one finished job to its hour. Last in its transaction: the row it locks is shared by the slot's jobs."""
+    """Adds one finished job to its hour. Last in its transaction: the rows it locks are shared by the slot's jobs."""
     await connection.execute(
         COUNT,
         {

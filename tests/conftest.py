@@ -49,6 +49,8 @@ MUTABLE_TABLES = [
     "jobs_purgetotal",
     "stats_processinglog",
     "stats_hourlycounter",
+    "stats_hourlytotal",
+    "stats_slotfigures",
     "ingest_passwordfailure",
     "axes_accessattempt",
     "axes_accessattemptexpiration",

@@ -7,12 +7,16 @@ ALTER TABLE jobs_job SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, a
     autovacuum_analyze_scale_factor = 0.02);
 ALTER TABLE jobs_process SET (fillfactor = 50);
 ALTER TABLE stats_hourlycounter SET (fillfactor = 50);
+ALTER TABLE stats_hourlytotal SET (fillfactor = 50);
+ALTER TABLE stats_slotfigures SET (fillfactor = 50);
 """
 RESET = """
 ALTER TABLE jobs_job RESET (fillfactor, autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold,
     autovacuum_analyze_scale_factor);
 ALTER TABLE jobs_process RESET (fillfactor);
 ALTER TABLE stats_hourlycounter RESET (fillfactor);
+ALTER TABLE stats_hourlytotal RESET (fillfactor);
+ALTER TABLE stats_slotfigures RESET (fillfactor);
 """
 
 
