@@ -18,9 +18,9 @@ from django.db import connection, models, transaction
 from jobs.models import Job
 from slots.models import Slot
 from stats.journal import DURATION_BOUNDS, WAIT_BOUNDS
-from stats.models import HourlyCounter, ProcessingLog
+from stats.models import HourlyCounter, HourlyTotal, ProcessingLog, SlotFigures
 
-FILLED = (Job, ProcessingLog, HourlyCounter)
+FILLED = (Job, ProcessingLog, HourlyCounter, HourlyTotal, SlotFigures)
 SLOTS = 215  # a new database has fifteen of them
 BATCH = 50_000  # jobs in one statement, and in one line of what is told
 RECIPES = (
@@ -147,6 +147,14 @@ FROM jobs_job CROSS JOIN LATERAL (SELECT
 GROUP BY 1, 2, 3, 4 ORDER BY 1
 """
 
+ADD_UP = """
+INSERT INTO stats_hourlytotal (hour, provider_id, ingest_count, success, timeouts, provider_errors, cancelled, errors)
+SELECT hour, provider_id, sum(ingest_count), sum(success), sum(timeouts), sum(provider_errors), sum(cancelled),
+    sum(errors)
+FROM stats_hourlycounter WHERE source = 'booth' GROUP BY 1, 2 ORDER BY 1;
+INSERT INTO stats_slotfigures (slot_id) SELECT DISTINCT slot_id FROM stats_hourlycounter
+"""
+
 
 class InUseError(Exception):
     """The database has rows that nobody may mix with invented ones."""
@@ -217,7 +225,8 @@ def _fill(jobs: int, days: int, tell: Callable[[str], object]) -> None:
             "wait_buckets": _buckets("wait", WAIT_BOUNDS),
         }
         cursor.execute(COUNT.format(**buckets))
-        tell(f"{cursor.rowcount:,} hours")
+        tell(f"{cursor.rowcount:,} hours of a slot")
+        cursor.execute(ADD_UP)
 
 
 def _buckets(column: str, bounds: Sequence[float]) -> str:
