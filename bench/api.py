@@ -128,7 +128,7 @@ def _rows(address: str, authorization: str) -> str:
             cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}")
             plan = cursor.fetchone()[0][0]["Plan"]
             read += _read(plan)
-            given += plan["Actual Rows"]
+            given += int(plan["Actual Rows"])
     return f"{len(queries)} queries, {read:,} rows read, {given:,} given"
 
 
