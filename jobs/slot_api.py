@@ -3,7 +3,6 @@ not in `slots` because archiving one must know, and may end, its jobs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -30,8 +29,9 @@ from jobs.queue import QueueUnavailable
 from photoslot.api import Fields, StaffView, WrittenFlag, asked
 from photoslot.errors import ApiError, queue_unavailable
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from slots.api import RECIPE, SLOT, SLOT_ID, SlotAnswer, SlotChanges, etag, judge, log, shown
+from slots.api import RECIPE, SLOT, SlotAnswer, SlotChanges, etag, judge, log, shown, slot_of
 from slots.models import Slot
+from stats.table import TableQuery, TableView, as_json_or_csv
 
 RECENT = 10
 RECENT_HOURS = timedelta(hours=72)  # contract §6
@@ -59,6 +59,11 @@ class RecentResult(serializers.Serializer[Any]):
 
 class OneSlotAnswer(SlotAnswer):
     recent_results = RecentResult(many=True)
+
+
+class RecentResults(serializers.Serializer[Any]):
+    slot_id = serializers.CharField()
+    results = RecentResult(many=True, help_text="Newest first.")
 
 
 class VersionAnswer(serializers.Serializer[Any]):
@@ -90,7 +95,7 @@ class SlotView(StaffView):
     )
     def get(self, request: Request, slot_id: str) -> Response:
         asked(request)
-        slot = _slot(Slot.objects, slot_id)
+        slot = slot_of(Slot.objects, slot_id)
         return Response(shown(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)})
 
     @operation(
@@ -141,6 +146,27 @@ class SlotView(StaffView):
         return Response(status=204)
 
 
+class RecentResultsView(TableView):
+    table = "results"
+    row = RecentResult
+
+    @operation(
+        "getRecentResults",
+        "A slot's latest pictures",
+        tag="statistics",
+        takes="stats:read",
+        about="The ten newest of the last 72 hours that can still be fetched; without test runs.",
+        parameters=[TableQuery],
+        answer=as_json_or_csv(RecentResults),
+        example={"slot_id": SLOT["id"], "results": [RESULT]},
+        refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, slot_id: str) -> Response:
+        asked(request, TableQuery)
+        slot_of(Slot.objects, slot_id)
+        return Response({"slot_id": slot_id, "results": recent_results(slot_id)})
+
+
 def recent_results(slot_id: str) -> list[dict[str, Any]]:
     """The latest pictures that can still be fetched, newest first."""
     now = timezone.now()
@@ -179,19 +205,12 @@ def _result(job: Job) -> dict[str, Any]:
     }
 
 
-def _slot(rows: Any, slot_id: str) -> Slot:
-    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
-    if slot is None:
-        raise ApiError("not_found", _("There is no such slot."))
-    return slot
-
-
 def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
     """The slot, which nobody else changes until the transaction ends. Raises unless it is as the client has seen it."""
     given = request.headers.get("If-Match")
     if given is None and updated_at is None:
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
-    slot = _slot(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
+    slot = slot_of(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
     tags = ["*"] if given is None else parse_etags(given)
     if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")

@@ -5,13 +5,14 @@ from ingest.api import SettingsView
 from ingest.views import ingest
 from jobs import public
 from jobs.api import CancelJobView, JobsView, JobView
-from jobs.slot_api import SlotView, jobs_with_image
+from jobs.slot_api import RecentResultsView, SlotView, jobs_with_image
 from photoslot import operations
 from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
 from providers.api import ProvidersView, ProviderView, operation_schema
 from slots.api import SlotsView
 from slots.template_api import PreviewView, RegisterView, TemplatesView, TemplateView
+from stats.api import GlobalStatsView, ResetView, SlotStatsView
 
 urlpatterns = [
     path("ingest/<str:slot_id>", ingest, name="ingest"),
@@ -27,6 +28,7 @@ urlpatterns = [
     path("api/settings", SettingsView.as_view(), name="settings"),
     path("api/slots", SlotsView.as_view(), name="slots"),
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
+    path("api/slots/<str:slot_id>/reset_stats", ResetView.as_view(), name="reset-stats"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
     path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),
@@ -34,6 +36,9 @@ urlpatterns = [
     path("api/jobs", JobsView.as_view(), name="jobs"),
     path("api/jobs/<uuid:job_id>", JobView.as_view(), name="job"),
     path("api/jobs/<uuid:job_id>/cancel", CancelJobView.as_view(), name="cancel-job"),
+    path("api/stats/global", GlobalStatsView.as_view(), name="global-stats"),
+    path("api/stats/<str:slot_id>", SlotStatsView.as_view(), name="slot-stats"),
+    path("api/stats/<str:slot_id>/recent_results", RecentResultsView.as_view(), name="recent-results"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
     path("public/results/<uuid:job_id>", public.result, name="public-result"),

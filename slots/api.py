@@ -3,6 +3,7 @@ both say of a slot is here."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -133,6 +134,14 @@ class SlotsView(StaffView):
 
 def shown(slot: Slot) -> dict[str, Any]:
     return {name: getattr(slot, name) for name in SLOT}
+
+
+def slot_of(rows: Any, slot_id: str) -> Slot:
+    """The one of the rows that an address means. Raises the 404 where there is none."""
+    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
+    if slot is None:
+        raise ApiError("not_found", _("There is no such slot."))
+    return slot
 
 
 def etag(slot: Slot) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Self
 from zoneinfo import ZoneInfo
 
 HOUR = timedelta(hours=1)
@@ -18,6 +19,11 @@ class Window:
     end: datetime
     group_by: str  # hour, day, week or month
     zone: ZoneInfo
+
+    @classmethod
+    def around(cls, start: datetime, end: datetime, group_by: str, zone: ZoneInfo) -> Self:
+        """With the hours that they fall into."""
+        return cls(hour_of(start), hour_of(end + HOUR - INSTANT), group_by, zone)
 
     def edges(self) -> list[datetime]:
         """Where its periods begin, and the end of the last. The first and last may be parts of a week or month."""
