@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import httpx
@@ -19,6 +20,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from bench import stage
 from bench.booths import PASSWORD
@@ -27,17 +29,20 @@ from jobs.models import Job
 from slots.models import Slot
 
 WARM_UP = 3  # requests: what is connected, imported and prepared late
-LIST_MS = 100.0
+LIST_MS, REPORT_MS, RESULTS_MS = 100.0, 50.0, 20.0
 
 
 class Question(NamedTuple):
-    """`address` has {slot}, {job} and {page} where another one is put in each time."""
+    """`address` has {slot}, {job} and {page} where another one is put in each time; {now} is an hour earlier each time,
+    {month} and {quarter} are 31 and 90 days before it."""
 
     label: str
     address: str
     milliseconds: float | None = None  # p95 at most; None: only told
 
 
+A_MONTH = "/api/stats/{slot}?from={month}&to={now}"
+A_QUARTER = "/api/stats/global?from={quarter}&to={now}"
 QUESTIONS = (
     Question("jobs, newest", "/api/jobs", LIST_MS),
     Question("  oldest", "/api/jobs?sort_order=asc", LIST_MS),
@@ -64,6 +69,18 @@ QUESTIONS = (
     Question("  of a provider", "/api/slots?provider_id=gemini&operation_id=image_edit&is_active=true", LIST_MS),
     Question("  archived", "/api/slots?archived=true", LIST_MS),
     Question("a slot and its latest pictures", "/api/slots/{slot}"),
+    Question("  its history", "/api/slots/{slot}/history"),
+    Question("  its latest pictures", "/api/stats/{slot}/recent_results", RESULTS_MS),
+    Question("report of a slot", "/api/stats/{slot}?to={now}", REPORT_MS),
+    Question("  31 days, by hours", f"{A_MONTH}&group_by=hour", REPORT_MS),
+    Question("  31 days, by weeks of Berlin", f"{A_MONTH}&group_by=week&tz=Europe/Berlin", REPORT_MS),
+    Question("  14 days, by days of Tokyo, CSV", "/api/stats/{slot}?to={now}&tz=Asia/Tokyo&format=csv", REPORT_MS),
+    Question("report of all slots", "/api/stats/global?to={now}", REPORT_MS),
+    Question("  90 days, by days", f"{A_QUARTER}&group_by=day&page_size=100", REPORT_MS),
+    Question("  90 days, by days of Berlin, CSV", f"{A_QUARTER}&group_by=day&tz=Europe/Berlin&format=csv", REPORT_MS),
+    Question("  90 days, by months, sorted", f"{A_QUARTER}&group_by=month&sort_by=success", REPORT_MS),
+    Question("  90 days, of a provider", f"{A_QUARTER}&group_by=day&provider_id=gemini", REPORT_MS),
+    Question("  90 days, of a slot", f"{A_QUARTER}&group_by=day&slot_id={{slot}}", REPORT_MS),
 )
 
 
@@ -104,7 +121,22 @@ def _addresses(address: str, number: int) -> list[str]:
     draw = random.Random(1)
     slots = list(Slot.objects.order_by("id").values_list("pk", flat=True))
     jobs = list(Job.objects.filter(source="booth").order_by("payload_digest").values_list("pk", flat=True)[:number])
-    return [address.format(slot=draw.choice(slots), job=jobs[n], page=1 + n % 10) for n in range(number)]
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+
+    def ago(**time: int) -> str:
+        return f"{hour - timedelta(**time):%Y-%m-%dT%H:%M:%SZ}"
+
+    return [
+        address.format(
+            slot=draw.choice(slots),
+            job=jobs[n],
+            page=1 + n % 10,
+            now=ago(hours=n),
+            month=ago(hours=n, days=31),
+            quarter=ago(hours=n, days=90),
+        )
+        for n in range(number)
+    ]
 
 
 def _milliseconds(http: httpx.Client, address: str) -> float:
