@@ -26,6 +26,7 @@ from bench import stage
 from bench.booths import PASSWORD
 from bench.scenarios import Line, Options, quantile
 from jobs.models import Job
+from photoslot.bootstrap import bootstrap
 from slots.models import Slot
 
 WARM_UP = 3  # requests: what is connected, imported and prepared late
@@ -86,7 +87,7 @@ QUESTIONS = (
 
 def full_database(options: Options) -> Iterator[Line]:
     call_command("seed_load", jobs=options.seeded)
-    call_command("bootstrap", verbosity=0)
+    bootstrap()
     users: Any = get_user_model().objects
     user = users.create_user("bench", password=PASSWORD, is_staff=True)
     user.groups.set(Group.objects.all())

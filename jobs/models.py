@@ -56,7 +56,9 @@ class Job(models.Model):
     is_finalized = models.BooleanField(_("finished"), db_default=False)
     # For `job_ended_waiting`. An index on `status` itself would make each claim write into every index of the table.
     ended_waiting = models.GeneratedField(
-        expression=Q(is_finalized=True, status="pending"), output_field=models.BooleanField(), db_persist=True
+        expression=Q(is_finalized=True, status="pending"),  # type: ignore[arg-type]  # the stubs know no Q here
+        output_field=models.BooleanField(),
+        db_persist=True,
     )
     failure_reason = models.CharField(_("failure"), max_length=14, choices=Failure, null=True)
     error_reason = models.CharField(_("reason"), max_length=14, choices=Reason, null=True)
