@@ -129,8 +129,6 @@ def test_the_ten_latest_come_newest_first(api: Api) -> None:
     ids=["another slot's", "a test", "late", "purged", "expired", "old"],
 )
 def test_what_is_no_recent_success_is_not_among_them(api: Api, other: dict[str, Any]) -> None:
-    if other.get("result_file_path", "") is None:
-        other = other | {"result_expires_at": None, "result_checksum": None, "failure_reason": "timeout"}
     made(1, **other)
     assert latest(api) == []
 
