@@ -154,7 +154,7 @@ def _rows(address: str, authorization: str) -> str:
     with CaptureQueriesContext(connection) as captured:
         answer = Client().get(address, headers={"Authorization": authorization})
     assert answer.status_code == 200, answer.content
-    queries = [query["sql"] for query in captured.captured_queries if query["sql"].startswith("SELECT")]
+    queries = [query["sql"] for query in captured.captured_queries if query["sql"].startswith(("SELECT", "(SELECT"))]
     read = given = 0
     with connection.cursor() as cursor:
         for sql in queries:
