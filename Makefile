@@ -17,7 +17,7 @@ run: $(VENV)/.runtime ## start everything and stay: admin, API and booth door on
 	@$(BIN)/python $(if $(SANDBOX),-m tests.sandbox run,manage.py run)
 
 test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(VENV)/.dev ## style, types, the rooms' imports, migrations, the published document
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ from photoslot.api import Fields, StaffView, WrittenFlag, asked
 from photoslot.errors import ApiError, queue_unavailable
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots.api import RECIPE, SLOT, SlotAnswer, SlotChanges, etag, judge, log, shown, slot_of
+from slots.history import sign
 from slots.models import Slot
 from stats.table import TableQuery, TableView, as_json_or_csv
 
@@ -118,6 +119,7 @@ class SlotView(StaffView):
         changes = dict(form.validated_data)
         seen = changes.pop("updated_at", None)
         with transaction.atomic():
+            sign(request.user)
             slot = _as_seen(request, slot_id, seen)
             _change(slot, changes, request.user)
         return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
@@ -136,6 +138,7 @@ class SlotView(StaffView):
     def delete(self, request: Request, slot_id: str) -> Response:
         force = asked(request, ArchiveQuery)["force"]
         with transaction.atomic():
+            sign(request.user)
             slot = _as_seen(request, slot_id)
             if not force and (count := _under_way(slot_id).count()):
                 raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)

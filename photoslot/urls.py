@@ -11,6 +11,7 @@ from photoslot.document import DocsView, DocumentView
 from photoslot.login import LogInView
 from providers.api import ProvidersView, ProviderView, operation_schema
 from slots.api import SlotsView
+from slots.history_api import HistoryView
 from slots.template_api import PreviewView, RegisterView, TemplatesView, TemplateView
 from stats.api import GlobalStatsView, ResetView, SlotStatsView
 
@@ -29,6 +30,7 @@ urlpatterns = [
     path("api/slots", SlotsView.as_view(), name="slots"),
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
     path("api/slots/<str:slot_id>/reset_stats", ResetView.as_view(), name="reset-stats"),
+    path("api/slots/<str:slot_id>/history", HistoryView.as_view(), name="slot-history"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
     path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),

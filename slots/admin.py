@@ -9,6 +9,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
@@ -22,8 +23,9 @@ from django.utils.translation import gettext_lazy as _
 
 from photoslot.admin import STYLES, badge, pretty
 from providers import declaration, registry
-from slots import budget, templates
+from slots import budget, history_page, templates
 from slots.forms import SlotForm
+from slots.history import sign
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
 
 
@@ -120,12 +122,21 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return {"id": Slot.next_id(), **super().get_changeform_initial_data(request)}
 
     def save_model(self, request: HttpRequest, obj: Slot, form: Any, change: bool) -> None:
+        sign(request.user)
         # Django would turn an insert of an id that somebody took meanwhile into an update of theirs.
         obj.save(force_insert=not change)
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.operations_view)
         return [path("operations/", view, name="slots_slot_operations"), *super().get_urls()]
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Who changed what, above the standard page's log of what staff did."""
+        answer = super().history_view(request, object_id, extra_context)
+        if isinstance(answer, TemplateResponse) and answer.context_data:
+            answer.context_data |= history_page.context(answer.context_data["object"], request.GET.get("changes"))
+            answer.context_data["media"] = self.media
+        return answer
 
     def operations_view(self, request: HttpRequest) -> HttpResponse:
         """What each operation can be set to, from the declaration that also judges it."""
@@ -205,9 +216,13 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, queryset: SlotQuerySet, verb: Callable[[SlotQuerySet], int], done: str
     ) -> None:
         """The verb for each slot by itself, so that log and message name those that it changed."""
-        changed = [slot for slot in queryset if verb(Slot.objects.filter(pk=slot.pk))]
-        for slot in changed:
-            self.log_change(request, slot, done)
+        changed = []
+        for slot in queryset:
+            with transaction.atomic():
+                sign(request.user)
+                if verb(Slot.objects.filter(pk=slot.pk)):
+                    self.log_change(request, slot, done)
+                    changed.append(slot)
         if changed:
             self.message_user(request, f"{done}: {', '.join(slot.pk for slot in changed)}.", messages.SUCCESS)
         else:

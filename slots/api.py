@@ -24,6 +24,7 @@ from photoslot.api import Fields, Flag, PageMeta, PageQuery, StaffView, Text, Wh
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots import operations
+from slots.history import sign
 from slots.models import Slot
 
 SLOT_ID = RegexValidator(r"^slot-[0-9]{3,}\Z", gettext_lazy("A slot's id looks like slot-001."))
@@ -126,7 +127,7 @@ class SlotsView(StaffView):
         asked(request)
         form = NewSlot(data=request.data)
         form.is_valid(raise_exception=True)
-        slot = _added(form.validated_data)
+        slot = _added(form.validated_data, request.user)
         log(slot, ADDITION, [{"added": {}}], request.user)
         headers = {"ETag": etag(slot), "Location": reverse("slot", args=[slot.pk])}
         return Response(shown(slot), status=201, headers=headers)
@@ -174,13 +175,14 @@ def _wanted(query: Mapping[str, Any]) -> Q:
     return wanted
 
 
-def _added(given: Mapping[str, Any]) -> Slot:
+def _added(given: Mapping[str, Any], by: Any) -> Slot:
     """Of two who add a slot at once, each gets one of its own, or its 409."""
     while True:
         slot = Slot(**{"id": Slot.next_id(), **given})
         judge(slot)
         try:
             with transaction.atomic():
+                sign(by)
                 slot.save(force_insert=True)
         except IntegrityError:  # the id, which is all that is unique
             if "id" in given:

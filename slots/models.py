@@ -134,3 +134,18 @@ class TemplateBinding(models.Model):
 
     def __str__(self) -> str:
         return f"{self.slot_id}: {self.setting_key}"
+
+
+class SlotChange(models.Model):
+    """An entry of a slot's history: what its row, or that of one of its images, said before and after. Triggers write
+    it (`slots.history`); nobody changes or removes one."""
+
+    slot = models.ForeignKey(Slot, models.DO_NOTHING, related_name="changes", db_constraint=False, db_index=False)
+    at = models.DateTimeField()
+    username = models.CharField(max_length=150, null=True)  # as it was then; null: nobody of the staff, but a command
+    before = models.JSONField(null=True)  # null: the slot was new
+    after = models.JSONField()
+
+    class Meta:
+        default_permissions = ()  # who may see the slot may see its history, and that is all
+        indexes = [models.Index(fields=["slot", "-id"], name="change_newest_of_slot")]  # a page of the history

@@ -30,6 +30,7 @@ from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots import operations, templates
 from slots.api import SLOT_ID, log
+from slots.history import sign
 from slots.models import Slot, TemplateBinding, TemplateMedia
 
 KEY = RegexValidator(r"^[a-z][a-z0-9_-]*\Z", gettext_lazy("Use a-z, 0-9, - and _."))
@@ -199,6 +200,7 @@ class TemplateView(StaffView):
     def delete(self, request: Request, media_id: UUID) -> Response:
         query = asked(request, RemovalQuery)
         with transaction.atomic():
+            sign(request.user)
             media = TemplateMedia.objects.select_for_update().filter(pk=media_id).first()
             if media is None:
                 raise _no_image()
@@ -264,6 +266,7 @@ def _registered(given: dict[str, Any], by: Any) -> Any:
     media.save(force_insert=True)
     try:
         with transaction.atomic():
+            sign(by)
             _check_free(given, is_locked=True)
             names = {"slot_id": given["slot_id"], "setting_key": given["setting_key"]}
             TemplateBinding.objects.update_or_create(**names, defaults={"media": media})

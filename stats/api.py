@@ -52,10 +52,9 @@ class PeriodQuery(TableQuery):
     tz = Text(default="UTC", max_length=64, help_text="Whose days, weeks and months: a name such as Europe/Berlin.")
 
     def get_fields(self) -> dict[str, Any]:
-        since = (
-            f"A day, or a time with its offset. Without: the first period that begins in {self.usual} days until `to`."
-        )
-        until = f"The last day, or a time that ends it. Without: today. At most {self.most} days in all."
+        usual = f"Without: the first period that begins in the {self.usual} days before the end."
+        since = f"A day, or a time with its offset, of which the hour counts. {usual}"
+        until = f"The last day, or the time of the end. Without: today. At most {self.most} days in all."
         window = {"from": since, "to": until}
         return {name: Moment(required=False, help_text=text) for name, text in window.items()} | super().get_fields()
 

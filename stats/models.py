@@ -140,8 +140,8 @@ class SlotFigures(models.Model):
     slot = models.OneToOneField(
         Slot, models.PROTECT, primary_key=True, db_constraint=False, related_name="figures", verbose_name=_("slot")
     )
-    # Grows whenever the slot's figures change, so that an older report is known as such in every process. It begins
-    # with the clock: a row that is made anew repeats no version of the one before.
+    # Grows with each photo that is counted, so that an older report is known as such in every process. It begins with
+    # the clock: a row that is made anew repeats no version of the one before.
     version = models.BigIntegerField(db_default=Cast(Extract(Now(), "epoch") * 1_000_000, models.BigIntegerField()))
     # How often the slot's statistics were reset. Its reports count what came in during the present era; nothing is
     # deleted, for Prometheus counters never fall.

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from django.core.cache import cache
 from django.db import connection
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 
 RESET = """
 INSERT INTO stats_slotfigures AS old (slot_id, era, last_reset_at) VALUES (%s, 1, clock_timestamp())
-ON CONFLICT (slot_id) DO UPDATE SET version = old.version + 1, era = old.era + 1, last_reset_at = clock_timestamp()
+ON CONFLICT (slot_id) DO UPDATE SET era = old.era + 1, last_reset_at = clock_timestamp()
 """
 
 
@@ -48,8 +48,7 @@ def report(window: Window, seconds: int, version: int, **of: Any) -> list[Row]:
     """A row for each period, zeros included; `of` narrows it to rows of `HourlyCounter`. It is reckoned at most once in
     so many seconds while `version`, which must have been read before, stays the same."""
     key = hashlib.sha256(repr((window, version, sorted(of.items()))).encode()).hexdigest()
-    rows: list[Row] = cache.get_or_set(f"stats:{key}", lambda: reckon(window, **of), seconds)
-    return rows
+    return cast(list[Row], cache.get_or_set(f"stats:{key}", lambda: reckon(window, **of), seconds))
 
 
 def reckon(window: Window, **of: Any) -> list[Row]:
@@ -69,7 +68,8 @@ def sums(edges: list[datetime], **of: Any) -> QuerySet[Any, Any]:
         hours = HourlyCounter.objects.filter(source="booth")
     period = PeriodOf("hour", Value("{" + ",".join(edge.isoformat() for edge in edges) + "}"))
     rows = hours.filter(hour__gte=edges[0], hour__lt=edges[-1], **of).values(period=period)
-    return rows.annotate(**{name: Sum(name) for name in COUNTERS})
+    totals: QuerySet[Any, Any] = rows.annotate(**{name: Sum(name) for name in COUNTERS})
+    return totals
 
 
 def total(rows: Iterable[Row]) -> Row:

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group
+from django.core.cache import cache
 from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
@@ -33,7 +34,12 @@ from photoslot.processes import free_port, web_command
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
 from tests import leaks, log_rows
-from tests.leaks import pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary  # noqa: F401 - hooks
+from tests.leaks import (  # noqa: F401 - hooks
+    pytest_runtest_logreport,
+    pytest_sessionfinish,
+    pytest_terminal_summary,
+    pytest_testnodedown,
+)
 from tests.sandbox.server import Sandbox
 from tests.settings import TEST_POSTGRES
 
@@ -54,6 +60,7 @@ MUTABLE_TABLES = [
     "ingest_passwordfailure",
     "axes_accessattempt",
     "axes_accessattemptexpiration",
+    "slots_slotchange",
     "slots_templatebinding",
     "slots_templatemedia",
 ]
@@ -75,6 +82,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         slots = list(Slot.objects.values())
         first = {"password_hash": make_password(PASSWORD), "password_updated_at": None, "sync_response_seconds": 48}
         IngestSettings.objects.update_or_create(pk=1, defaults=first)
+        cache.clear()
         yield
         found, unlike = leaks.in_rows(), log_rows.faults()
         with transaction.atomic(), connection.cursor() as cursor:

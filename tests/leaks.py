@@ -10,19 +10,18 @@ in every shape that a log would give them, the ingest password, and the first by
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import pytest
 from django.db import connection
 
 from tests.sandbox import wire
+from tests.settings import LOGS
 
-FOLDER = Path(os.environ["TEST_LOG_FOLDER"])
-PRINTED = FOLDER / "printed.log"
+PRINTED = LOGS / "printed.log"
 SHORTEST = 8  # characters; what is shorter stands in logs for other reasons
 LONGEST = 40  # characters of a prompt that are looked for, so that one that was cut is found too
 SCENARIO = re.compile(r"\[\[[^\]]*\]\]")  # for the sandbox, in a prompt
@@ -65,7 +64,7 @@ def in_text(text: bytes) -> Iterator[str]:
 
 
 def in_files() -> list[str]:
-    return [f"{path.name}: {leak}" for path in FOLDER.iterdir() for leak in in_text(path.read_bytes())]
+    return [f"{path.name}: {leak}" for path in LOGS.iterdir() for leak in in_text(path.read_bytes())]
 
 
 def in_rows() -> list[str]:
@@ -87,9 +86,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before the summary, which says that all is well or not
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where several runners share the tests, each searches what it wrote and hands its finds to the first process."""
     _found.extend(in_files())
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["leaks"] = _found
     if _found:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    _found.extend(getattr(node, "workeroutput", {}).get("leaks", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

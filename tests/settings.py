@@ -17,13 +17,13 @@ TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgre
 os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres:///"
 os.environ["SECRET_KEY"] = "tests"
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"tests only: 32 bytes, no secret!").decode()
-if "TEST_MEDIA_ROOT" not in os.environ:  # set for the processes that the tests start
-    os.environ["TEST_MEDIA_ROOT"] = tempfile.mkdtemp(prefix="photoslot-test-")
-    atexit.register(shutil.rmtree, os.environ["TEST_MEDIA_ROOT"], ignore_errors=True)
-if "TEST_LOG_FOLDER" not in os.environ:
-    os.environ["TEST_LOG_FOLDER"] = tempfile.mkdtemp(prefix="photoslot-test-logs-")
-    atexit.register(shutil.rmtree, os.environ["TEST_LOG_FOLDER"], ignore_errors=True)
-os.environ["MEDIA_ROOT"] = os.environ["TEST_MEDIA_ROOT"]
+if "TEST_FOLDER" not in os.environ:  # set for the processes that the tests start
+    os.environ["TEST_FOLDER"] = tempfile.mkdtemp(prefix="photoslot-test-")
+    atexit.register(shutil.rmtree, os.environ["TEST_FOLDER"], ignore_errors=True)
+RUNNER = os.environ.get("PYTEST_XDIST_WORKER", "alone")  # of those that share the tests: each has its own of everything
+LOGS = Path(os.environ["TEST_FOLDER"], RUNNER, "logs")
+LOGS.mkdir(parents=True, exist_ok=True)
+os.environ["MEDIA_ROOT"] = str(LOGS.with_name("media"))
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(Path(os.environ["MEDIA_ROOT"]) / "secrets/runtime_credentials.json")
 
 from photoslot.settings import *  # noqa: E402, F403
@@ -36,6 +36,7 @@ if TEST_POSTGRES:
         "HOST": TEST_POSTGRES.host,
         "PORT": embedded_postgres.PORT,
     }
+DATABASES["default"]["TEST"] = {"NAME": f"test_photoslot_{RUNNER}"}
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name
 PROVIDERS[PROVIDERS.index("providers.turbotext.Turbotext")] = "tests.sandbox.providers.QuickTurbotext"
@@ -47,7 +48,7 @@ PASSWORD_HASHERS = [f"django.contrib.auth.hashers.{name}PasswordHasher" for name
 # `tests.leaks` reads what every process logs: all of it, also what an operator would have to ask for.
 kept = {
     "class": "logging.FileHandler",
-    "filename": Path(os.environ["TEST_LOG_FOLDER"], f"{os.getpid()}.log"),
+    "filename": LOGS / f"{os.getpid()}.log",
     "formatter": "line",
     "filters": ["correlation"],
     "delay": True,

@@ -23,7 +23,7 @@ from tests.sandbox import wire
 
 pytestmark = pytest.mark.integration
 
-PROMPT = f"Tanzende Bären, {uuid4()}"  # like no other, so that nobody else's line is found
+PROMPT = "Tanzende Bären im Regenmantel"  # like no other, so that nobody else's line is found
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -70,7 +70,7 @@ def test_what_any_process_logs_at_any_level_is_kept() -> None:
         logging.getLogger("providers.anything").log(logging.getLevelName(level), mark)
         code = f"import django, logging; django.setup(); logging.getLogger('jobs').log(logging.{level}, '{mark}')"
         subprocess.run([sys.executable, "-c", code], cwd=settings.BASE_DIR, check=True)
-    kept = [path.read_text() for path in leaks.FOLDER.iterdir() if path != leaks.PRINTED]
+    kept = [path.read_text() for path in leaks.LOGS.iterdir() if path != leaks.PRINTED]
     assert {mark: sum(mark in text for text in kept) for mark in marks.values()} == dict.fromkeys(marks.values(), 2)
 
 
@@ -101,7 +101,8 @@ def test_rows_are_looked_at() -> None:
     assert leaks.in_rows() == []
 
 
-def test_a_run_that_leaks_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runners", ["0", "2"])
+def test_a_run_that_leaks_fails(runners: str, tmp_path: Path) -> None:
     """One test, that logs what the sandbox has seen."""
     test = tmp_path / "test_it.py"
     test.write_text(
@@ -109,8 +110,8 @@ def test_a_run_that_leaks_fails(tmp_path: Path) -> None:
         "def test_it():\n    leaks.note('a prompt of some length')\n"
         "    logging.getLogger('x').debug('a prompt of some length')\n"
     )
-    command = ["-m", "pytest", str(test), "-p", "tests.leaks", "-q", f"--rootdir={tmp_path}", "-c", "pyproject.toml"]
-    own = os.environ | {"TEST_LOG_FOLDER": str(tmp_path)}
+    command = f"-m pytest {test} -p tests.leaks -q --rootdir={tmp_path} -c pyproject.toml -n {runners}".split()
+    own = os.environ | {"TEST_FOLDER": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, *command], cwd=settings.BASE_DIR, env=own, capture_output=True, text=True, check=False
     )

@@ -70,4 +70,19 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('slot', 'setting_key'), name='binding_key_once_per_slot')],
             },
         ),
+        migrations.CreateModel(
+            name='SlotChange',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('at', models.DateTimeField()),
+                ('username', models.CharField(max_length=150, null=True)),
+                ('before', models.JSONField(null=True)),
+                ('after', models.JSONField()),
+                ('slot', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.DO_NOTHING, related_name='changes', to='slots.slot')),
+            ],
+            options={
+                'default_permissions': (),
+                'indexes': [models.Index(fields=['slot', '-id'], name='change_newest_of_slot')],
+            },
+        ),
     ]

@@ -35,5 +35,5 @@ def create(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("slots", "0001_initial")]
+    dependencies = [("slots", "history")]
     operations = [migrations.RunPython(create, migrations.RunPython.noop)]

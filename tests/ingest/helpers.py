@@ -40,7 +40,7 @@ def form(
 def refusal(reply: httpx.Response | Reply, status: int, code: str) -> dict[str, Any]:
     """The details of a refusal that looks as every refusal must."""
     found, body = (reply.status, reply.body) if isinstance(reply, Reply) else (reply.status_code, reply.content)
-    assert found == status, body
+    assert found == status, body[:300]
     headers = httpx.Headers(dict(reply.headers))
     assert headers["Content-Type"] == "application/json"
     assert headers["Cache-Control"] == "no-store"

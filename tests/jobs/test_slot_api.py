@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -139,6 +140,30 @@ def test_they_are_found_by_their_index_among_many() -> None:
         cursor.execute("ANALYZE jobs_job")
     assert "job_newest_of_slot" in recent_jobs("slot-004").explain()
     assert len(recent_jobs("slot-001")) == 10
+
+
+def test_who_reads_statistics_gets_them_by_themselves(api: Api) -> None:
+    jobs = [made(seconds) for seconds in range(12, 0, -1)]
+    made(1, source="test")
+    reader, path = may("stats:read"), "/api/stats/slot-001/recent_results"
+    answer = reader("get", path).json()
+    assert answer == {"slot_id": "slot-001", "results": api("get", SLOT).json()["recent_results"]}
+    assert [each["job_id"] for each in answer["results"]] == [str(job.pk) for job in reversed(jobs[2:])]
+    assert reader("get", "/api/stats/slot-002/recent_results").json()["results"] == []
+    assert list(envelope(reader("get", f"{path}?page=1"), 400, "invalid_payload")) == ["page"]
+
+
+def test_as_csv_they_are_the_same(api: Api) -> None:
+    reader, path = may("stats:read"), "/api/stats/slot-001/recent_results?format=csv"
+    columns = "job_id,thumbnail_url,download_url,completed_at,result_expires_at,mime,size_bytes"
+    assert reader("get", path).content.decode().splitlines() == [columns]
+    for seconds in (2, 1):
+        made(seconds)
+    answer = reader("get", path)
+    rows = [*csv.DictReader(answer.content.decode().splitlines())]
+    results = api("get", SLOT).json()["recent_results"]
+    assert rows == [{name: str(value) for name, value in each.items()} for each in results]
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="statistics-slot-001-results.csv"'
 
 
 def test_the_recipe_is_changed_and_the_new_version_is_told(api: Api) -> None:

@@ -34,6 +34,7 @@ FORMS = {409: {"setting_key": "mood"}, 404: {"slot_id": "slot-099"}, 422: {"sett
 QUERIES = {
     "listSlots": {422: "?page=0"},
     "archiveSlot": {422: "?force=1"},
+    "listSlotHistory": {422: "?page=0"},
     "listTemplateMedia": {422: "?page=0"},
     "deleteTemplateMedia": {422: "?force=1"},
 }

@@ -1,0 +1,412 @@
+"""The history of slots: `/api/slots/{slot_id}/history`, and the same on a slot's page in the admin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection, transaction
+from django.test import Client
+from django.test.client import MULTIPART_CONTENT
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from slots.models import Slot, SlotChange, TemplateBinding
+from tests.api import Api, envelope, may, token_of
+from tests.conftest import in_background, jpeg, set_slot
+from tests.photoslot.until import until
+from tests.slots.images import image
+from tests.slots.posted import ADD, change, settings, slot_page
+from tests.staff import browser, person, text_of
+
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+
+SLOT = "/api/slots/slot-001"
+RECIPE = {"name": "Old", "provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "sepia"}}
+BEFORE = {"name": "Black and white film", "settings_json": {"look": "black_and_white"}}
+LIST = reverse("admin:slots_slot_changelist")
+PAGE = reverse("admin:slots_slot_history", args=["slot-001"])
+# Two hundred changes of each of a hundred slots.
+MANY = """
+INSERT INTO slots_slotchange (slot_id, at, username, before, after)
+SELECT 'slot-' || lpad((n % 100)::text, 3, '0'), now(), 'staff-0', jsonb_build_object('name', n),
+    jsonb_build_object('name', n + 1)
+FROM generate_series(1, 20000) AS n
+"""
+
+
+@pytest.fixture
+def api() -> Api:
+    return may("slots:write")
+
+
+@pytest.fixture
+def staff() -> Client:
+    """The browser of staff-0."""
+    return browser(superuser=True)
+
+
+def history(slot_id: str = "slot-001", **query: Any) -> list[dict[str, Any]]:
+    """As a program of somebody else's reads it; without the entry of the slot's beginning."""
+    asked = "&".join(f"{name}={value}" for name, value in ({"page_size": 100} | query).items())
+    answer = reader()("get", f"/api/slots/{slot_id}/history?{asked}")
+    assert answer.status_code == 200, answer.content
+    return [entry for entry in answer.json()["data"] if entry["action"] == "changed"]
+
+
+def reader() -> Api:
+    if not User.objects.filter(username="reader").exists():
+        User.objects.filter(pk=person(superuser=True).pk).update(username="reader")
+    return Api(token_of("reader"))
+
+
+def told(slot_id: str = "slot-001") -> list[tuple[str | None, dict[str, tuple[Any, Any]]]]:
+    """User and changes of each entry."""
+    return [
+        (entry["user"], {each["field"]: (each["from"], each["to"]) for each in entry["changes"]})
+        for entry in history(slot_id)
+    ]
+
+
+def put(api: Api, **more: Any) -> Any:
+    answer = api("put", SLOT, RECIPE | more, headers={"If-Match": "*"})
+    assert answer.status_code == 200, answer.content
+    return answer
+
+
+def register(api: Api, **more: Any) -> str:
+    form = {"file": SimpleUploadedFile("x.jpg", jpeg()), "slot_id": "slot-001", "setting_key": "mood"} | more
+    answer = api("post", "/api/template-media/register", form, content_type=MULTIPART_CONTENT)
+    assert answer.status_code == 201, answer.content
+    media_id: str = answer.json()["id"]
+    return media_id
+
+
+def act(staff: Client, action: str) -> None:
+    staff.post(f"{LIST}?archived=all", {"action": action, "_selected_action": ["slot-001"]})
+
+
+def test_a_slot_begins_with_what_it_is(api: Api) -> None:
+    entry = api("get", "/api/slots/slot-005/history").json()["data"][0]
+    assert entry.keys() == {"id", "at", "user", "action", "changes"}
+    assert (entry["action"], entry["user"]) == ("created", None)
+    assert entry["changes"] == [
+        {"field": "is_active", "from": None, "to": True},
+        {"field": "name", "from": None, "to": "Faded film"},
+        {"field": "operation_id", "from": None, "to": "image_edit"},
+        {"field": "provider_id", "from": None, "to": "studio"},
+        {"field": "settings_json.look", "from": None, "to": "faded_film"},
+        {"field": "settings_json.strength", "from": None, "to": 85},
+    ]
+
+
+@pytest.mark.parametrize("door", ["api", "admin"])
+def test_a_new_slot_is_its_makers(door: str) -> None:
+    if door == "api":
+        assert may("slots:write")("post", "/api/slots", RECIPE).status_code == 201
+    else:
+        form = slot_page(**settings(look="sepia"), id="slot-016", name="Old")
+        assert browser(superuser=True).post(ADD, form).status_code == 302
+    (entry,) = reader()("get", "/api/slots/slot-016/history").json()["data"]
+    assert (entry["action"], entry["user"]) == ("created", "staff-0")
+    assert {"field": "settings_json.look", "from": None, "to": "sepia"} in entry["changes"]
+
+
+def test_a_change_by_the_api_is_told_field_by_field(api: Api) -> None:
+    output = {"output": {"width": 600, "height": 400}}
+    put(api, settings_json={"look": "sepia"} | output, is_active=False, size_limit_mb=7)
+    changes = {
+        "is_active": (True, False),
+        "name": (BEFORE["name"], "Old"),
+        "settings_json.look": ("black_and_white", "sepia"),
+        "settings_json.output.height": (None, 400),
+        "settings_json.output.width": (None, 600),
+        "size_limit_mb": (None, 7),
+    }
+    assert told() == [("staff-0", changes)]
+
+
+def test_a_setting_that_goes_comes_to_nothing(api: Api) -> None:
+    put(api, settings_json={"look": "sepia", "strength": 50, "retry": {"attempts": 2}})
+    put(api, settings_json={"look": "sepia"})
+    gone = {"settings_json.retry.attempts": (2, None), "settings_json.strength": (50, None)}
+    assert told()[0] == ("staff-0", gone)
+
+
+def test_another_provider_and_operation_are_told(api: Api) -> None:
+    recipe = {"provider_id": "openai", "operation_id": "image_edit", "settings_json": {"prompt": "A hat for each"}}
+    put(api, **BEFORE | recipe)
+    assert told() == [
+        (
+            "staff-0",
+            {
+                "provider_id": ("studio", "openai"),
+                "settings_json.look": ("black_and_white", None),
+                "settings_json.prompt": (None, "A hat for each"),
+            },
+        )
+    ]
+
+
+def test_archiving_by_the_api_is_told_and_the_history_stays_readable(api: Api) -> None:
+    assert api("delete", SLOT, headers={"If-Match": "*"}).status_code == 204
+    at = api("get", SLOT).json()["archived_at"]
+    assert told() == [("staff-0", {"archived_at": (None, at)})]
+
+
+def test_a_change_by_the_admins_form_is_told(staff: Client) -> None:
+    assert staff.post(change(), slot_page(**settings(look="noir"), name="Noir")).status_code == 302
+    changes = {"name": (BEFORE["name"], "Noir"), "settings_json.look": ("black_and_white", "noir")}
+    assert told() == [("staff-0", changes)]
+
+
+def test_the_admins_actions_are_told(staff: Client) -> None:
+    for action in ("switch_off", "switch_on", "archive", "restore"):
+        act(staff, action)
+    entries = told()
+    assert {user for user, _ in entries} == {"staff-0"}
+    restored, archived, on, off = (changes for _, changes in entries)
+    at = archived["archived_at"][1]
+    assert (off, on) == ({"is_active": (True, False)}, {"is_active": (False, True)})
+    assert (archived, restored) == ({"archived_at": (None, at)}, {"archived_at": (at, None)})
+
+
+def test_images_by_the_api_are_told(api: Api) -> None:
+    first = register(api)
+    second = register(api, replace="true")
+    assert api("delete", f"/api/template-media/{second}?force=true").status_code == 204
+    assert told() == [
+        ("staff-0", {"template_media.mood": (second, None)}),
+        ("staff-0", {"template_media.mood": (first, second)}),
+        ("staff-0", {"template_media.mood": (None, first)}),
+    ]
+
+
+def test_images_by_the_admins_form_are_told(staff: Client) -> None:
+    first, second = image(), image()
+    form = slot_page(**settings(look="black_and_white"), name=BEFORE["name"])
+    row = {"bindings-0-setting_key": "mood", "bindings-0-media": first.pk, "bindings-TOTAL_FORMS": 1}
+    staff.post(change(), form | row)
+    row |= {"bindings-0-id": TemplateBinding.objects.get().pk, "bindings-0-slot": "slot-001"}
+    saved = form | row | {"bindings-INITIAL_FORMS": 1}
+    staff.post(change(), saved | {"bindings-0-media": second.pk})
+    staff.post(change(), saved | {"bindings-0-media": second.pk, "bindings-0-setting_key": "style"})
+    staff.post(change(), saved | {"bindings-0-DELETE": "on"})
+    one, two = str(first.pk), str(second.pk)
+    assert told() == [
+        ("staff-0", {"template_media.style": (two, None)}),
+        ("staff-0", {"template_media.mood": (two, None), "template_media.style": (None, two)}),
+        ("staff-0", {"template_media.mood": (one, two)}),
+        ("staff-0", {"template_media.mood": (None, one)}),
+    ]
+
+
+def sql(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: set_slot(name="Else"),
+        lambda: Slot(**Slot.objects.values().get(pk="slot-001") | {"name": "Else"}).save(),
+        lambda: sql("UPDATE slots_slot SET name = 'Else' WHERE id = 'slot-001'"),
+    ],
+    ids=["update", "save", "SQL"],
+)
+def test_what_comes_through_no_door_is_told_too_and_is_nobodys(api: Api, write: Callable[[], None]) -> None:
+    put(api, **BEFORE | {"name": "Mine"})  # on the same connection: a name ends with its transaction
+    write()
+    assert told() == [(None, {"name": ("Mine", "Else")}), ("staff-0", {"name": (BEFORE["name"], "Mine")})]
+
+
+def nothing_by_the_form() -> None:
+    form = slot_page(**settings(look="black_and_white"), name=BEFORE["name"])
+    assert browser(superuser=True).post(change(), form).status_code == 302
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: put(may("slots:write"), **BEFORE),
+        nothing_by_the_form,
+        lambda: act(browser(superuser=True), "switch_on"),
+        lambda: act(browser(superuser=True), "restore"),
+        lambda: Slot.objects.get(pk="slot-001").save(),
+        lambda: set_slot(settings_json={"strength": None, "look": "black_and_white"}),
+        lambda: may("slots:write")("put", SLOT, RECIPE | {"name": ""}, headers={"If-Match": "*"}),
+    ],
+    ids=["PUT", "form", "on", "restored", "save", "null", "refused"],
+)
+def test_what_changes_nothing_leaves_no_entry(write: Callable[[], Any]) -> None:
+    write()
+    assert told() == []
+
+
+def test_only_what_is_kept_is_told(api: Api) -> None:
+    with transaction.atomic():
+        set_slot(name="Else")
+        transaction.set_rollback(True)
+    assert told() == []
+
+
+def test_the_history_is_the_slots_own(api: Api) -> None:
+    put(api)
+    assert told("slot-002") == []
+
+
+def test_the_newest_is_first_and_pages_follow_each_other(api: Api) -> None:
+    for name in "ABCDE":
+        put(api, **BEFORE | {"name": name})
+    pages = [api("get", f"{SLOT}/history?page={page}&page_size=2").json() for page in (1, 2, 3, 4)]
+    assert [page["meta"]["total"] for page in pages] == [6] * 4
+    entries = [entry for page in pages for entry in page["data"]]
+    names = [(each["from"], each["to"]) for entry in entries for each in entry["changes"] if each["field"] == "name"]
+    began = (None, BEFORE["name"])
+    assert names == [("D", "E"), ("C", "D"), ("B", "C"), ("A", "B"), (BEFORE["name"], "A"), began]
+    assert [entry["at"] for entry in entries] == sorted((entry["at"] for entry in entries), reverse=True)
+
+
+def test_the_filter_shows_what_one_user_did(api: Api) -> None:
+    put(api, name="A")
+    put(may("slots:write"), name="B")
+    set_slot(name="C")
+    assert [entry["user"] for entry in history()] == [None, "staff-1", "staff-0"]
+    assert [entry["user"] for entry in history(user="staff-1")] == ["staff-1"]
+    assert history(user="nobody") == history(user="STAFF-1") == []
+    assert api("get", f"{SLOT}/history?user=staff-1").json()["meta"]["total"] == 1
+
+
+def test_an_entry_keeps_the_name_of_a_user_who_is_gone(api: Api) -> None:
+    put(api)
+    User.objects.filter(username="staff-0").delete()
+    assert [entry["user"] for entry in history()] == ["staff-0"]
+    assert len(history(user="staff-0")) == 1
+
+
+@pytest.mark.parametrize("slot_id", ["slot-099", "slot-1", "%00", "x"])
+def test_a_slot_that_there_is_not_has_none(api: Api, slot_id: str) -> None:
+    envelope(api("get", f"/api/slots/{slot_id}/history"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "named"),
+    [
+        ("user=", 422, "user"),
+        ("user=%00", 422, "user"),
+        ("page_size=101", 422, "page_size"),
+        ("users=serg", 400, "users"),
+        ("user=a&user=b", 400, "user"),
+    ],
+)
+def test_a_query_that_cannot_be_is_refused_by_name(api: Api, query: str, status: int, named: str) -> None:
+    code = "invalid_payload" if status == 400 else "validation_failed"
+    assert list(envelope(api("get", f"{SLOT}/history?{query}"), status, code)) == [named]
+
+
+def waiting_for_a_lock() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction would see the same ones for good
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_of_two_who_write_at_once_each_has_an_entry_and_one_follows_the_other(api: Api, staff: Client) -> None:
+    """Neither writes before both have come as far as they can: the form has read the name by then."""
+
+    def by_form() -> int:
+        answer = staff.post(change(), slot_page(**settings(look="black_and_white"), name="Form's"))
+        connection.close()
+        return answer.status_code
+
+    def by_api() -> int:
+        answer = Client().put(SLOT, RECIPE | BEFORE | {"name": "API's"}, "application/json", headers=headers)
+        connection.close()
+        return answer.status_code
+
+    headers = api.headers | {"If-Match": "*"}
+    with transaction.atomic():
+        Slot.objects.filter(pk="slot-001").update(size_limit_mb=None)  # holds the row
+        waiting = [in_background(by_form), in_background(by_api)]
+        until(lambda: waiting_for_a_lock() == 2)
+    assert [wait() for wait in waiting] == [302, 200]
+    (last, second), (first_user, first) = told()[0], told()[1]
+    assert first["name"] == (BEFORE["name"], second["name"][0])
+    assert {last, first_user} == {"staff-0", "staff-1"}
+    assert second["name"][1] == Slot.objects.get(pk="slot-001").name
+
+
+@pytest.fixture
+def many() -> None:
+    sql(MANY)
+    sql("ANALYZE slots_slotchange")
+
+
+@pytest.mark.usefixtures("many")
+def test_a_page_goes_by_its_index_in_a_constant_number_of_queries(api: Api, django_assert_num_queries: Any) -> None:
+    with django_assert_num_queries(6) as captured:  # user, two of permissions, the slot, the page, the count
+        answer = api("get", f"{SLOT}/history?page_size=100&user=staff-0")
+    assert (len(answer.json()["data"]), answer.json()["meta"]["total"]) == (100, 200)
+    for query in [each["sql"] for each in captured.captured_queries if 'FROM "slots_slotchange"' in each["sql"]]:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN {query}")
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        assert re.search(r"(using|on) change_newest_of_slot\b", plan), plan
+        assert "Seq Scan" not in plan
+
+
+def test_the_admins_page_tells_it_in_words(staff: Client) -> None:
+    mood = image()
+    mood.label = "Evening light"
+    mood.save()
+    TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=mood)
+    act(staff, "switch_off")
+    staff.post(change(), slot_page(**settings(look="noir", strength="80"), name="Noir", is_active=""))
+    page = text_of(staff.get(PAGE))
+    assert f"staff-0 Name {BEFORE['name']} Noir" in page
+    assert "Settings: Look Black and white film Film noir" in page
+    assert "Settings: Strength – 80" in page
+    assert "staff-0 On yes no" in page
+    assert "– Image: mood – Evening light" in page
+    assert "new slot – Name – Black and white film" in page.replace("On – yes ", "")
+    assert "Provider – Studio (built in)" in page
+    assert "Switched off" in page[page.index("What staff did") :]
+
+
+def test_the_admins_page_speaks_the_readers_language(staff: Client) -> None:
+    act(staff, "switch_off")
+    page = text_of(staff.get(PAGE, headers={"Accept-Language": "ru"}))
+    assert "staff-0 Включён да нет" in page
+
+
+def test_the_admins_page_outlives_what_it_tells_of(staff: Client) -> None:
+    entry = SlotChange(slot_id="slot-001", at="2026-11-25T12:00:00Z", before={})
+    gone = "00000000-0000-4000-8000-000000000000"
+    entry.after = {"template_media.mood": gone, "colour": "red", "provider_id": "acme", "operation_id": "dance"}
+    entry.save()
+    page = text_of(staff.get(PAGE))
+    assert all(words in page for words in (f"mood – {gone}", "colour – red", "– acme", "– dance"))
+
+
+@pytest.mark.usefixtures("many")
+def test_the_admins_page_is_paged_in_a_constant_number_of_queries(staff: Client) -> None:
+    with CaptureQueriesContext(connection) as captured:
+        page = text_of(staff.get(PAGE, {"changes": "2"}))
+    assert len(captured) == 6  # session, user, slot, the log's count, the count, the page
+    assert "newer older 201 entries" in page
+    assert page.count("staff-0 Name") == 50
+
+
+def test_staff_look_at_the_history_and_nobody_changes_it(staff: Client) -> None:
+    assert "new slot" in text_of(browser("slots.view_slot").get(PAGE))
+    assert browser("slots.view_templatemedia").get(PAGE).status_code == 403
+    assert not admin.site.is_registered(SlotChange)
+    assert not Permission.objects.filter(content_type__model="slotchange").exists()

@@ -1,0 +1,28 @@
+"""Photos that came to their end, counted as the queue counts them: on a connection that is not the reader's."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from photoslot.database import connection_kwargs
+from stats import journal
+from stats.journal import Tally
+
+
+def count(at: datetime | None = None, *outcomes: str, **changes: Any) -> None:
+    """One for each outcome, of the slot slot-001 and the provider studio; they came in then, or now."""
+    usual: dict[str, Any] = {"slot_id": "slot-001", "provider_id": "studio", "source": "booth"}
+    took: dict[str, Any] = {"duration_seconds": 3.0, "wait_seconds": 0.02}
+    received = {"received_at": at or datetime.now(UTC)}
+    tallies = [Tally(**(usual | took | received | {"outcome": each} | changes)) for each in outcomes or ("success",)]
+    asyncio.run(_count(tallies))
+
+
+async def _count(tallies: list[Tally]) -> None:
+    async with await AsyncConnection.connect(**connection_kwargs(), autocommit=True) as connection:
+        for tally in tallies:
+            await journal.count(connection, tally)

@@ -1,0 +1,90 @@
+"""Where periods begin and end, in the time zones of this world."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from stats.periods import Window, beginning, ending, first_of
+
+pytestmark = pytest.mark.unit
+
+
+def window(start: str, end: str, group_by: str = "day", zone: str = "UTC") -> Window:
+    """From the one day to the other, both included."""
+    there = ZoneInfo(zone)
+    first, last = date.fromisoformat(start), date.fromisoformat(end)
+    return Window.around(beginning(first, there), ending(last, there), group_by, there)
+
+
+def hours(asked: Window) -> list[int]:
+    """How long each period is."""
+    edges = asked.edges()
+    return [int((after - before) / timedelta(hours=1)) for before, after in pairwise(edges)]
+
+
+def starts(asked: Window) -> list[str]:
+    return [f"{edge.astimezone(asked.zone):%m-%d %H}" for edge in asked.edges()]
+
+
+@pytest.mark.parametrize(
+    ("day", "zone", "length"),
+    [
+        ("2026-03-29", "Europe/Berlin", 23),
+        ("2026-10-25", "Europe/Berlin", 25),
+        ("2026-10-25", "Asia/Vladivostok", 24),
+        ("2026-04-24", "Africa/Cairo", 23),  # its midnight does not exist
+        ("2026-11-01", "America/Havana", 25),  # its midnight comes twice
+    ],
+)
+def test_a_day_has_the_hours_that_its_clocks_say(day: str, zone: str, length: int) -> None:
+    asked = window(day, day, zone=zone)
+    assert hours(asked) == [length]
+    assert asked.length() <= timedelta(days=1)
+    assert hours(window(day, day, "hour", zone)) == [1] * length
+
+
+def test_days_of_another_zone_begin_at_its_midnight() -> None:
+    assert window("2026-11-25", "2026-11-25", zone="Asia/Vladivostok").start == datetime(2026, 11, 24, 14, tzinfo=UTC)
+
+
+def test_weeks_begin_on_monday_and_the_window_cuts_the_first_and_last() -> None:
+    asked = window("2026-10-22", "2026-11-03", "week", "Europe/Berlin")
+    assert starts(asked) == ["10-22 00", "10-26 00", "11-02 00", "11-04 00"]
+    assert hours(asked) == [97, 168, 48]
+
+
+def test_months_are_as_long_as_they_are() -> None:
+    assert hours(window("2028-01-31", "2028-03-01", "month")) == [24, 29 * 24, 24]
+    assert starts(window("2026-12-01", "2027-01-31", "month")) == ["12-01 00", "01-01 00", "02-01 00"]
+
+
+@pytest.mark.parametrize(
+    ("group_by", "days", "first"),
+    [("week", 56, "2026-10-05"), ("day", 56, "2026-10-01"), ("month", 56, "2026-10-01"), ("day", 14, "2026-11-12")],
+)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Vladivostok", "America/New_York"])
+def test_the_usual_window_begins_with_a_whole_period(group_by: str, days: int, first: str, zone: str) -> None:
+    there = ZoneInfo(zone)
+    end = ending(date(2026, 11, 25), there)
+    assert first_of(end, days, group_by, there) == beginning(date.fromisoformat(first), there)
+
+
+def test_a_moment_is_taken_with_its_hour() -> None:
+    start, end = datetime(2026, 11, 25, 10, 59, 59, tzinfo=UTC), datetime(2026, 11, 25, 12, 0, 0, 1, tzinfo=UTC)
+    asked = Window.around(start, end, "hour", ZoneInfo("UTC"))
+    assert (asked.start.hour, asked.end.hour, hours(asked)) == (10, 13, [1, 1, 1])
+    assert Window.around(start, end.replace(microsecond=0), "hour", ZoneInfo("UTC")).end.hour == 12
+
+
+@pytest.mark.parametrize(("zone", "whole"), [("Asia/Kolkata", False), ("Asia/Vladivostok", True), ("UTC", True)])
+def test_days_that_begin_within_an_hour_are_known_as_such(zone: str, whole: bool) -> None:
+    assert window("2026-11-01", "2026-11-02", zone=zone).has_whole_hours() is whole
+
+
+def test_a_zone_may_have_whole_hours_for_half_a_year() -> None:
+    assert window("2026-01-01", "2026-01-02", zone="Australia/Lord_Howe").has_whole_hours()
+    assert not window("2026-07-01", "2026-07-02", zone="Australia/Lord_Howe").has_whole_hours()
