@@ -44,7 +44,8 @@ def seed(**options: Any) -> str:
 def indexes() -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexdef")
-        return cursor.fetchall()
+        found: list[Any] = cursor.fetchall()
+    return found
 
 
 def tally(one: Job) -> Tally:
