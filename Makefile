@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DOCUMENT := $(BIN)/python manage.py spectacular --validate --fail-on-warn
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check openapi format bench bench-providers clean
+.PHONY: help demo run test check openapi format bench bench-providers bench-api clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +42,9 @@ bench: $(VENV)/.dev ## overhead, photos a second and booths held, beside the flo
 
 bench-providers: $(VENV)/.dev ## what the service adds to each provider's time, a worker's memory, what preparing saves
 	$(BIN)/python -m bench --providers
+
+bench-api: $(VENV)/.dev ## how quick the staff API is with a million jobs, and what Postgres reads for it
+	$(BIN)/python -m bench --api
 
 clean: ## remove the virtual environment and caches (data in var/ and secrets/ stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

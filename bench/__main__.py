@@ -19,13 +19,13 @@ atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ |= {"DJANGO_SETTINGS_MODULE": "bench.settings", "BENCH_ROOT": str(ROOT)}
 django.setup()
 
-from bench import providers, scenarios, stage  # noqa: E402 - only once Django is set up
+from bench import api, providers, scenarios, stage  # noqa: E402 - only once Django is set up
 from bench.scenarios import Line, Options  # noqa: E402
 from photoslot.embedded_postgres import EmbeddedPostgresError  # noqa: E402
 
-FULL = Options(rounds=3, photos=10, held=300, jobs=2000)
-QUICK = Options(rounds=1, photos=8, held=100, jobs=600)
-ALL = scenarios.SCENARIOS | providers.SCENARIOS
+FULL = Options(rounds=3, photos=10, held=300, jobs=2000, seeded=1_000_000, requests=60)
+QUICK = Options(rounds=1, photos=8, held=100, jobs=600, seeded=100_000, requests=30)
+ALL = scenarios.SCENARIOS | providers.SCENARIOS | api.SCENARIOS
 VERDICTS = {True: "reached", False: "missed", None: ""}
 
 
@@ -34,15 +34,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
     base = QUICK if given.quick else FULL
     options = replace(base, held=given.booths or base.held)
-    chosen = providers.SCENARIOS if given.providers else scenarios.SCENARIOS
-    print(
-        f"Photo {scenarios.PHOTO_BYTES / 1e6:.2f} MB, {os.cpu_count()} cores; beside a floor: provider "
-        f"{scenarios.LATENCY} s, {options.rounds} rounds of floor and service in turn."
-    )
-    _print(Line("", "floor", "ours", "target"))
+    names = given.only or list(given.scenarios)
+    if names != list(api.SCENARIOS):  # which has a table of its own
+        print(
+            f"Photo {scenarios.PHOTO_BYTES / 1e6:.2f} MB, {os.cpu_count()} cores; beside a floor: provider "
+            f"{scenarios.LATENCY} s, {options.rounds} rounds of floor and service in turn."
+        )
+        _print(Line("", "floor", "ours", "target"))
     try:
         with stage.database(), stage.fakes():
-            return _measured(given.only or list(chosen), options)
+            return _measured(names, options)
     except (stage.BenchError, EmbeddedPostgresError) as error:
         print(f"The bench could not start: {error}", file=sys.stderr)
         return 1
@@ -51,10 +52,16 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="one short round, 100 booths held, 600 jobs: a first impression"
+        "--quick",
+        action="store_true",
+        help="one short round, 100 booths held, 600 jobs, a tenth of the API's rows: a first impression",
     )
     parser.add_argument("--only", action="append", choices=ALL, metavar="NAME", help=", ".join(ALL))
-    parser.add_argument("--providers", action="store_true", help="the scenarios of the providers instead")
+    others = parser.add_mutually_exclusive_group()
+    others.set_defaults(scenarios=scenarios.SCENARIOS)
+    for name, instead in (("providers", providers.SCENARIOS), ("api", api.SCENARIOS)):
+        text = f"the scenarios of {name} instead"
+        others.add_argument(f"--{name}", action="store_const", dest="scenarios", const=instead, help=text)
     parser.add_argument("--booths", type=int, help="how many booths are held at once (1000 takes a minute)")
     return parser.parse_args()
 
@@ -73,7 +80,7 @@ def _measured(names: list[str], options: Options) -> int:
 
 
 def _print(line: Line) -> None:
-    columns = f"{line.label:36}{line.floor:>10}{line.ours:>18}  {line.target:17}{VERDICTS[line.reached]}"
+    columns = f"{line.label:36}{line.floor:>10}{line.ours:>18}  {line.target:17}{VERDICTS[line.reached]:9}{line.note}"
     print(columns.rstrip(), flush=True)
 
 

@@ -34,6 +34,8 @@ class Options:
     photos: int  # of one booth in one round
     held: int  # booths that wait at once
     jobs: int  # that a worker has made when its memory is looked at
+    seeded: int  # jobs in the database when the API is asked
+    requests: int  # for each of its figures
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Line:
     ours: str = ""
     target: str = ""
     reached: bool | None = None
+    note: str = ""
 
 
 def one_booth(options: Options) -> Iterator[Line]:

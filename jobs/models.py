@@ -55,6 +55,12 @@ class Job(models.Model):
 
     status = models.CharField(_("status"), max_length=10, choices=Status, db_default=Status.PENDING)
     is_finalized = models.BooleanField(_("finished"), db_default=False)
+    # For `job_ended_waiting`. An index on `status` itself would make each claim write into every index of the table.
+    ended_waiting = models.GeneratedField(
+        expression=Q(is_finalized=True, status="pending"),  # type: ignore[arg-type]  # the stubs know no Q here
+        output_field=models.BooleanField(),
+        db_persist=True,
+    )
     failure_reason = models.CharField(_("failure"), max_length=14, choices=Failure, null=True)
     error_reason = models.CharField(_("reason"), max_length=14, choices=Reason, null=True)
     error_message = models.CharField(_("error"), max_length=2048, db_default="")
@@ -100,28 +106,35 @@ class Job(models.Model):
                 condition=Q(delivered_at=None, failure_reason=None),
                 name="job_undelivered_photo",
             ),
-            # The admin's and the API's list, newest first. Where a list's index has `source`, which never changes, the
-            # API counts without a look at the rows.
+            # The admin's and the API's list, newest first. Where a list's index has `source`, which never changes, and
+            # `id`, by which the list goes on, the API counts without a look at the rows.
             models.Index(fields=["-created_at", "id"], include=["source"], name="job_newest_first"),
             # The API's list by deadline.
             models.Index(fields=["-expires_at", "id"], include=["source"], name="job_by_deadline"),
             # The admin's and the API's list of one slot, and a slot's latest results.
-            models.Index(fields=["slot", "-created_at"], include=["source"], name="job_newest_of_slot"),
+            models.Index(fields=["slot", "-created_at", "id"], include=["source"], name="job_newest_of_slot"),
             # The list's filter by provider, also one that is seldom used.
             models.Index(fields=["provider_id", "-created_at"], name="job_newest_of_provider"),
             # The list's filter by failure: a handful among a million, so that no walk through the others finds them.
             models.Index(
-                fields=["failure_reason", "-created_at"],
+                fields=["failure_reason", "-created_at", "id"],
                 include=["source"],
                 condition=Q(failure_reason__isnull=False),
                 name="job_newest_failures",
             ),
             # Failures of one slot, also one that never fails so.
             models.Index(
-                fields=["slot", "failure_reason", "-created_at"],
+                fields=["slot", "failure_reason", "-created_at", "id"],
                 include=["source"],
                 condition=Q(failure_reason__isnull=False),
                 name="job_failures_of_slot",
+            ),
+            # The API's list of those that no worker had when they ended: seldom, even among failures.
+            models.Index(
+                fields=["-created_at", "id"],
+                include=["source"],
+                condition=Q(ended_waiting=True),
+                name="job_ended_waiting",
             ),
             # Purge: results whose time is up. Rows leave it when their file is gone.
             models.Index(

@@ -175,26 +175,26 @@ class RecentResultsView(TableView):
 def recent_results(slot_id: str) -> list[dict[str, Any]]:
     """The latest pictures that can still be fetched, newest first."""
     now = timezone.now()
-    latest = [job for job in recent_jobs(slot_id) if job.result_expires_at and job.result_expires_at > now]
+    there = [job for job in recent_jobs(slot_id) if job.result_file_path]
+    latest = [job for job in there if job.result_expires_at and job.result_expires_at > now]
     recent = [job for job in latest if job.finalized_at and job.finalized_at > now - RECENT_HOURS]
     return [_result(job) for job in sorted(recent, key=lambda job: str(job.finalized_at), reverse=True)]
 
 
 def recent_jobs(slot_id: str) -> QuerySet[Job]:
-    """The latest that may be shown, by walking down `job_newest_of_slot`. What is too old is last: a condition
-    more would have Postgres expect next to none, and read through another index."""
+    """The latest of which those that are there still may be shown, by walking down `job_newest_of_slot`. Those whose
+    time is up are last: a condition more would have Postgres expect next to none, and read through another index."""
     rows = Job.objects.filter(
         slot_id=slot_id,
         created_at__gt=Now() - RECENT_HOURS - LONGEST_JOB,
         is_finalized=True,
         failure_reason=None,
         source=Job.Source.BOOTH,
-        result_file_path__isnull=False,
     )
     return rows.order_by("-created_at").only(*RESULT_FIELDS)[:RECENT]
 
 
-RESULT_FIELDS = ("finalized_at", "result_expires_at", "result_mime_type", "result_size_bytes")
+RESULT_FIELDS = ("finalized_at", "result_file_path", "result_expires_at", "result_mime_type", "result_size_bytes")
 
 
 def _result(job: Job) -> dict[str, Any]:

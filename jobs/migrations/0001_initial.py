@@ -58,6 +58,7 @@ class Migration(migrations.Migration):
                 ('template_media', models.JSONField(db_default={}, verbose_name='template images')),
                 ('status', models.CharField(choices=[('pending', 'pending'), ('processing', 'processing')], db_default='pending', max_length=10, verbose_name='status')),
                 ('is_finalized', models.BooleanField(db_default=False, verbose_name='finished')),
+                ('ended_waiting', models.GeneratedField(db_persist=True, expression=models.Q(('is_finalized', True), ('status', 'pending')), output_field=models.BooleanField())),
                 ('failure_reason', models.CharField(choices=[('timeout', 'timed out'), ('provider_error', 'provider error'), ('cancelled', 'cancelled')], max_length=14, null=True, verbose_name='failure')),
                 ('error_reason', models.CharField(choices=[('no_image', 'the model answered without a picture'), ('refused', "the provider's safety rules refused the photo or the prompt"), ('bad_photo', 'the photo could not be used'), ('bad_template', 'a template image is missing or could not be used'), ('bad_settings', "the slot's settings are not accepted"), ('auth', 'the provider did not accept the key'), ('quota', "the provider's quota or balance is used up"), ('overloaded', 'the provider is overloaded or unavailable'), ('slow', 'the provider did not answer in time'), ('internal', 'a fault of this service')], max_length=14, null=True, verbose_name='reason')),
                 ('error_message', models.CharField(db_default='', max_length=2048, verbose_name='error')),
@@ -147,7 +148,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(fields=['slot', '-created_at'], include=('source',), name='job_newest_of_slot'),
+            index=models.Index(fields=['slot', '-created_at', 'id'], include=['source'], name='job_newest_of_slot'),
         ),
         migrations.AddIndex(
             model_name='job',
@@ -155,11 +156,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['failure_reason', '-created_at'], include=('source',), name='job_newest_failures'),
+            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['failure_reason', '-created_at', 'id'], include=['source'], name='job_newest_failures'),
         ),
         migrations.AddIndex(
             model_name='job',
-            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['slot', 'failure_reason', '-created_at'], include=('source',), name='job_failures_of_slot'),
+            index=models.Index(condition=models.Q(('failure_reason__isnull', False)), fields=['slot', 'failure_reason', '-created_at', 'id'], include=['source'], name='job_failures_of_slot'),
+        ),
+        migrations.AddIndex(
+            model_name='job',
+            index=models.Index(condition=models.Q(('ended_waiting', True)), fields=['-created_at', 'id'], include=['source'], name='job_ended_waiting'),
         ),
         migrations.AddIndex(
             model_name='job',

@@ -198,7 +198,7 @@ def test_what_there_is_not_cannot_be_asked_for(api: Api) -> None:
         ({"sort_by": "expires_at"}, "job_by_deadline"),
         ({"sort_by": "expires_at", "after": "?"}, "job_by_deadline"),
         ({"status": "processing"}, "job_newest_first"),
-        ({"status": "pending"}, FAILURES),
+        ({"status": "pending"}, "job_ended_waiting"),
         ({"status": "pending"}, "job_unfinished"),
         ({"is_finalized": "true"}, "job_newest_first"),
         ({"is_finalized": "false"}, "job_unfinished"),

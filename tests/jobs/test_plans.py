@@ -41,3 +41,12 @@ async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
         plan = "\n".join(line[0] for line in lines)
         assert "Seq Scan on jobs_job" not in plan, f"{name}:\n{plan}"
         assert all(index in plan for index in indexes), f"{name}:\n{plan}"
+
+
+async def test_a_claim_writes_into_no_index(queue: Queue) -> None:
+    await admitted(queue)
+    async with queue.connection() as connection, connection.transaction():
+        await connection.execute(CLAIM, STATEMENTS["claim"][1])
+        hot = "SELECT pg_stat_get_xact_tuples_updated(t), pg_stat_get_xact_tuples_hot_updated(t)"
+        updated = await connection.execute(f"{hot} FROM (SELECT 'jobs_job'::regclass AS t) AS job")
+        assert await updated.fetchone() == (1, 1)  # in its page, beside its old version

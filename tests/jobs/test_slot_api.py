@@ -130,8 +130,6 @@ def test_the_ten_latest_come_newest_first(api: Api) -> None:
     ids=["another slot's", "a test", "late", "purged", "expired", "old"],
 )
 def test_what_is_no_recent_success_is_not_among_them(api: Api, other: dict[str, Any]) -> None:
-    if other.get("result_file_path", "") is None:
-        other = other | {"result_expires_at": None, "result_checksum": None, "failure_reason": "timeout"}
     made(1, **other)
     assert latest(api) == []
 
@@ -140,7 +138,7 @@ def test_they_are_found_by_their_index_among_many() -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY)
         cursor.execute("ANALYZE jobs_job")
-    assert "Index Scan using job_newest_of_slot" in recent_jobs("slot-001").explain()
+    assert "job_newest_of_slot" in recent_jobs("slot-004").explain()
     assert len(recent_jobs("slot-001")) == 10
 
 

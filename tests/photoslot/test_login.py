@@ -14,12 +14,15 @@ import pytest
 from axes.models import AccessAttempt
 from django.conf import settings
 from django.contrib.auth import hashers
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
+from django.db import connection
 from django.db.models import F
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from rest_framework_simplejwt.tokens import AccessToken
 
 from photoslot.api import SCOPES
+from photoslot.bootstrap import permission
 from tests import leaks
 from tests.api import Api, envelope, may, token_of
 from tests.conftest import Processes
@@ -295,3 +298,16 @@ def test_failures_count_across_processes_and_restarts(processes: Processes) -> N
     assert answer.headers["X-Correlation-Id"]
     page = httpx.get(f"{processes.url}/admin/login/")
     assert page.status_code == 200
+
+
+def test_one_may_what_oneself_and_ones_groups_may_and_one_query_says_it() -> None:
+    user, group = person(), Group.objects.create(name="statisticians")
+    user.user_permissions.add(permission("slots.view_slot"))
+    group.permissions.add(permission("stats.view_hourlycounter"))
+    user.groups.add(group)
+    with CaptureQueriesContext(connection) as captured:
+        assert user.has_perms(["slots.view_slot", "stats.view_hourlycounter"])
+        assert not user.has_perm("jobs.view_job")
+    assert len(captured) == 1
+    user.is_active = False
+    assert not user.has_perm("slots.view_slot")
