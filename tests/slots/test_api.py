@@ -114,7 +114,7 @@ def test_a_query_that_there_is_not_is_malformed(api: Api, query: str) -> None:
 
 
 def test_the_list_takes_the_same_queries_however_many_slots_there_are(api: Api, django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(5):  # the user, their permissions and groups', the page, the count
+    with django_assert_num_queries(4):  # the user, their permissions and groups', the page, the count
         ids(api, page_size=100)
 
 

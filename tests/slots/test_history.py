@@ -352,7 +352,7 @@ def many() -> None:
 
 @pytest.mark.usefixtures("many")
 def test_a_page_goes_by_its_index_in_a_constant_number_of_queries(api: Api, django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(6) as captured:  # user, two of permissions, the slot, the page, the count
+    with django_assert_num_queries(5) as captured:  # user, permissions, the slot, the page, the count
         answer = api("get", f"{SLOT}/history?page_size=100&user=staff-0")
     assert (len(answer.json()["data"]), answer.json()["meta"]["total"]) == (100, 200)
     for query in [each["sql"] for each in captured.captured_queries if 'FROM "slots_slotchange"' in each["sql"]]:
