@@ -39,9 +39,9 @@ FORM = {
     "required": ["password"],
     "properties": {
         "password": {"type": "string", "description": "The ingest password."},
-        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo."},
+        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo, as this or as `file`."},
         "file": {"type": "string", "format": "binary", "description": "The same under another name."},
-        "hash": {"type": "string", "description": "Kept, never checked."},
+        "hash": {"type": "string", "description": "Or `hash_hex`: kept, never checked."},
     },
     "additionalProperties": {
         "type": "string",
@@ -58,6 +58,16 @@ CONDITIONS = [
         ("If-None-Match", "ETags that are there already, or `*`.", '"9f86d081"'),
     )
 ]
+ABOUT_PHOTOS = (
+    "The answer may take as long as `sync_response_timeout_sec` of the settings, 60 seconds at most: wait a little "
+    "longer than that. With `Expect: 100-continue`, what needs no body to be refused is refused before it is sent. "
+    "The same photo again, to the same slot and with the same `id`, within two minutes (INGEST_DEDUPE_SECONDS): while "
+    "the first is under way, or was not delivered, it gets the picture of the first; after that, a new one."
+)
+ABOUT_PICTURES = (
+    "The picture. multipart/form-data only where the slot says `reply: multipart`: `metadata`, JSON with what the "
+    "headers named X-… say, and `image`."
+)
 READY = {
     "type": "object",
     "required": ["ready", "checks"],
@@ -175,7 +185,9 @@ def _operators() -> dict[str, Any]:
     return {
         "/healthz": _read("getHealth", "Whether the process serves", "operators", {"200": _json("It does.", alive)}),
         "/readyz": _read("getReadiness", "Whether photos can be taken", "operators", ready, ("method_not_allowed",)),
-        "/metrics": _read("getMetrics", "Metrics; METRICS_TOKEN guards them", "operators", {"200": text}, guarded),
+        "/metrics": _read(
+            "getMetrics", "Metrics; METRICS_TOKEN, if set, is their bearer token", "operators", {"200": text}, guarded
+        ),
     }
 
 
@@ -185,13 +197,14 @@ def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
     return {
         "operationId": operation_id,
         "summary": summary,
+        "description": ABOUT_PHOTOS,
         "tags": ["booth"],
         "parameters": [_in_path("slot_id")],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
         },
-        "responses": {"200": {"description": "The picture.", "content": content, "headers": headers}},
+        "responses": {"200": {"description": ABOUT_PICTURES, "content": content, "headers": headers}},
         REFUSALS: PHOTO_REFUSALS,
     }
 

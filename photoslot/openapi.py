@@ -22,7 +22,7 @@ BODY_REFUSALS = ("invalid_payload", "payload_too_large", "unsupported_media_type
 REFUSALS = "x-refusals"  # of an operation, until `with_refusals` has written them out
 
 MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "invalid_payload": ("The request is malformed.", {}),
+    "invalid_payload": ("The request is malformed; details name the fields, if it is one of them.", {}),
     "invalid_credentials": ("The password, name or token is missing or wrong.", {}),
     "forbidden": ("The token's owner has no permission to do this.", {}),
     "not_found": ("There is nothing at this address.", {}),
@@ -57,7 +57,14 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "budget_exhausted": ("The slot's budget for today is used up.", {}),
     "rate_limited": ("Too many failed attempts.", {}),
     "internal_error": ("Something went wrong on our side.", {"correlation_id": "0f3b5c0c8f5d4f0c"}),
-    "provider_error": ("The provider could not make a picture.", {"reason": "refused"}),
+    "provider_error": (
+        (
+            "The provider could not make a picture. `details.reason` says why: `no_image` (it answered without one), "
+            "`refused` (by its safety rules), `bad_photo`, `bad_template`, `bad_settings`, `auth` (the key), `quota`, "
+            "`overloaded` or `slow`."
+        ),
+        {"reason": "refused", "job_id": "6f1c2f3e-8a55-4a4f-9a2b-0c2d8f1f7a10"},
+    ),
     "queue_unavailable": ("The database cannot be reached.", {}),
     "job_cancelled": ("Staff cancelled the job.", {}),
     "provider_unavailable": ("The provider is off, or not asked for a while.", {}),

@@ -23,6 +23,7 @@ from jobs.models import Job
 from jobs.public import file_url
 from photoslot.errors import STATUS_OF
 from photoslot.openapi import MEANINGS
+from providers.base import Reason
 from tests import staff
 from tests.api import JSON, Api, answers, conforms, document, envelope, operations, token_of, validator
 from tests.conftest import PASSWORD, use_sandbox
@@ -76,6 +77,11 @@ def test_each_example_is_what_its_schema_says(method: str, path: str, about: dic
 
 def test_each_code_of_the_envelope_is_explained() -> None:
     assert MEANINGS.keys() == STATUS_OF.keys()
+
+
+def test_each_reason_of_a_provider_is_told() -> None:
+    told = MEANINGS["provider_error"][0]
+    assert [reason for reason in Reason if f"`{reason}`" not in told] == [Reason.INTERNAL]  # it is a 500
 
 
 def test_its_schemas_are_schemas() -> None:

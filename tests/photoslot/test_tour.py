@@ -31,6 +31,12 @@ WITH_A_BODY = [
     if answer.code == "invalid_payload" and answer.kind and "booth" not in answer.about["tags"]
 ]
 
+READS = [
+    pytest.param(answer, id=answer.name)
+    for answer in documented()
+    if answer.method == "get" and answer.status in (200, 307)
+]
+
 
 class InProcess(httpx.BaseTransport):
     """The service in the test's own process: its views run in the test's thread, on its connection."""
@@ -98,6 +104,13 @@ def test_an_address_is_read_as_strictly_as_a_body(
     answer = got(wanted, asked, here, logged)
     assert (answer.status_code, code_of(answer)) == (400, "invalid_payload")
     assert answer.json()["error"]["details"].keys() == {"nothing"}
+
+
+@pytest.mark.usefixtures("web")  # for its worker: it is ready
+@pytest.mark.parametrize("wanted", READS)
+def test_head_is_answered_wherever_get_is(wanted: Answer, here: httpx.Client, logged: pytest.LogCaptureFixture) -> None:
+    asked = changed(GOOD[wanted.about["operationId"]](), {"method": "HEAD"})
+    assert got(wanted, asked, here, logged).status_code == wanted.status
 
 
 def got(wanted: Answer, asked: Asked, client: httpx.Client, logged: pytest.LogCaptureFixture) -> httpx.Response:
