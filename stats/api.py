@@ -24,7 +24,7 @@ from slots.api import log, slot_of
 from slots.models import Slot
 from stats import reports
 from stats.models import SlotFigures
-from stats.periods import Window, beginning, ending, first_of
+from stats.periods import Window, beginning, ending, first_of, length
 from stats.reports import COUNTERS
 from stats.table import TableQuery, TableView, as_json_or_csv
 
@@ -64,22 +64,19 @@ class PeriodQuery(TableQuery):
         return name
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        attrs["window"] = window = self._window(attrs)
-        if window.start >= window.end:
+        zone, group_by = ZoneInfo(attrs["tz"]), attrs["group_by"]
+        end = ending(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
+        start = beginning(attrs["from"], zone) if "from" in attrs else first_of(end, self.usual, group_by, zone)
+        if start >= end:
             raise serializers.ValidationError({"from": [_("It must begin before it ends.")]})
-        if window.length() > timedelta(self.most):
+        if length(start, end, zone) > timedelta(self.most):  # as given: the hours that they fall into may be more
             text = _("A report is of at most %(count)s days.") % {"count": self.most}
             raise serializers.ValidationError({"from": [text]})
+        attrs["window"] = window = Window.around(start, end, group_by, zone)
         if not window.has_whole_hours():
             text = _("Figures are kept by the hour of UTC, and days of this time zone do not begin with one.")
             raise serializers.ValidationError({"tz": [text]})
         return attrs
-
-    def _window(self, attrs: dict[str, Any]) -> Window:
-        zone, group_by = ZoneInfo(attrs["tz"]), attrs["group_by"]
-        end = ending(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
-        start = beginning(attrs["from"], zone) if "from" in attrs else first_of(end, self.usual, group_by, zone)
-        return Window.around(start, end, group_by, zone)
 
 
 class GlobalQuery(PeriodQuery, PageQuery):

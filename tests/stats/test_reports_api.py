@@ -193,6 +193,20 @@ def test_a_window_has_a_largest_length(api: Api, path: str, days: int) -> None:
     assert str(days) in answer.json()["error"]["details"]["from"][0]
 
 
+@pytest.mark.parametrize(("path", "days"), [(GLOBAL, 90), (SLOT, 31)])
+@pytest.mark.parametrize(
+    ("end", "zone"),
+    [("2026-11-25T12:34:00Z", "UTC"), ("2026-04-10T12:34:00Z", "Europe/Berlin")],
+    ids=["within hours", "a clock is put forward"],
+)
+def test_a_window_of_the_largest_length_may_be_anywhere(api: Api, path: str, days: int, end: str, zone: str) -> None:
+    """The hours that its ends fall into are reported whole, and 24 hours are a day whatever a clock says."""
+    for more, status in ((timedelta(), 200), (timedelta(minutes=1), 422)):
+        since = datetime.fromisoformat(end) - timedelta(days=days) - more
+        answer = api("get", f"{path}?from={since:%Y-%m-%dT%H:%M}Z&to={end}&group_by=day&tz={zone}")
+        assert answer.status_code == status
+
+
 @pytest.mark.parametrize("path", [GLOBAL, SLOT])
 @pytest.mark.parametrize(
     ("query", "named"),
