@@ -111,6 +111,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
             error.headers["Connection"] = "close"
         await _answer(error, sending)
     except asyncio.CancelledError:
+        gone.set()
         if not started:  # this process must leave before the job's end; the booth can post again at once
             await _answer(queue_unavailable(), sending)
         handling.cancel()
@@ -162,9 +163,11 @@ async def _open_door() -> AsyncIterator[Door]:
         ]
         for task in tasks:
             task.add_done_callback(_fell)
+        door = Door(queue, waiters, PasswordGate(queue))
         try:
-            yield Door(queue, waiters, PasswordGate(queue))
+            yield door
         finally:
+            await asyncio.gather(*door.trials, return_exceptions=True)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

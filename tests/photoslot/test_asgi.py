@@ -19,7 +19,7 @@ HELD = 40
 
 def test_a_held_booth_costs_no_thread_and_all_hear_when_the_process_leaves(processes: Processes) -> None:
     use_sandbox("instant", "hold")
-    web = processes.web(QUEUE_MAX_IN_FLIGHT_JOBS=str(HELD + 1), WORKER_GRACE_SECONDS="1")
+    web = processes.web(QUEUE_MAX_IN_FLIGHT_JOBS=str(2 * HELD + 1), WORKER_GRACE_SECONDS="1")
     booth = Booth(processes.url)
     replies = [in_background(lambda i=i: booth.post(jpeg(), id=str(i))) for i in range(HELD)]  # type: ignore[misc]
     test_run, headers = f"{processes.url}/api/slots/slot-001/test-run", may("slots:write").headers
@@ -28,3 +28,5 @@ def test_a_held_booth_costs_no_thread_and_all_hear_when_the_process_leaves(proce
     assert len(list(Path(f"/proc/{web.pid}/task").iterdir())) < HELD
     processes.stop()
     assert {reply().status for reply in replies} == {staff().status_code} == {503}
+    # Booths post again and join; a test run nobody can come back for.
+    assert [job.failure_reason for job in Job.objects.order_by("source")] == [None] * HELD + ["cancelled"]
