@@ -39,8 +39,8 @@ ABOUT = (
     "place in the queue, deadline, limits, `fallback` and `on_failure`, and what it costs is spent of the slot's "
     "`daily_budget`. It takes no booth's place: once half as many photos are under way as may be "
     "(`QUEUE_MAX_IN_FLIGHT_JOBS`), it is refused (`queue_busy`). It never joins another's job. It is in no list and no "
-    "figure of the slot and has no public link; `GET /api/jobs/{job_id}` has its log, which says who asked (`asked_by`). "
-    "The picture is in this answer only, and always by itself (`reply` and `finish_late` are for booths); hanging up "
+    "figure of the slot and has no public link; `GET /api/jobs/{job_id}` has its log, and who asked (`asked_by`). The "
+    "picture is in this answer only, and always by itself (`reply` and `finish_late` are for booths); hanging up "
     "cancels the job. Placeholders are filled as for a booth that sends no fields."
 )
 
