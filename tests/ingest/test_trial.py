@@ -135,6 +135,8 @@ def ask(slot: str = "slot-001", query: str = "", **form: Any) -> Any:
         ("fileToUpload", {"fileToUpload": SimpleUploadedFile("any.jpg", b"x")}),
         ("name", {"name": "Noir"}),
         ("force", {"query": "?force=true"}),
+        ("file", {"file": [SimpleUploadedFile("any.jpg", jpeg()), SimpleUploadedFile("any.jpg", jpeg())]}),
+        ("operation_id", {"operation_id": ["image_edit", "image_edit"]}),
     ],
 )
 def test_what_is_malformed_is_named(field: str, given: dict[str, Any]) -> None:
