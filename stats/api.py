@@ -35,7 +35,10 @@ MOMENT = re.compile(r"20\d\d-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d
 @extend_schema_field({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]})
 class Moment(serializers.Field[date, str, str, Any]):
     default_error_messages = {
-        "invalid": gettext_lazy("Give a day as 2026-11-25, or a time with its offset as 2026-11-25T18:00:00Z.")
+        "invalid": gettext_lazy(
+            "Give a day as 2026-11-25, or a time with its offset as 2026-11-25T18:00:00Z. "
+            "In an address, a plus is written %2B."
+        )
     }
 
     def to_internal_value(self, data: str) -> date:
@@ -47,9 +50,16 @@ class Moment(serializers.Field[date, str, str, Any]):
             self.fail("invalid")
 
 
+ZONES = (
+    "Whose days, weeks and months: a name such as Europe/Berlin. A zone that is not whole hours from UTC, such as "
+    "Asia/Kolkata or Asia/Kathmandu, has none of them here, for figures are kept by the hour of UTC; only hours are of "
+    "every zone."
+)
+
+
 class PeriodQuery(TableQuery):
     usual = most = 0  # days of the window
-    tz = Text(default="UTC", max_length=64, help_text="Whose days, weeks and months: a name such as Europe/Berlin.")
+    tz = Text(default="UTC", max_length=64, help_text=ZONES)
 
     def get_fields(self) -> dict[str, Any]:
         usual = f"Without: the first period that begins in the {self.usual} days before the end."

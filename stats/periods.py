@@ -33,8 +33,9 @@ class Window:
         return [*edges, self.end]
 
     def has_whole_hours(self) -> bool:
-        """Counters are of whole hours of UTC: a local day that begins at half past one is not to be told from them."""
-        return not any(edge.astimezone(self.zone).minute for edge in self.edges())
+        """Counters are of whole hours of UTC: a local day that begins at half past one is not to be told from them.
+        Hours are UTC's, whatever the zone."""
+        return self.group_by == "hour" or not any(edge.astimezone(self.zone).minute for edge in self.edges())
 
 
 def length(start: datetime, end: datetime, zone: ZoneInfo) -> timedelta:

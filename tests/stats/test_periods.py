@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
@@ -88,3 +89,11 @@ def test_days_that_begin_within_an_hour_are_known_as_such(zone: str, whole: bool
 def test_a_zone_may_have_whole_hours_for_half_a_year() -> None:
     assert window("2026-01-01", "2026-01-02", zone="Australia/Lord_Howe").has_whole_hours()
     assert not window("2026-07-01", "2026-07-02", zone="Australia/Lord_Howe").has_whole_hours()
+
+
+def test_time_zones_are_there_where_the_system_has_none() -> None:
+    zoneinfo.reset_tzpath(to=())
+    try:
+        assert {"UTC", "Europe/Berlin", "Asia/Vladivostok"} <= zoneinfo.available_timezones()
+    finally:
+        zoneinfo.reset_tzpath()
