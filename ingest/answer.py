@@ -39,7 +39,7 @@ async def answered(door: Door, admission: Admission, gone: asyncio.Event) -> Htt
 
 async def answer(queue: Queue, outcome: Outcome, spare: Spare, gone: asyncio.Event) -> HttpResponseBase:
     """The picture, the photo itself where the slot wants it so, or the `ApiError` that says why there is none. `gone`
-    is set once the booth has hung up."""
+    is set once the booth has hung up, or this process leaves."""
     if outcome.photo_is_wanted and (photo := await spare.photo()):
         return _original(queue, outcome, photo, gone)
     match outcome.failure_reason:

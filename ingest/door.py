@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from math import ceil
 from typing import Any
@@ -86,6 +86,8 @@ class Door:
     queue: Queue
     waiters: Waiters
     passwords: PasswordGate
+    # Test runs, which need the queue until they have ended: when the process leaves, to cancel their jobs.
+    trials: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,10 @@ async def let_in(
     upload: UploadedFile[Any] | None,
     metadata: Mapping[str, str],
     source: Job.Source = Job.Source.BOOTH,
+    asked_by: str | None = None,
 ) -> Admission:
-    """The checks of slot and photo, then a place in the queue; who posts it is the caller's to check."""
+    """The checks of slot and photo, then a place in the queue; who posts it is the caller's to check. `asked_by` is
+    written into the log."""
     if recipe.slot_id is None:
         raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
     if upload is None:
@@ -132,6 +136,7 @@ async def let_in(
         booth_id=metadata.get("id", "")[:255],
         metadata=metadata,
         source=source.value,
+        asked_by=asked_by,
     )
     # A booth that hangs up here must leave either a job with its photo, or neither.
     # With `on_failure` the photo goes back, and its job says why.

@@ -38,6 +38,7 @@ def received(job: NewJob, ticket: Ticket) -> Step:
             "provider_id": job.provider_id,
             "expires_at": ticket.expires_at.isoformat(),
             "payload_path": None if ticket.joined else job.payload_path,
+            "asked_by": job.asked_by,
         },
     )
 
@@ -88,12 +89,17 @@ def failed(claim: Claim, failure: Failure) -> Step:
 def ended(closed: Closed, outcome: str, by: str | None) -> Step:
     """The last step of a job that its worker did not end."""
     status, reason = ("timeout", "timeout") if outcome == "timeouts" else ("failed", "cancelled")
-    late = gettext_noop("The deadline passed before there was a picture")
+    if outcome == "timeouts":
+        message = gettext_noop("The deadline passed before there was a picture")
+    elif by:
+        message = gettext_noop("Cancelled by staff")
+    else:
+        message = gettext_noop("Cancelled: nobody waits for the picture any more")
     return Step(
         job_id=closed.id,
         slot_id=closed.slot_id,
         status=status,
-        message=gettext_noop("Cancelled by staff") if by else late,
+        message=message,
         details={
             "provider_id": closed.provider_id,
             "provider_reference": closed.provider_job_reference,

@@ -29,6 +29,7 @@ class NewJob:
     booth_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     source: str = Job.Source.BOOTH.value
+    asked_by: str | None = None  # the user's name, of a test run
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@ not in `slots` because archiving one must know, and may end, its jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +36,7 @@ from slots.models import Slot
 from stats.table import OF_TABLE, TableQuery, TableView, as_json_or_csv
 
 RECENT = 10
+CHUNK = 1000  # jobs read at once, when the ten newest are not enough
 RECENT_HOURS = timedelta(hours=72)  # contract §6
 LONGEST_JOB = timedelta(minutes=1)  # contract §2
 TAG = "The ETag that was last seen, or `*`."
@@ -178,15 +180,28 @@ class RecentResultsView(TableView):
 def recent_results(slot_id: str) -> list[dict[str, Any]]:
     """The latest pictures that can still be fetched, newest first."""
     now = timezone.now()
-    there = [job for job in recent_jobs(slot_id) if job.result_file_path]
-    latest = [job for job in there if job.result_expires_at and job.result_expires_at > now]
-    recent = [job for job in latest if job.finalized_at and job.finalized_at > now - RECENT_HOURS]
-    return [_result(job) for job in sorted(recent, key=lambda job: str(job.finalized_at), reverse=True)]
+    there = (job for job in _newest_first(slot_id) if job.result_file_path)
+    latest = (job for job in there if job.result_expires_at and job.result_expires_at > now)
+    recent = (job for job in latest if job.finalized_at and job.finalized_at > now - RECENT_HOURS)
+    ten = sorted(islice(recent, RECENT), key=lambda job: str(job.finalized_at), reverse=True)
+    return [_result(job) for job in ten]
+
+
+def _newest_first(slot_id: str) -> Iterator[Job]:
+    """Ten at first, which are enough but where the time of some is up: of the newest and not of older ones, once
+    results are kept for less than before. Jobs are admitted one by one, so no two are of the same instant."""
+    rows, count = recent_jobs(slot_id), RECENT
+    while chunk := list(rows[:count]):
+        yield from chunk
+        if len(chunk) < count:
+            return
+        rows, count = rows.filter(created_at__lt=chunk[-1].created_at), CHUNK
 
 
 def recent_jobs(slot_id: str) -> QuerySet[Job]:
-    """The latest of which those that are there still may be shown, by walking down `job_newest_of_slot`. Those whose
-    time is up are last: a condition more would have Postgres expect next to none, and read through another index."""
+    """Of which those that are there still may be shown, newest first: to be read from the top of `job_newest_of_slot`.
+    Whose time is up is not asked here: such a condition would have Postgres expect next to none, and read through
+    another index."""
     rows = Job.objects.filter(
         slot_id=slot_id,
         created_at__gt=Now() - RECENT_HOURS - LONGEST_JOB,
@@ -194,7 +209,7 @@ def recent_jobs(slot_id: str) -> QuerySet[Job]:
         failure_reason=None,
         source=Job.Source.BOOTH,
     )
-    return rows.order_by("-created_at").only(*RESULT_FIELDS)[:RECENT]
+    return rows.order_by("-created_at").only(*RESULT_FIELDS)
 
 
 RESULT_FIELDS = ("finalized_at", "result_file_path", "result_expires_at", "result_mime_type", "result_size_bytes")

@@ -13,7 +13,7 @@ from typing import IO, Any
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, PermissionsMixin
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponseBase, QueryDict
 from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -214,22 +214,27 @@ class PageMeta(serializers.Serializer[Any]):
 
 def asked(request: Request, form: type[Fields] = Fields) -> dict[str, Any]:
     """What stands in the address behind the question mark, each once; what the form does not have is refused."""
-    again = {name: [_("Give it once.")] for name, values in request.query_params.lists() if len(values) > 1}
-    if again:
-        raise refused_fields(exceptions.ValidationError(again), "invalid_payload")
-    given = form(data=request.query_params.dict())
+    given = form(data=_each_once(request.query_params))
     given.is_valid(raise_exception=True)
     return dict(given.validated_data)
 
 
 def posted(request: Request, form: type[Fields]) -> dict[str, Any]:
-    """The parts of a form with a `file`. No file is malformed, as at the booths' door; other values are refused."""
-    parts: Any = request.data
-    given = form(data=dict(parts.items()))
+    """The parts of a form with a `file`, each once. No file is malformed, as at the booths' door; other values are
+    refused."""
+    parts: Any = request.data or QueryDict()  # of no body, DRF makes a dict
+    given = form(data=_each_once(parts))
     if not given.is_valid():
         code = "invalid_payload" if "file" in given.errors else "validation_failed"
         raise refused_fields(exceptions.ValidationError(given.errors), code)
     return dict(given.validated_data)
+
+
+def _each_once(given: QueryDict) -> dict[str, Any]:
+    again = {name: [_("Give it once.")] for name, values in given.lists() if len(values) > 1}
+    if again:
+        raise refused_fields(exceptions.ValidationError(again), "invalid_payload")
+    return given.dict()
 
 
 def page_of(rows: QuerySet[Any, Any], query: Mapping[str, Any], shown: Callable[[Any], Any]) -> dict[str, Any]:

@@ -83,8 +83,13 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     name = headers.get(b"x-correlation-id", b"")
     correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
     limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
-    started = False
+    started = answered = False
     scope["state"]["gone"] = gone = asyncio.Event()
+
+    async def handlers(message: Message) -> None:
+        """What the handler sends: nothing any more once it has been answered for it."""
+        if not answered:
+            await sending(message)
 
     async def sending(message: Message) -> None:
         nonlocal started
@@ -99,7 +104,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
         handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
         # By itself: cancelled, Django's handler first waits for its thread, and that perhaps for a picture.
-        handling = asyncio.ensure_future(handler(scope, _counting(receive, limit, gone), sending))
+        handling = asyncio.ensure_future(handler(scope, _counting(receive, limit, gone), handlers))
         await asyncio.shield(handling)
     except BodyTooLarge:
         error = ApiError(
@@ -111,10 +116,18 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
             error.headers["Connection"] = "close"
         await _answer(error, sending)
     except asyncio.CancelledError:
-        if not started:  # this process must leave before the job's end; the booth can post again at once
-            await _answer(queue_unavailable(), sending)
+        gone.set()
+        handling.add_done_callback(_failed_unheard)
         handling.cancel()
+        if not started:  # this process must leave before the job's end; the booth can post again at once
+            answered = True
+            await _answer(queue_unavailable(), sending)
         raise
+
+
+def _failed_unheard(handling: asyncio.Future[None]) -> None:
+    if not handling.cancelled() and (error := handling.exception()):
+        logger.error("A request failed that was given up", exc_info=error)
 
 
 def _counting(receive: Receive, limit: int, gone: asyncio.Event) -> Receive:
@@ -162,9 +175,11 @@ async def _open_door() -> AsyncIterator[Door]:
         ]
         for task in tasks:
             task.add_done_callback(_fell)
+        door = Door(queue, waiters, PasswordGate(queue))
         try:
-            yield Door(queue, waiters, PasswordGate(queue))
+            yield door
         finally:
+            await asyncio.gather(*door.trials, return_exceptions=True)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,7 @@ from django.contrib import admin
 from django.urls import path
 
 from ingest.api import SettingsView, link_seconds
-from ingest.test_run import TestRunView
+from ingest.trial import TrialView
 from ingest.views import ingest
 from jobs import public
 from jobs.api import CancelJobView, JobsView, JobView
@@ -33,7 +33,7 @@ urlpatterns = [
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
     path("api/slots/<str:slot_id>/reset_stats", ResetView.as_view(), name="reset-stats"),
     path("api/slots/<str:slot_id>/history", HistoryView.as_view(), name="slot-history"),
-    path("api/slots/<str:slot_id>/test-run", TestRunView.as_view(), name="test-run"),
+    path("api/slots/<str:slot_id>/test-run", TrialView.as_view(), name="test-run"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
     path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),

@@ -24,7 +24,7 @@ from slots.api import log, slot_of
 from slots.models import Slot
 from stats import reports
 from stats.models import SlotFigures
-from stats.periods import Window, beginning, ending, first_of
+from stats.periods import Window, beginning, ending, first_of, length
 from stats.reports import COUNTERS
 from stats.table import OF_TABLE, TableQuery, TableView, as_json_or_csv
 
@@ -35,7 +35,10 @@ MOMENT = re.compile(r"20\d\d-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d
 @extend_schema_field({"anyOf": [{"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]})
 class Moment(serializers.Field[date, str, str, Any]):
     default_error_messages = {
-        "invalid": gettext_lazy("Give a day as 2026-11-25, or a time with its offset as 2026-11-25T18:00:00Z.")
+        "invalid": gettext_lazy(
+            "Give a day as 2026-11-25, or a time with its offset as 2026-11-25T18:00:00Z. "
+            "In an address, a plus is written %2B."
+        )
     }
 
     def to_internal_value(self, data: str) -> date:
@@ -47,9 +50,16 @@ class Moment(serializers.Field[date, str, str, Any]):
             self.fail("invalid")
 
 
+ZONES = (
+    "Whose days, weeks and months: a name such as Europe/Berlin. A zone that is not whole hours from UTC, such as "
+    "Asia/Kolkata or Asia/Kathmandu, has none of them here, for figures are kept by the hour of UTC; only hours are of "
+    "every zone."
+)
+
+
 class PeriodQuery(TableQuery):
     usual = most = 0  # days of the window
-    tz = Text(default="UTC", max_length=64, help_text="Whose days, weeks and months: a name such as Europe/Berlin.")
+    tz = Text(default="UTC", max_length=64, help_text=ZONES)
 
     def get_fields(self) -> dict[str, Any]:
         usual = f"Without: the first period that begins in the {self.usual} days before the end."
@@ -64,22 +74,19 @@ class PeriodQuery(TableQuery):
         return name
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        attrs["window"] = window = self._window(attrs)
-        if window.start >= window.end:
+        zone, group_by = ZoneInfo(attrs["tz"]), attrs["group_by"]
+        end = ending(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
+        start = beginning(attrs["from"], zone) if "from" in attrs else first_of(end, self.usual, group_by, zone)
+        if start >= end:
             raise serializers.ValidationError({"from": [_("It must begin before it ends.")]})
-        if window.length() > timedelta(self.most):
+        if length(start, end, zone) > timedelta(self.most):  # as given: the hours that they fall into may be more
             text = _("A report is of at most %(count)s days.") % {"count": self.most}
             raise serializers.ValidationError({"from": [text]})
+        attrs["window"] = window = Window.around(start, end, group_by, zone)
         if not window.has_whole_hours():
             text = _("Figures are kept by the hour of UTC, and days of this time zone do not begin with one.")
             raise serializers.ValidationError({"tz": [text]})
         return attrs
-
-    def _window(self, attrs: dict[str, Any]) -> Window:
-        zone, group_by = ZoneInfo(attrs["tz"]), attrs["group_by"]
-        end = ending(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
-        start = beginning(attrs["from"], zone) if "from" in attrs else first_of(end, self.usual, group_by, zone)
-        return Window.around(start, end, group_by, zone)
 
 
 class GlobalQuery(PeriodQuery, PageQuery):

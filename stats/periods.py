@@ -32,13 +32,16 @@ class Window:
             edges.append(following)
         return [*edges, self.end]
 
-    def length(self) -> timedelta:
-        """By the calendar: a day is a day, also where a clock is put back in it."""
-        return self.end.astimezone(self.zone) - self.start.astimezone(self.zone)
-
     def has_whole_hours(self) -> bool:
-        """Counters are of whole hours of UTC: a local day that begins at half past one is not to be told from them."""
-        return not any(edge.astimezone(self.zone).minute for edge in self.edges())
+        """Counters are of whole hours of UTC: a local day that begins at half past one is not to be told from them.
+        Hours are UTC's, whatever the zone."""
+        return self.group_by == "hour" or not any(edge.astimezone(self.zone).minute for edge in self.edges())
+
+
+def length(start: datetime, end: datetime, zone: ZoneInfo) -> timedelta:
+    """By the calendar, where a day is a day though a clock is put back in it, or by the clock, where it is 24 hours
+    though one is put forward: whichever is shorter, since people mean the one or the other."""
+    return min(end.astimezone(zone) - start.astimezone(zone), end.astimezone(UTC) - start.astimezone(UTC))
 
 
 def beginning(of: date, zone: ZoneInfo) -> datetime:

@@ -26,6 +26,7 @@ DETAILS = {
         "inline_preview": {"type": "boolean", "description": "The picture was small enough to be handed over at once."},
         "failure_reason": TEXT | {"enum": ["timeout", "provider_error", "cancelled"]},
         "slot_id": TEXT,
+        "asked_by": TEXT | {"description": "Of a test run's first step: the user's name."},
     },
     "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
 }

@@ -16,7 +16,7 @@ from django.test import Client
 from django.utils import timezone
 
 from jobs.models import Job
-from jobs.slot_api import recent_jobs
+from jobs.slot_api import CHUNK, RECENT, recent_jobs
 from slots.models import Slot, SlotQuerySet, TemplateBinding
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
@@ -136,10 +136,23 @@ def test_what_is_no_recent_success_is_not_among_them(api: Api, other: dict[str, 
 
 def test_they_are_found_by_their_index_among_many() -> None:
     with connection.cursor() as cursor:
-        cursor.execute(MANY)
+        cursor.execute(MANY.replace("'slot-001'", "'slot-00' || 1 + n % 5"))
         cursor.execute("ANALYZE jobs_job")
-    assert "job_newest_of_slot" in recent_jobs("slot-004").explain()
-    assert len(recent_jobs("slot-001")) == 10
+    rows = recent_jobs("slot-001")
+    for walked in (recent_jobs("slot-009")[:RECENT], rows[:RECENT], rows.filter(created_at__lt=timezone.now())[:CHUNK]):
+        assert "job_newest_of_slot" in walked.explain()
+    assert len(rows[:RECENT]) == RECENT
+
+
+def test_older_pictures_are_shown_once_the_newest_are_gone(api: Api) -> None:
+    """As when results are kept for less than before, in a slot with thousands of them."""
+    with connection.cursor() as cursor:
+        cursor.execute(MANY)
+    jobs = Job.objects.order_by("-created_at")
+    gone = list(jobs.values_list("pk", flat=True)[: RECENT + CHUNK + 5])
+    Job.objects.filter(pk__in=gone).update(result_expires_at=timezone.now())
+    shown = jobs.exclude(pk__in=gone)[:RECENT]
+    assert latest(api) == [str(job.pk) for job in shown]
 
 
 def test_who_reads_statistics_gets_them_by_themselves(api: Api) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from stats.periods import Window, beginning, ending, first_of
+from stats.periods import Window, beginning, ending, first_of, length
 
 pytestmark = pytest.mark.unit
 
@@ -31,7 +32,7 @@ def starts(asked: Window) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("day", "zone", "length"),
+    ("day", "zone", "count"),
     [
         ("2026-03-29", "Europe/Berlin", 23),
         ("2026-10-25", "Europe/Berlin", 25),
@@ -40,11 +41,11 @@ def starts(asked: Window) -> list[str]:
         ("2026-11-01", "America/Havana", 25),  # its midnight comes twice
     ],
 )
-def test_a_day_has_the_hours_that_its_clocks_say(day: str, zone: str, length: int) -> None:
+def test_a_day_has_the_hours_that_its_clocks_say(day: str, zone: str, count: int) -> None:
     asked = window(day, day, zone=zone)
-    assert hours(asked) == [length]
-    assert asked.length() <= timedelta(days=1)
-    assert hours(window(day, day, "hour", zone)) == [1] * length
+    assert hours(asked) == [count]
+    assert length(asked.start, asked.end, asked.zone) <= timedelta(days=1)
+    assert hours(window(day, day, "hour", zone)) == [1] * count
 
 
 def test_days_of_another_zone_begin_at_its_midnight() -> None:
@@ -88,3 +89,11 @@ def test_days_that_begin_within_an_hour_are_known_as_such(zone: str, whole: bool
 def test_a_zone_may_have_whole_hours_for_half_a_year() -> None:
     assert window("2026-01-01", "2026-01-02", zone="Australia/Lord_Howe").has_whole_hours()
     assert not window("2026-07-01", "2026-07-02", zone="Australia/Lord_Howe").has_whole_hours()
+
+
+def test_time_zones_are_there_where_the_system_has_none() -> None:
+    zoneinfo.reset_tzpath(to=())
+    try:
+        assert {"UTC", "Europe/Berlin", "Asia/Vladivostok"} <= zoneinfo.available_timezones()
+    finally:
+        zoneinfo.reset_tzpath()

@@ -120,6 +120,16 @@ def test_days_are_those_of_the_time_zone(api: Api, zone: str) -> None:
     assert rows[1]["period_start"] == midnight.isoformat()
 
 
+def test_hours_are_of_every_zone(api: Api) -> None:
+    count(at("2026-03-03T12:10"))
+    window = {"since": "2026-03-03T12:00Z", "to": "2026-03-03T14:00Z", "tz": "Asia/Kolkata"}
+    rows = asked(api, SLOT, group_by="hour", **window)["metrics"]
+    assert [(row["period_start"], row["success"]) for row in rows] == [
+        ("2026-03-03T17:30:00+05:30", 1),
+        ("2026-03-03T18:30:00+05:30", 0),
+    ]
+
+
 def test_a_time_with_its_offset_ends_a_window_where_it_says(api: Api) -> None:
     count(at("2026-03-03T08:59"), "timeouts")
     count(at("2026-03-03T09:30"))
@@ -193,6 +203,20 @@ def test_a_window_has_a_largest_length(api: Api, path: str, days: int) -> None:
     assert str(days) in answer.json()["error"]["details"]["from"][0]
 
 
+@pytest.mark.parametrize(("path", "days"), [(GLOBAL, 90), (SLOT, 31)])
+@pytest.mark.parametrize(
+    ("end", "zone"),
+    [("2026-11-25T12:34:00Z", "UTC"), ("2026-04-10T12:34:00Z", "Europe/Berlin")],
+    ids=["within hours", "a clock is put forward"],
+)
+def test_a_window_of_the_largest_length_may_be_anywhere(api: Api, path: str, days: int, end: str, zone: str) -> None:
+    """The hours that its ends fall into are reported whole, and 24 hours are a day whatever a clock says."""
+    for more, status in ((timedelta(), 200), (timedelta(minutes=1), 422)):
+        since = datetime.fromisoformat(end) - timedelta(days=days) - more
+        answer = api("get", f"{path}?from={since:%Y-%m-%dT%H:%M}Z&to={end}&group_by=day&tz={zone}")
+        assert answer.status_code == status
+
+
 @pytest.mark.parametrize("path", [GLOBAL, SLOT])
 @pytest.mark.parametrize(
     ("query", "named"),
@@ -216,6 +240,11 @@ def test_a_window_has_a_largest_length(api: Api, path: str, days: int) -> None:
 )
 def test_values_that_cannot_be_are_refused_by_name(api: Api, path: str, query: str, named: str) -> None:
     assert list(envelope(api("get", f"{path}?{query}"), 422, "validation_failed")) == [named]
+
+
+def test_a_plus_that_is_lost_on_the_way_is_spoken_of(api: Api) -> None:
+    details = envelope(api("get", f"{SLOT}?from=2026-03-02T10:00:00+03:00"), 422, "validation_failed")
+    assert "%2B" in details["from"][0]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
@@ -22,14 +21,16 @@ from jobs import public
 from jobs.cancel import cancel_job
 from jobs.models import Job
 from jobs.purge import purge
+from jobs.queue import Queue, QueueFull
 from providers.models import ProviderAccount, ProviderCall
 from slots import budget
 from slots.models import Slot
-from stats.models import HourlyCounter
+from stats.models import HourlyCounter, ProcessingLog
 from tests.api import envelope, held, may
-from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
+from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.ingest.helpers import connect, eventually, full_queue, gif, nothing_left, padded, raw, refusal
 from tests.jobs.made import age, result_file, thumbnail_file
+from tests.queueing import admitted
 from tests.sandbox.server import Sandbox, developed
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -107,11 +108,12 @@ def test_what_is_saved_is_tried_as_a_booth_would_meet_it(staff: Staff, booth: Bo
     assert refusal(booth.post(jpeg()), 502, "provider_error")["reason"] == "bad_template"
 
 
-def test_it_is_in_the_admins_history(staff: Staff) -> None:
+def test_its_log_says_who_asked(staff: Staff, booth: Booth) -> None:
     use_sandbox("instant")
-    job_id = staff.run().headers["X-Job-Id"]
-    entry = LogEntry.objects.get()
-    assert (entry.object_id, entry.user) == (job_id, User.objects.get())
+    ids = staff.run().headers["X-Job-Id"], booth.post(jpeg()).headers["x-job-id"]
+    first = [staff.get(f"/api/jobs/{job_id}")["processing_log"][0] for job_id in ids]
+    assert [step["status"] for step in first] == ["received"] * 2
+    assert [step["details"].get("asked_by") for step in first] == [User.objects.get().get_username(), None]
 
 
 # Refused
@@ -133,6 +135,8 @@ def ask(slot: str = "slot-001", query: str = "", **form: Any) -> Any:
         ("fileToUpload", {"fileToUpload": SimpleUploadedFile("any.jpg", b"x")}),
         ("name", {"name": "Noir"}),
         ("force", {"query": "?force=true"}),
+        ("file", {"file": [SimpleUploadedFile("any.jpg", jpeg()), SimpleUploadedFile("any.jpg", jpeg())]}),
+        ("operation_id", {"operation_id": ["image_edit", "image_edit"]}),
     ],
 )
 def test_what_is_malformed_is_named(field: str, given: dict[str, Any]) -> None:
@@ -168,6 +172,25 @@ def test_a_slot_that_is_not_there_cannot_be_tried(slot: str) -> None:
     envelope(ask(slot), 404, "not_found")
 
 
+def test_a_slot_that_is_archived_meanwhile_cannot_be_tried(staff: Staff) -> None:
+    """Between the look at its settings and that at its row for the door, which waits here."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE ingest_ingestsettings")
+        answer = in_background(staff.run)
+        cursor.execute("SELECT pg_backend_pid()")
+        (me,) = cursor.fetchone()
+        assert eventually(lambda: waits_for(me))
+        set_slot(archived_at=timezone.now())
+    refusal(answer(), 404, "not_found")
+    assert nothing_left()
+
+
+def waits_for(backend: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT EXISTS (SELECT FROM pg_locks WHERE %s = ANY(pg_blocking_pids(pid)))", [backend])
+        return bool(cursor.fetchone()[0])
+
+
 PHOTOS = {"half": jpeg()[: len(jpeg()) // 2], "GIF": gif(), "too large": padded(jpeg())}
 
 
@@ -187,6 +210,25 @@ def test_a_full_queue_has_no_place_for_it(staff: Staff, settings: Settings) -> N
     refusal(answer, 429, "queue_busy")
     assert answer.headers["Retry-After"]
     assert stored_files() == []
+
+
+def test_half_of_the_places_are_the_booths_alone(staff: Staff, booth: Booth, settings: Settings) -> None:
+    use_sandbox("instant")
+    for _ in range(settings.QUEUE_MAX_IN_FLIGHT_JOBS // 2 - 1):
+        full_queue()
+    assert staff.run().status_code == 200
+    full_queue()
+    refusal(staff.run(), 429, "queue_busy")
+    assert booth.post(jpeg()).status == 200
+
+
+@pytest.mark.parametrize(("places", "tests"), [(1, 1), (2, 1), (3, 2), (12, 6)])
+async def test_there_is_a_place_for_one_at_least(queue: Queue, settings: Settings, places: int, tests: int) -> None:
+    settings.QUEUE_MAX_IN_FLIGHT_JOBS = places
+    for _ in range(tests):
+        await admitted(queue, provider_id="nobody", source="test")
+    with pytest.raises(QueueFull):
+        await admitted(queue, provider_id="nobody", source="test")
 
 
 def test_a_provider_that_is_off_is_told_at_once(staff: Staff) -> None:
@@ -264,30 +306,37 @@ def test_at_the_deadline_it_is_over_for_good(staff: Staff, sandbox: Sandbox) -> 
     sandbox.wait_for_calls(1, "DELETE")  # nobody waits for a late picture
 
 
-def test_who_hangs_up_leaves_the_job_to_its_end_and_nothing_else(staff: Staff, sandbox: Sandbox) -> None:
-    use_sandbox("instant", "hold")
+def test_who_hangs_up_has_it_cancelled(staff: Staff, sandbox: Sandbox) -> None:
+    """Nobody could fetch its picture."""
+    use_sandbox("queued", "never")
     request = httpx.Request("POST", f"{staff.web.base_url}{PATH}", headers=staff.headers, files={"file": jpeg()})
     with connect(str(staff.web.base_url)) as line:
         line.sendall(raw(request))
         sandbox.wait_for_calls(1)
-    sandbox.let_go()
-    job = eventually(lambda: Job.objects.filter(is_finalized=True).first())
-    assert (job.failure_reason, job.delivered_at) == (None, None)
-    assert eventually(lambda: stored_files() == [f"results/{job.pk}.jpg"])
+    sandbox.wait_for_calls(1, "DELETE")
+    job = Job.objects.get()
+    last = ProcessingLog.objects.filter(job_id=job.pk).latest("id")
+    assert (job.failure_reason, last.status, last.details.get("cancelled_by")) == ("cancelled", "failed", None)
+    assert last.message.startswith("Cancelled: nobody waits")
+    assert eventually(lambda: stored_files() == [])
 
 
-def test_those_that_wait_are_in_nobodys_way(staff: Staff, booth: Booth, sandbox: Sandbox) -> None:
-    """As many as there may be, and more than Django has database connections."""
+def test_those_that_wait_are_in_nobodys_way(processes: Processes, sandbox: Sandbox) -> None:
+    """More of them than Django has database connections."""
+    processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="22")
+    processes.worker()
     use_sandbox("instant", "hold", max_concurrent=3)
     use_sandbox("instant", "ok", "slot-002")
-    answers = [in_background(staff.run) for _ in range(11)]
-    assert eventually(lambda: Job.objects.count() == 11)
-    sandbox.wait_for_calls(3)
-    assert len(staff.get("/api/slots")["data"]) == 15
-    assert staff.web.get("/admin/login/").status_code == 200
-    assert booth.post(jpeg(), "slot-002").status == 200
-    sandbox.let_go()
-    assert [answer().status_code for answer in answers] == [200] * 11
+    with httpx.Client(base_url=processes.url, timeout=70) as web:
+        staff = Staff(web)
+        answers = [in_background(staff.run) for _ in range(11)]
+        assert eventually(lambda: Job.objects.count() == 11)
+        sandbox.wait_for_calls(3)
+        assert len(staff.get("/api/slots")["data"]) == 15
+        assert web.get("/admin/login/").status_code == 200
+        assert Booth(processes.url).post(jpeg(), "slot-002").status == 200
+        sandbox.let_go()
+        assert [answer().status_code for answer in answers] == [200] * 11
 
 
 # No trace of it among the booths' photos
