@@ -13,7 +13,6 @@ from django.db import connection
 from django.http import HttpResponseBase
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -27,12 +26,11 @@ from jobs.queue import QueueUnavailable
 from photoslot.api import Fields, FormParser, PictureRenderer, StaffView, Text, asked, posted
 from photoslot.errors import ApiError, queue_unavailable
 from photoslot.images import FORMATS
-from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from photoslot.openapi import BODY_REFUSALS, OF_PICTURE, STAFF_REFUSALS, operation
 from slots.api import judge, slot_of
 from slots.models import Slot
 
 BOOTHS_OWN = ("reply", "finish_late")  # how its answer is wrapped, and a picture after it: neither is for staff
-HEADERS = {"X-Job-Id": "The job.", "X-Outcome": "`made`, `fallback` or `original`, as for a booth."}
 ABOUT = (
     "What is given of `provider_id`, `operation_id` and `settings_json` counts, for this photo only, as if it had been "
     "saved; the rest is as it is saved. The slot may be off. The photo goes the way of a booth's, with its checks, its "
@@ -75,12 +73,9 @@ class TrialView(StaffView):
         tag="slots",
         takes="slots:write",
         about=ABOUT,
-        parameters=[
-            OpenApiParameter(name, location=OpenApiParameter.HEADER, description=text, response=[200])
-            for name, text in HEADERS.items()
-        ],
         request={"multipart/form-data": Trial},
         answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in FORMATS},
+        headers=OF_PICTURE,
         refusals=(
             *BODY_REFUSALS,
             "not_found",

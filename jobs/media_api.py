@@ -90,6 +90,7 @@ class RegisterMediaView(StaffView):
         answer=MediaAnswer,
         example=MEDIA,
         status=201,
+        headers=("Location",),
         refusals=(*BODY_REFUSALS, "not_found", "job_finalized", "validation_failed", *STAFF_REFUSALS),
     )
     def post(self, request: Request) -> Response:

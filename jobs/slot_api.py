@@ -33,7 +33,7 @@ from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
 from slots.api import RECIPE, SLOT, SlotAnswer, SlotChanges, etag, judge, log, shown, slot_of
 from slots.history import sign
 from slots.models import Slot
-from stats.table import TableQuery, TableView, as_json_or_csv
+from stats.table import OF_TABLE, TableQuery, TableView, as_json_or_csv
 
 RECENT = 10
 CHUNK = 1000  # jobs read at once, when the ten newest are not enough
@@ -96,6 +96,7 @@ class SlotView(StaffView):
         takes="slots:write",
         answer=OneSlotAnswer,
         example=SLOT | {"recent_results": [RESULT]},
+        headers=("ETag",),
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )
     def get(self, request: Request, slot_id: str) -> Response:
@@ -114,6 +115,7 @@ class SlotView(StaffView):
         request_examples={"With If-Match": RECIPE, "Without": RECIPE | {"updated_at": SLOT["updated_at"]}},
         answer=VersionAnswer,
         example={"id": SLOT["id"], "updated_at": SLOT["updated_at"]},
+        headers=("ETag",),
         refusals=(*BODY_REFUSALS, *VERSIONS, "validation_failed", *STAFF_REFUSALS),
     )
     def put(self, request: Request, slot_id: str) -> Response:
@@ -165,6 +167,7 @@ class RecentResultsView(TableView):
         about="The ten newest of the last 72 hours that can still be fetched; without test runs.",
         parameters=[TableQuery],
         answer=as_json_or_csv(RecentResults),
+        headers=OF_TABLE,
         example={"slot_id": SLOT["id"], "results": [RESULT]},
         refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
     )

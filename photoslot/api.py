@@ -287,17 +287,11 @@ def _as_ours(error: Exception, view: APIView) -> Exception:
         case exceptions.ValidationError():
             return refused_fields(error)
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
-            return _unauthorized(error)
+            # One answer for every token that is none: it says nothing about its owner.
+            return ApiError("invalid_credentials", _("Log in and send the token as a bearer token."))
         case exceptions.UnsupportedMediaType():
             allowed = view.parser_classes[0].media_type
             message = _("Send it with Content-Type: %(type)s.") % {"type": allowed}
             return ApiError("unsupported_media_type", message, allowed=[allowed])
     known = next(((code, message) for kinds, code, message in ANSWERS if isinstance(error, kinds)), None)
     return ApiError(known[0], str(known[1])) if known else error
-
-
-def _unauthorized(error: exceptions.APIException) -> ApiError:
-    """One answer for every token that is none: it says nothing about its owner."""
-    refusal = ApiError("invalid_credentials", _("Log in and send the token as a bearer token."))
-    refusal.headers["WWW-Authenticate"] = getattr(error, "auth_header", "Bearer")
-    return refusal

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from photoslot.openapi import REFUSALS, with_refusals
+from photoslot.openapi import OF_PICTURE, REFUSALS, carried, with_refusals
 
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 PHOTO_REFUSALS = (
@@ -30,6 +30,7 @@ PHOTO_REFUSALS = (
 )
 READ_REFUSALS = ("method_not_allowed", "queue_unavailable", "internal_error")
 DOCUMENT_KINDS = ("json", "vnd.oai.openapi+json", "vnd.oai.openapi")
+LIFETIME = ("Cache-Control", "Expires", "PhotoChanger-Result-Expires-At")
 UUID = {"type": "string", "format": "uuid"}
 JSON_OBJECT = {"type": "object", "additionalProperties": True}
 DOCUMENT_CONTENT = {f"application/{kind}": {"schema": JSON_OBJECT} for kind in DOCUMENT_KINDS}
@@ -38,9 +39,9 @@ FORM = {
     "required": ["password"],
     "properties": {
         "password": {"type": "string", "description": "The ingest password."},
-        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo."},
+        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo, as this or as `file`."},
         "file": {"type": "string", "format": "binary", "description": "The same under another name."},
-        "hash": {"type": "string", "description": "Kept, never checked."},
+        "hash": {"type": "string", "description": "Or `hash_hex`: kept, never checked."},
     },
     "additionalProperties": {
         "type": "string",
@@ -49,6 +50,24 @@ FORM = {
 }
 PHOTO_TYPES = {"contentType": ", ".join((*PICTURE_TYPES, "image/heic", "image/heif"))}
 PHOTO_ENCODING = {"fileToUpload": PHOTO_TYPES, "file": PHOTO_TYPES}
+CONDITIONS = [
+    {"name": name, "in": "header", "description": text, "schema": {"type": "string"}, "example": example}
+    for name, text, example in (
+        ("Range", "One range of bytes; several, and other units, get the whole file.", "bytes=0-1023"),
+        ("If-Range", "An ETag: the range only if it is still the file's, else the whole file.", '"9f86d081"'),
+        ("If-None-Match", "ETags that are there already, or `*`.", '"9f86d081"'),
+    )
+]
+ABOUT_PHOTOS = (
+    "The answer may take as long as `sync_response_timeout_sec` of the settings, 60 seconds at most: wait a little "
+    "longer than that. With `Expect: 100-continue`, what needs no body to be refused is refused before it is sent. "
+    "The same photo again, to the same slot and with the same `id`, within two minutes (INGEST_DEDUPE_SECONDS): while "
+    "the first is under way, or was not delivered, it gets the picture of the first; after that, a new one."
+)
+ABOUT_PICTURES = (
+    "The picture. multipart/form-data only where the slot says `reply: multipart`: `metadata`, JSON with what the "
+    "headers named X-… say, and `image`."
+)
 READY = {
     "type": "object",
     "required": ["ready", "checks"],
@@ -107,7 +126,12 @@ def _doors() -> dict[str, Any]:
             "getResult",
             "A job's picture",
             "public",
-            {"307": {"description": "The picture is at Location, for as long as the result is kept."}},
+            {
+                "307": {
+                    "description": "The picture is at Location, for as long as the result is kept.",
+                    "headers": carried("Location", *LIFETIME),
+                }
+            },
             ("result_not_found", "result_expired", *READ_REFUSALS),
             _in_path("job_id", UUID),
             _download(),
@@ -116,24 +140,26 @@ def _doors() -> dict[str, Any]:
             "getFile",
             "The bytes that a signed link leads to",
             "public",
-            _bytes(PICTURE_TYPES),
+            _bytes("Content-Disposition", *LIFETIME),
             ("result_not_found", "result_expired", "range_not_satisfiable", *READ_REFUSALS),
             _in_path("token"),
             _download(),
+            *CONDITIONS,
         ),
         "/public/media/{media_id}": _read(
             "getMedia",
             "A temporary file, for a provider that fetches it",
             "public",
-            _bytes(PICTURE_TYPES),
+            _bytes(),
             ("media_not_found", "media_expired", "range_not_satisfiable", *READ_REFUSALS),
             _in_path("media_id", UUID),
+            *CONDITIONS,
         ),
         "/r/{job_id}": _read(
             "getGuestPage",
             "The guest's page",
             "public",
-            {status: _page(text) for status, text in GUEST_PAGES.items()},
+            {status: _page(text, *GUEST_HEADERS.get(status, ())) for status, text in GUEST_PAGES.items()},
             ("method_not_allowed",),
             _in_path("job_id", UUID),
         ),
@@ -148,6 +174,7 @@ GUEST_PAGES = {
     "500": "A fault of ours.",
     "503": "The database cannot be reached.",
 }
+GUEST_HEADERS = {"200": LIFETIME, "503": ("Retry-After",)}
 
 
 def _operators() -> dict[str, Any]:
@@ -158,33 +185,28 @@ def _operators() -> dict[str, Any]:
     return {
         "/healthz": _read("getHealth", "Whether the process serves", "operators", {"200": _json("It does.", alive)}),
         "/readyz": _read("getReadiness", "Whether photos can be taken", "operators", ready, ("method_not_allowed",)),
-        "/metrics": _read("getMetrics", "Metrics; METRICS_TOKEN guards them", "operators", {"200": text}, guarded),
+        "/metrics": _read(
+            "getMetrics", "Metrics; METRICS_TOKEN, if set, is their bearer token", "operators", {"200": text}, guarded
+        ),
     }
 
 
 def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in (*PICTURE_TYPES, "multipart/form-data")}
-    named = {name: {"description": text, "schema": {"type": "string"}} for name, text in PICTURE_HEADERS.items()}
+    headers = carried(*OF_PICTURE, "X-Result-Url", "X-Result-Expires-At")
     return {
         "operationId": operation_id,
         "summary": summary,
+        "description": ABOUT_PHOTOS,
         "tags": ["booth"],
         "parameters": [_in_path("slot_id")],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
         },
-        "responses": {"200": {"description": "The picture.", "content": content, "headers": named}},
+        "responses": {"200": {"description": ABOUT_PICTURES, "content": content, "headers": headers}},
         REFUSALS: PHOTO_REFUSALS,
     }
-
-
-PICTURE_HEADERS = {
-    "X-Job-Id": "The job.",
-    "X-Outcome": "`made`, `fallback` or `original`: the photo itself, because no picture could be made.",
-    "X-Result-Url": "The guest's page; not for an `original`.",
-    "X-Result-Expires-At": "Until when it is there; not for an `original`.",
-}
 
 
 def _read(
@@ -199,12 +221,15 @@ def _read(
     return {"get": about | {"responses": answers, REFUSALS: tuple(refusals)}}
 
 
-def _bytes(types: Iterable[str]) -> dict[str, Any]:
-    content: dict[str, Any] = {kind: {} for kind in types}
+def _bytes(*more: str) -> dict[str, Any]:
+    """A file, whole or in part; what else its answers carry."""
+    content: dict[str, Any] = {kind: {} for kind in PICTURE_TYPES}
+    headers = carried("ETag", "Accept-Ranges", *more)
+    part = headers | carried("Content-Range")
     return {
-        "200": {"description": "The file.", "content": content},
-        "206": {"description": "The range that was asked for.", "content": content},
-        "304": {"description": "The client has it already."},
+        "200": {"description": "The file.", "content": content, "headers": headers},
+        "206": {"description": "The range that was asked for.", "content": content, "headers": part},
+        "304": {"description": "The client has it already.", "headers": headers},
     }
 
 
@@ -212,8 +237,9 @@ def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _page(description: str) -> dict[str, Any]:
-    return {"description": description, "content": {"text/html": {"schema": {"type": "string"}}}}
+def _page(description: str, *headers: str) -> dict[str, Any]:
+    content = {"text/html": {"schema": {"type": "string"}}}
+    return {"description": description, "content": content, "headers": carried(*headers)}
 
 
 def _in_path(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class ApiError(Exception):
         self.message = message
         self.details = details
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        if self.status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"  # every 401 must name a way in (RFC 9110 §15.5.2): that to come
 
     def body(self) -> dict[str, Any]:
         return {"error": {"code": self.code, "message": str(self.message), "details": self.details}}

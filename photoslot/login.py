@@ -67,6 +67,7 @@ class LogInView(OpenView):
         "logIn",
         "Name and password for a token",
         tag="login",
+        about="Good for `expires_in_sec`, and while its owner is staff with this password. Guesses are limited.",
         request=Credentials,
         request_examples={"A member of staff": {"username": "serg", "password": "correct horse battery"}},
         answer=TokenAnswer,

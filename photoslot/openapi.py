@@ -10,6 +10,7 @@ from drf_spectacular.contrib.rest_framework_simplejwt import SimpleJWTScheme
 from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 
+from photoslot.api import BODY_BYTES
 from photoslot.errors import STATUS_OF
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -21,7 +22,7 @@ BODY_REFUSALS = ("invalid_payload", "payload_too_large", "unsupported_media_type
 REFUSALS = "x-refusals"  # of an operation, until `with_refusals` has written them out
 
 MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "invalid_payload": ("The request is malformed.", {}),
+    "invalid_payload": ("The request is malformed; details name the fields, if it is one of them.", {}),
     "invalid_credentials": ("The password, name or token is missing or wrong.", {}),
     "forbidden": ("The token's owner has no permission to do this.", {}),
     "not_found": ("There is nothing at this address.", {}),
@@ -46,7 +47,7 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "result_expired": ("The picture was kept for a limited time, which is over.", {}),
     "media_expired": ("The link has expired.", {}),
     "payload_too_large": ("The body is too large.", {"limit_bytes": 52428800}),
-    "unsupported_media_type": ("The type is not taken.", {"allowed": ["image/jpeg"]}),
+    "unsupported_media_type": ("The type is not taken.", {"allowed": ["image/jpeg", "image/png", "image/webp"]}),
     "range_not_satisfiable": ("The file is shorter than that.", {}),
     "validation_failed": (
         "Values are not accepted; details name the fields.",
@@ -56,7 +57,14 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "budget_exhausted": ("The slot's budget for today is used up.", {}),
     "rate_limited": ("Too many failed attempts.", {}),
     "internal_error": ("Something went wrong on our side.", {"correlation_id": "0f3b5c0c8f5d4f0c"}),
-    "provider_error": ("The provider could not make a picture.", {"reason": "refused"}),
+    "provider_error": (
+        (
+            "The provider could not make a picture. `details.reason` says why: `no_image` (it answered without one), "
+            "`refused` (by its safety rules), `bad_photo`, `bad_template`, `bad_settings`, `auth` (the key), `quota`, "
+            "`overloaded` or `slow`."
+        ),
+        {"reason": "refused", "job_id": "6f1c2f3e-8a55-4a4f-9a2b-0c2d8f1f7a10"},
+    ),
     "queue_unavailable": ("The database cannot be reached.", {}),
     "job_cancelled": ("Staff cancelled the job.", {}),
     "provider_unavailable": ("The provider is off, or not asked for a while.", {}),
@@ -83,9 +91,43 @@ ERROR = {
         }
     },
 }
-HEADERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "X-Correlation-Id": ("Finds this request in the log.", {"required": True, "schema": {"type": "string"}}),
-    "Retry-After": ("Seconds after which to try again.", {"schema": {"type": "integer", "minimum": 1}}),
+TEXT, TIME = {"type": "string"}, {"type": "string", "format": "date-time"}
+# Of answers: what each says, its schema, and whether it is always there.
+HEADERS: Mapping[str, tuple[str, Mapping[str, Any], bool]] = {
+    "X-Correlation-Id": ("Finds this request in the log.", TEXT, True),
+    "Retry-After": ("Seconds after which to try again.", {"type": "integer", "minimum": 1}, True),
+    "WWW-Authenticate": ("`Bearer`.", TEXT, True),
+    "Allow": ("The methods that there are.", TEXT, True),
+    "Location": ("Where it is.", {"type": "string", "format": "uri-reference"}, True),
+    "ETag": ("Its version, for If-Match or If-None-Match.", TEXT, True),
+    "Accept-Ranges": ("`bytes`.", TEXT, True),
+    "Content-Range": ("`bytes first-last/size`, or `bytes */size` where there are none of those.", TEXT, True),
+    "Content-Disposition": ("With a name for the file; `attachment`: to be saved.", TEXT, True),
+    "Cache-Control": ("`private, max-age=…`: the seconds that are left.", TEXT, True),
+    "Expires": ("As PhotoChanger-Result-Expires-At, in the form of HTTP.", TEXT, True),
+    "PhotoChanger-Result-Expires-At": ("Until when the picture is there.", TIME, True),
+    "X-Job-Id": ("The job.", {"type": "string", "format": "uuid"}, True),
+    "X-Outcome": (
+        "`original`: the photo itself, because no picture could be made.",
+        {"type": "string", "enum": ["made", "fallback", "original"]},
+        True,
+    ),
+    "X-Result-Url": ("The guest's page; not for an `original`.", {"type": "string", "format": "uri"}, False),
+    "X-Result-Expires-At": ("Until when it is there; not for an `original`.", TIME, False),
+}
+OF_PICTURE = ("X-Job-Id", "X-Outcome", "Content-Disposition")
+OF_REFUSAL = {
+    "401": "WWW-Authenticate",
+    "405": "Allow",
+    "416": "Content-Range",
+    "429": "Retry-After",
+    "503": "Retry-After",
+}
+CARRIES = "x-carries"  # an operation's headers, until `with_refusals` has written them out
+# The example of a refusal, where a body of JSON has another than a form.
+OF_JSON: Mapping[str, Mapping[str, Any]] = {
+    "payload_too_large": {"limit_bytes": BODY_BYTES},
+    "unsupported_media_type": {"allowed": ["application/json"]},
 }
 
 
@@ -116,12 +158,14 @@ def operation(
     status: int = 200,
     request: Any = None,
     request_examples: Mapping[str, Any] | None = None,
+    headers: Iterable[str] = (),
     refusals: Iterable[str] = (),
     about: str = "",
     **more: Any,
 ) -> Callable[[View], View]:
     """What the document says of one method of a view, and the permission that a `StaffView` has it take. `answer` is a
-    serializer, or what there is by status and media type; `refusals` are codes of the envelope."""
+    serializer, or what there is by status and media type; `headers` are names for `carried`; `refusals` are codes of
+    the envelope."""
     examples = []
     if example is not None:
         examples.append(OpenApiExample("Answer", value=example, response_only=True, status_codes=[str(status)]))
@@ -139,7 +183,7 @@ def operation(
             for key, each in (answer if isinstance(answer, dict) else {status: answer}).items()
         },
         examples=examples,
-        extensions={REFUSALS: [*refusals]},
+        extensions={REFUSALS: [*refusals], CARRIES: [*headers]},
         **more,
     )
 
@@ -154,15 +198,18 @@ def with_refusals(document: dict[str, Any]) -> None:
     """Writes out each operation's refusals, and what every answer carries."""
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = ERROR
-    components["headers"] = {name: {"description": text, **about} for name, (text, about) in HEADERS.items()}
+    components["headers"] = {name: _header(name) for name in HEADERS}
     components["responses"] = refusals = {}
     for path in document["paths"].values():
         for each in path.values():
+            headers = carried("X-Correlation-Id", *each.pop(CARRIES, ()))
             for answer in each["responses"].values():
-                answer["headers"] = answer.get("headers", {}) | _headers("X-Correlation-Id")
+                answer["headers"] = answer.get("headers", {}) | headers
+            is_form = "multipart/form-data" in each.get("requestBody", {}).get("content", {})
             for status, codes in _by_status(each.pop(REFUSALS, ())):
-                name = "-".join(codes)
-                refusals[name] = _response(status, codes)
+                of_json = {} if is_form else {code: OF_JSON[code] for code in codes if code in OF_JSON}
+                name = "-".join(codes) + ("-json" if of_json else "")
+                refusals[name] = _response(status, codes, of_json)
                 each["responses"][status] = {"$ref": f"#/components/responses/{name}"}
 
 
@@ -174,22 +221,35 @@ def _by_status(codes: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
     return by_status.items()
 
 
-def _response(status: str, codes: list[str]) -> dict[str, Any]:
+def _response(status: str, codes: list[str], of_json: Mapping[str, Any]) -> dict[str, Any]:
     content = {
         "schema": {"$ref": "#/components/schemas/Error"},
-        "examples": {code: {"value": _example(code)} for code in codes},
+        "examples": {code: {"value": _example(code, of_json)} for code in codes},
     }
+    named = [OF_REFUSAL[status]] if status in OF_REFUSAL else []
+    if "job_cancelled" in codes:  # which nobody need try again
+        named = [f"{name}?" for name in named]
     return {
         "description": " ".join(f"`{code}`: {MEANINGS[code][0]}" for code in codes),
         "content": {"application/json": content},
-        "headers": _headers("X-Correlation-Id", *(["Retry-After"] if status in ("429", "503") else [])),
+        "headers": carried("X-Correlation-Id", *named),
     }
 
 
-def _example(code: str) -> dict[str, Any]:
+def _example(code: str, of_json: Mapping[str, Any]) -> dict[str, Any]:
     message, details = MEANINGS[code]
-    return {"error": {"code": code, "message": message, "details": dict(details)}}
+    return {"error": {"code": code, "message": message, "details": dict(of_json.get(code, details))}}
 
 
-def _headers(*names: str) -> dict[str, Any]:
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+def carried(*names: str) -> dict[str, Any]:
+    """Headers of an answer. With a question mark: not of each, as `HEADERS` has it."""
+    return {
+        name.rstrip("?"): {"$ref": f"#/components/headers/{name}"} if name in HEADERS else _header(name)
+        for name in names
+    }
+
+
+def _header(name: str) -> dict[str, Any]:
+    text, schema, is_required = HEADERS[name.rstrip("?")]
+    required = {"required": True} if is_required and name in HEADERS else {}
+    return {"description": text, **required, "schema": dict(schema)}

@@ -196,7 +196,10 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": (
         "Booths post photos to a slot and get a picture; guests fetch it by link; staff set everything up.\n\n"
         "Staff log in by `POST /api/login` and send the token as `Authorization: Bearer …`. Every error is "
-        '`{"error": {"code", "message", "details"}}`; every answer has an `X-Correlation-Id`.'
+        '`{"error": {"code", "message", "details"}}`: the code is for programs, the message for people, in the '
+        "language of `Accept-Language`. Every answer has an `X-Correlation-Id`. Staff's requests must not have fields "
+        "or parameters that this document does not name; answers may have more of them one day. Times are ISO 8601 "
+        "with their offset. HEAD is answered wherever GET is."
     ),
     "VERSION": "0.1.0",
     "OAS_VERSION": "3.1.0",

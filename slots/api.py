@@ -121,6 +121,7 @@ class SlotsView(StaffView):
         answer=SlotAnswer,
         example=SLOT,
         status=201,
+        headers=("ETag", "Location"),
         refusals=(*BODY_REFUSALS, "slot_exists", "validation_failed", *STAFF_REFUSALS),
     )
     def post(self, request: Request) -> Response:

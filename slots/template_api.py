@@ -149,6 +149,7 @@ class RegisterView(StaffView):
         answer=RegisteredAnswer,
         example=REGISTERED,
         status=201,
+        headers=("Location",),
         refusals=(*BODY_REFUSALS, "not_found", "key_taken", "validation_failed", *STAFF_REFUSALS),
     )
     def post(self, request: Request) -> Response:

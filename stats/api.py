@@ -26,7 +26,7 @@ from stats import reports
 from stats.models import SlotFigures
 from stats.periods import Window, beginning, ending, first_of, length
 from stats.reports import COUNTERS
-from stats.table import TableQuery, TableView, as_json_or_csv
+from stats.table import OF_TABLE, TableQuery, TableView, as_json_or_csv
 
 GLOBAL_SECONDS, SLOT_SECONDS = 60, 300  # how old a report may be, contract §6
 MOMENT = re.compile(r"20\d\d-\d\d-\d\d(T\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d))?", re.ASCII)
@@ -180,6 +180,7 @@ class GlobalStatsView(TableView):
         ),
         parameters=[GlobalQuery],
         answer=as_json_or_csv(GlobalAnswer),
+        headers=OF_TABLE,
         example={
             "summary": FIGURES | {"total_runs": FIGURES["ingest_count"]},
             "data": [WEEK | FIGURES],
@@ -219,6 +220,7 @@ class SlotStatsView(TableView):
         ),
         parameters=[SlotQuery],
         answer=as_json_or_csv(SlotStatsAnswer),
+        headers=OF_TABLE,
         example={
             "slot_id": "slot-002",
             "range": RANGE,

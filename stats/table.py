@@ -17,6 +17,8 @@ from rest_framework.utils.encoders import JSONEncoder
 
 from photoslot.api import Fields, StaffView
 
+OF_TABLE = ("Content-Disposition?",)  # of the CSV
+
 
 class TableQuery(Fields):
     format = serializers.ChoiceField(

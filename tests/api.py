@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,12 @@ from tests.staff import PASSWORD, person
 
 FORMATS = FormatChecker()
 JSON = "application/json"
+# Headers that say nothing of the API: HTTP's own and the browsers'. (DRF sends Allow with every answer.)
+NO_NEWS = {
+    *("content-type", "content-length", "cache-control", "vary", "allow", "date", "server", "connection", "expires"),
+    *("content-language", "set-cookie"),
+    *("x-content-type-options", "x-frame-options", "referrer-policy", "cross-origin-opener-policy"),
+}
 
 
 @FORMATS.checks("date-time", ValueError)  # type: ignore[untyped-decorator]
@@ -40,7 +47,7 @@ def operations() -> list[tuple[str, str, dict[str, Any]]]:
     return [(method, path, each) for path, about in document()["paths"].items() for method, each in about.items()]
 
 
-def conforms(method: str, path: str, status: int, content_type: str, body: Any) -> None:
+def conforms(method: str, path: str, status: int, headers: Mapping[str, str], body: Any) -> None:
     """Raises unless the document says that this may be answered there. `body` is what JSON holds, or None."""
     about = _path(path).get(method.lower().replace("head", "get"))
     if about is None:  # an address, or a method of it, that is not there
@@ -49,7 +56,13 @@ def conforms(method: str, path: str, status: int, content_type: str, body: Any) 
     else:
         assert str(status) in about["responses"], f"{method} {path}: {status} is not documented"
         answer = answers(about)[str(status)]
-    kind = content_type.partition(";")[0]
+    told = answer.get("headers", {})
+    for name, header in told.items():
+        known = document()["components"]["headers"][name] if "$ref" in header else header
+        assert name in headers or not known.get("required"), f"{method} {path}: {status} without {name}"
+    untold = {name.lower() for name in headers} - {name.lower() for name in told} - NO_NEWS
+    assert about is None or not untold, f"{method} {path}: {status} with {untold}, which is not documented"
+    kind = headers.get("Content-Type", "").partition(";")[0]
     assert kind in answer.get("content", {kind}), f"{method} {path}: {status} as {kind!r} is not documented"
     if body is not None:
         validator(answer["content"][kind].get("schema", {})).validate(body)
@@ -80,8 +93,9 @@ def held(web: httpx.Client, method: str, path: str, **more: Any) -> httpx.Respon
     """The answer, held to the document."""
     answer = web.request(method, path, **more)
     kind = answer.headers.get("Content-Type", "")
-    conforms(method, answer.request.url.path, answer.status_code, kind, answer.json() if kind == JSON else None)
-    assert answer.headers["X-Correlation-Id"]
+    conforms(
+        method, answer.request.url.path, answer.status_code, answer.headers, answer.json() if kind == JSON else None
+    )
     return answer
 
 
@@ -101,7 +115,8 @@ class Api:
         kind = answer.headers.get("Content-Type", "")
         has_json = kind == JSON and answer.content
         content = answer.json() if has_json else None
-        conforms(method, path.partition("?")[0], answer.status_code, kind, content)
+        headers = dict(answer.headers) | {"X-Correlation-Id": "the server's, which is not on the way here"}
+        conforms(method, path.partition("?")[0], answer.status_code, headers, content)
         assert answer.headers["Cache-Control"] == "no-store"
         return answer
 

@@ -1,7 +1,7 @@
 """What in the API's document breaks with the last release: `make check` runs it, CONTRIBUTING says what to do about it.
 
 Two documents of OpenAPI 3.1 are compared, by this rule: a request that was taken is still taken, and an answer is still
-what its readers know. What goes wrong is not compared: refusals may gain codes and statuses.
+what its readers know. Refusals may gain statuses and codes, and lose none.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SCOPE = re.compile(r"Takes the permission `([a-z:]+)`")  # as `photoslot.openapi
 UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 SAME = ("format", "pattern", "multipleOf", "contentMediaType")
+ENVELOPE = {"$ref": "#/components/schemas/Error"}  # of each refusal, so compared once
 TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 
 
@@ -31,6 +32,10 @@ def breaking(old: Json, new: Json) -> Iterator[tuple[str, str]]:
             now = new["paths"].get(path, {}).get(method)
             for change in ["it is gone"] if now is None else Comparison(old, new).operation(about, now):
                 yield about["operationId"], change
+    if "Error" in old["components"]["schemas"]:
+        for change in Comparison(old, new)._schema(ENVELOPE, ENVELOPE, "Error", is_request=False):
+            if not change.startswith("Error.error.code: ["):  # there may be more codes; fewer, some operation has lost
+                yield "Error", change
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,19 @@ class Comparison:
         if old["operationId"] != new["operationId"]:
             yield f"it is called {new['operationId']}"
         before, after = SCOPE.findall(old.get("description", "")), SCOPE.findall(new.get("description", ""))
-        if after not in ([], before) or (new.get("security") and not old.get("security")):
-            yield f"it takes {', '.join(after) or 'a token'}"
+        if after not in ([], before):
+            yield f"it takes {', '.join(after)}"
+        keys, locks = _security(self.old, old), _security(self.new, new)
+        if {} not in locks and any(key not in locks for key in keys):
+            yield f"it takes {' or '.join(name for each in new['security'] for name in each)}"
         yield from self._parameters(_parameters(self.old, old), _parameters(self.new, new))
         body, then = _to(self.old, old.get("requestBody", {})), _to(self.new, new.get("requestBody", {}))
         if then.get("required") and not body.get("required"):
             yield "a body is required"
         yield from self._contents(body, then, "body", is_request=True)
-        for status in (each for each in old["responses"] if each < "400"):
-            answer = _to(self.old, old["responses"][status])
-            yield from self._contents(answer, _to(self.new, new["responses"].get(status, {})), status, is_request=False)
+        for status, answer in old["responses"].items():
+            then = _to(self.new, new["responses"].get(status, {}))
+            yield from self._contents(_to(self.old, answer), then, status, is_request=False)
 
     def _parameters(self, old: dict[str, Json], new: dict[str, Json]) -> Iterator[str]:
         yield from (f"{name} is gone" for name in old if name not in new)
@@ -69,9 +77,16 @@ class Comparison:
             return
         for part in ("content", "headers"):
             yield from (f"{where}: {name} is gone" for name in old.get(part, {}) if name not in new.get(part, {}))
+        for name, header in old.get("headers", {}).items():
+            now = _to(self.new, new.get("headers", {}).get(name, header))
+            if _to(self.old, header).get("required") and not now.get("required"):
+                yield f"{where}: {name} may be missing"
         for kind in old.get("content", {}).keys() & new.get("content", {}).keys():
-            before, after = (each["content"][kind].get("schema", {}) for each in (old, new))
-            yield from self._schema(before, after, where, is_request)
+            before, after = old["content"][kind], new["content"][kind]
+            for name in sorted(_words(before) - _words(after)):
+                yield f"{where}: {name} is gone"
+            if not before.get("schema") == after.get("schema") == ENVELOPE:
+                yield from self._schema(before.get("schema", {}), after.get("schema", {}), where, is_request)
 
     def _schema(
         self, old: Any, new: Any, where: str, is_request: bool, seen: tuple[tuple[Any, Any], ...] = ()
@@ -91,6 +106,8 @@ class Comparison:
     ) -> Iterator[str]:
         given, taken = (old, new) if is_request else (new, old)
         yield from (f"{where}: {misfit}" for misfit in _misfits(given, taken))
+        if is_request and "default" in old and old["default"] != new.get("default"):
+            yield f"{where}: default {new.get('default')} where it was {old['default']}"
         before, after = old.get("properties", {}), new.get("properties", {})
         for name in sorted({*taken.get("required", ())} - {*given.get("required", ())}):
             if is_request or name in after:
@@ -137,6 +154,22 @@ def _others(schema: Json) -> Json | None:
     """What fields that it does not name may be; None: there are none."""
     more = schema.get("additionalProperties", True)
     return None if more is False else {} if more is True else dict(more)
+
+
+def _words(content: Json) -> set[str]:
+    """The types that its parts may have, and, of a refusal, its codes."""
+    types = {
+        f"{name} as {kind.strip()}"
+        for name, part in content.get("encoding", {}).items()
+        for kind in part.get("contentType", "").split(",")
+    }
+    return types | {*(content["examples"] if content.get("schema") == ENVELOPE else ())}
+
+
+def _security(document: Json, about: Json) -> list[Json]:
+    """What opens it: each of these, by what the schemes are and not by their names. `{}`: nothing is needed."""
+    schemes = document["components"].get("securitySchemes", {})
+    return [{str(schemes[name]): scopes for name, scopes in each.items()} for each in about.get("security") or [{}]]
 
 
 def _to(document: Json, part: Json) -> Json:

@@ -181,8 +181,10 @@ def wrong_passwords() -> None:
 def no_room_for_results() -> Iterator[None]:
     in_the_way = Path(settings.MEDIA_ROOT, "results")
     in_the_way.touch()
-    yield
-    in_the_way.unlink()
+    try:
+        yield
+    finally:
+        in_the_way.unlink()
 
 
 def failing(fault: Exception) -> AbstractContextManager[None]:

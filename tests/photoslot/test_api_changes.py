@@ -16,8 +16,9 @@ from tests.api_changes import announced, breaking
 
 pytestmark = pytest.mark.unit
 
-ENVELOPE = {"type": "object", "properties": {"code": {"enum": ["a"]}}, "required": ["code"]}
 BASE: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+FORM = "multipart/form-data"
+BEARER, KEY = {"type": "http", "scheme": "bearer"}, {"type": "apiKey", "in": "header", "name": "X-Key"}
 STRING, NUMBER, WHOLE = {"type": "string"}, {"type": "number"}, {"type": "integer"}
 
 
@@ -31,12 +32,36 @@ def api(**parts: Any) -> dict[str, Any]:
         "parameters": [{"in": "query", "name": "page", "schema": WHOLE}],
         "requestBody": {"content": {"application/json": {"schema": request}}},
         "responses": {
-            "200": {"content": {"application/json": {"schema": answer}}, "headers": {"ETag": {}}},
-            "422": {"content": {"application/json": {"schema": ENVELOPE}}},
+            "200": {"content": {"application/json": {"schema": answer}}, "headers": {"ETag": {"required": True}}},
+            "429": refusal("busy", "limited"),
         },
     }
-    components = {"schemas": parts.pop("schemas", {})}
+    components = {
+        "schemas": {"Error": parts.pop("error", error())} | parts.pop("schemas", {}),
+        "securitySchemes": {"staffToken": parts.pop("scheme", BEARER), "key": KEY},
+    }
     return {"paths": {"/it": {parts.pop("method", "post"): about | parts}}, "components": components}
+
+
+def error(codes: tuple[str, ...] = ("busy", "limited"), **more: Any) -> dict[str, Any]:
+    inner = {"type": "object", "properties": {"code": {"enum": [*codes]}} | more, "required": ["code", *more]}
+    return {"type": "object", "properties": {"error": inner}, "required": ["error"]}
+
+
+def refusal(*codes: str) -> dict[str, Any]:
+    examples: dict[str, Any] = {code: {"value": {}} for code in codes}
+    return {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
+
+
+def answers(headers: Any = None, **refusals: Any) -> dict[str, Any]:
+    """The usual ones, but for these; those that are None are not there."""
+    usual = api()["paths"]["/it"]["post"]["responses"]
+    usual["200"] |= {} if headers is None else {"headers": headers}
+    return {status: each for status, each in (usual | refusals).items() if each is not None}
+
+
+def form(*types: str) -> dict[str, Any]:
+    return {"content": {FORM: {"schema": BASE, "encoding": {"a": {"contentType": ", ".join(types)}} if types else {}}}}
 
 
 def fields(required: tuple[str, ...] = ("a",), **more: Any) -> dict[str, Any]:
@@ -62,7 +87,12 @@ OPERATIONS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
         {"description": "Takes the permission `settings:write`."},
         ["it takes settings:write"],
     ),
-    ("a token", {"security": [], "description": ""}, {"description": ""}, ["it takes a token"]),
+    ("a token", {"security": [], "description": ""}, {"description": ""}, ["it takes staffToken"]),
+    ("another token", {}, {"security": [{"key": []}]}, ["it takes key"]),
+    ("a token of another kind", {}, {"scheme": KEY}, ["it takes staffToken"]),
+    ("a token by another name", {"scheme": KEY}, {"scheme": KEY, "security": [{"key": []}]}, []),
+    ("one of two tokens", {}, {"security": [{"key": []}, {"staffToken": []}]}, []),
+    ("one of two tokens less", {"security": [{"key": []}, {"staffToken": []}]}, {}, ["it takes staffToken"]),
     ("no token any more", {}, {"security": [], "description": "Takes no token."}, []),
     ("a parameter more", {}, {"parameters": [query(), query("size")]}, []),
     (
@@ -80,6 +110,12 @@ OPERATIONS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
         ["query parameter page: maximum None where it is 9"],
     ),
     ("a parameter of more", {"parameters": [query(schema=WHOLE | {"maximum": 9})]}, {}, []),
+    (
+        "a parameter that means another",
+        {"parameters": [query(schema=WHOLE | {"default": 1})]},
+        {"parameters": [query(schema=WHOLE | {"default": 0})]},
+        ["query parameter page: default 0 where it was 1"],
+    ),
     ("no body", {}, {"requestBody": {}}, ["body is gone"]),
     ("a body", {"requestBody": {}}, {}, []),
     (
@@ -94,15 +130,44 @@ OPERATIONS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
         {"requestBody": content(kind="multipart/form-data")},
         ["body: application/json is gone"],
     ),
-    ("an answer more", {}, {"responses": api()["paths"]["/it"]["post"]["responses"] | {"202": {}}}, []),
+    (
+        "a part of a type less",
+        {"requestBody": form("image/png", "image/gif")},
+        {"requestBody": form("image/png")},
+        ["gif"],
+    ),
+    ("a part of a type more", {"requestBody": form("image/png")}, {"requestBody": form("image/gif", "image/png")}, []),
+    (
+        "a part of no type",
+        {"requestBody": form("image/png")},
+        {"requestBody": form()},
+        ["body: a as image/png is gone"],
+    ),
+    ("an answer more", {}, {"responses": answers(**{"202": {}})}, []),
     (
         "an answer of another status",
         {},
-        {"responses": {"202": content() | {"headers": {"ETag": {}}}}},
+        {"responses": answers(**{"200": None, "202": content()})},
         ["200 is gone"],
     ),
-    ("an answer of another type", {}, {"responses": {"200": content(kind="text/csv")}}, ["ETag", "application/json"]),
-    ("other refusals", {}, {"responses": {"200": content() | {"headers": {"ETag": {}}}, "409": {}}}, []),
+    (
+        "an answer of another type",
+        {},
+        {"responses": answers(**{"200": content(kind="text/csv")})},
+        ["ETag", "application/json"],
+    ),
+    ("a header less", {}, {"responses": answers(headers={})}, ["200: ETag is gone"]),
+    ("a header that may be missing", {}, {"responses": answers(headers={"ETag": {}})}, ["200: ETag may be missing"]),
+    ("a refusal more", {}, {"responses": answers(**{"409": refusal("taken")})}, []),
+    ("a refusal less", {}, {"responses": answers(**{"429": None})}, ["429 is gone"]),
+    (
+        "a refusal of another status",
+        {},
+        {"responses": answers(**{"429": None, "420": refusal("busy", "limited")})},
+        ["429 is gone"],
+    ),
+    ("a code more", {}, {"responses": answers(**{"429": refusal("busy", "limited", "spent")})}, []),
+    ("a code less", {}, {"responses": answers(**{"429": refusal("busy")})}, ["429: limited is gone"]),
 ]
 
 
@@ -147,6 +212,8 @@ SCHEMAS: list[tuple[str, Any, Any, str, str]] = [
     ("deep inside", {"items": fields(b=fields())}, {"items": fields(b=fields(()))}, "", "[].b.a may be missing"),
     ("a choice more", {"oneOf": [STRING]}, {"oneOf": [STRING, WHOLE]}, "", "integer where"),
     ("a choice less", {"anyOf": [STRING, WHOLE]}, {"anyOf": [STRING]}, "integer where", ""),
+    ("another meaning of none", fields(b={"default": 1}), fields(b={"default": 2}), "default 2 where it was 1", ""),
+    ("no meaning of none", fields(b={"default": 1}), fields(b={}), "default None where it was 1", ""),
     ("parts of one", {"allOf": [fields(), fields(b=STRING)]}, fields(b=STRING), "", ""),
     ("parts of less", {"allOf": [fields(), fields(b=STRING)]}, fields(), "b is gone", "b is gone"),
     ("the same by another name", {"$ref": "#/components/schemas/Tree"}, {"$ref": "#/components/schemas/Same"}, "", ""),
@@ -169,6 +236,21 @@ def test_what_is_said_of_a_schema(old: Any, new: Any, asked: str, told: str, par
     said = asked if part == "request" else told
     assert len(found) == (said != ""), found
     assert all(said in change for change in found)
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (error(("busy", "limited", "spent")), []),
+        (error(message=STRING), []),
+        (error(codes=()), []),  # it is said of the operations that had them
+        (BASE, ["Error.error is gone"]),
+        (error() | {"required": []}, ["Error.error may be missing"]),
+        (error() | {"type": "array"}, ["Error: array where it is object"]),
+    ],
+)
+def test_the_envelope_is_an_answer_of_its_own(new: dict[str, Any], said: list[str]) -> None:
+    assert [*breaking(api(), api(error=new))] == [("Error", change) for change in said]
 
 
 def test_our_own_document_does_not_break_with_itself() -> None:

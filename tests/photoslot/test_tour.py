@@ -31,6 +31,12 @@ WITH_A_BODY = [
     if answer.code == "invalid_payload" and answer.kind and "booth" not in answer.about["tags"]
 ]
 
+READS = [
+    pytest.param(answer, id=answer.name)
+    for answer in documented()
+    if answer.method == "get" and answer.status in (200, 307)
+]
+
 
 class InProcess(httpx.BaseTransport):
     """The service in the test's own process: its views run in the test's thread, on its connection."""
@@ -77,7 +83,8 @@ def test_each_answer_is_got_once(
     answer = got(wanted, asked, client, logged)
     assert (answer.status_code, code_of(answer)) == (wanted.status, wanted.code), answer.content
     kind = answer.headers.get("Content-Type", "")
-    conforms(answer.request.method, wanted.path, wanted.status, kind, answer.json() if kind == JSON else None)
+    said = answer.json() if kind == JSON else None
+    conforms(answer.request.method, wanted.path, wanted.status, answer.headers, said)
     kept = wanted.about["operationId"] in KEPT and wanted.status < 400
     assert ("private, max-age=" if kept else "no-store") in answer.headers["Cache-Control"]
     assert not wanted.code or ("Retry-After" in answer.headers) == (wanted.code in COME_AGAIN)
@@ -97,6 +104,13 @@ def test_an_address_is_read_as_strictly_as_a_body(
     answer = got(wanted, asked, here, logged)
     assert (answer.status_code, code_of(answer)) == (400, "invalid_payload")
     assert answer.json()["error"]["details"].keys() == {"nothing"}
+
+
+@pytest.mark.usefixtures("web")  # for its worker: it is ready
+@pytest.mark.parametrize("wanted", READS)
+def test_head_is_answered_wherever_get_is(wanted: Answer, here: httpx.Client, logged: pytest.LogCaptureFixture) -> None:
+    asked = changed(GOOD[wanted.about["operationId"]](), {"method": "HEAD"})
+    assert got(wanted, asked, here, logged).status_code == wanted.status
 
 
 def got(wanted: Answer, asked: Asked, client: httpx.Client, logged: pytest.LogCaptureFixture) -> httpx.Response:
