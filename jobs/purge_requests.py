@@ -24,9 +24,7 @@ from jobs.purge import Removed, carry_out
 logger = logging.getLogger(__name__)
 
 SCOPES: Mapping[str, Sequence[str]] = {"full": ("media", "results"), "media_objects": ("media",)}
-TAKEN_FOR = timedelta(
-    minutes=5
-)  # thousands of files take seconds: who has not finished by then failed or was killed
+TAKEN_FOR = timedelta(minutes=5)  # thousands of files take seconds: who has not finished by then failed or was killed
 TRIED_FOR = timedelta(days=1)  # by then the scheduled purges have done it, or tell why they cannot
 
 
