@@ -28,6 +28,7 @@ from jobs.models import Job
 from jobs.notify import Waiters
 from jobs.queue import Queue, QueueFull, QueueUnavailable
 from jobs.records import NewJob, Ticket
+from photoslot import images
 from photoslot.errors import ApiError
 from providers import registry
 
@@ -177,6 +178,9 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
         raise ApiError("invalid_payload", _("The file is not an image, or it is damaged or cut short.")) from None
     except photo.TooManyPixels as error:
         raise ApiError("payload_too_large", _("The photo has too many pixels."), limit_pixels=error.limit) from None
+    except photo.SideTooLong:
+        message = _("A side of the photo has more than %s pixels.") % images.MAX_SIDE
+        raise ApiError("payload_too_large", message, limit_side_pixels=images.MAX_SIDE) from None
     except photo.UnsupportedPhoto:
         pass  # told below: the size goes first
     if (upload.size or 0) > limit:

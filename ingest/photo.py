@@ -8,6 +8,7 @@ encoded anew and everything is served with `nosniff`.
     PhotoRefused
     ├── NotAPhoto          400
     ├── TooManyPixels      413
+    ├── SideTooLong        413
     └── UnsupportedPhoto   415
 """
 
@@ -34,6 +35,8 @@ from PIL.PsdImagePlugin import PsdImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from pillow_heif import HeifImageFile
+
+from photoslot import images
 
 PhotoFormat = Literal["jpeg", "png", "webp", "heic"]
 MimeType = Literal["image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"]
@@ -65,6 +68,10 @@ class TooManyPixels(PhotoRefused):
         super().__init__(f"{found} pixels, at most {limit}")
         self.limit = limit
         self.found = found
+
+
+class SideTooLong(PhotoRefused):
+    """Of more than `images.MAX_SIDE` pixels, which no picture made of it could have."""
 
 
 class UnsupportedPhoto(PhotoRefused):
@@ -149,6 +156,8 @@ def _judge(file: BinaryIO, data: Data, max_pixels: int) -> PhotoInfo:
     with kind.opener(file) as image:
         width, height = image.size
         _check_pixels(max(claimed, width * height), max_pixels)
+        if max(width, height) > images.MAX_SIDE:
+            raise SideTooLong(f"{width}×{height}")
         mime_type = _mime_type(kind.name, data, image)
     return PhotoInfo(cast(PhotoFormat, kind.name), mime_type, _EXTENSIONS[mime_type], width, height)
 

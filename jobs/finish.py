@@ -21,7 +21,8 @@ def finish(
     header and the end: it would cost every photo 10 ms and tell nothing.
 
     Raises `AmbiguousError(no_image)` if what the provider made is not a JPEG, PNG or WebP of at most `max_pixels`, and
-    `PermanentError(bad_template)` if the frame is missing or hides the whole picture.
+    `PermanentError`: `bad_template` if the frame is missing or hides the whole picture, `bad_settings` if no picture
+    can be as large as `output` makes this one.
     """
     try:
         header = images.probe(picture.data, max_pixels=max_pixels, mime_types=images.FORMATS, must_end=True)
@@ -34,10 +35,13 @@ def finish(
     except images.ImageError as error:
         raise AmbiguousError(Reason.NO_IMAGE, f"the provider's answer is not a usable picture: {error}") from error
     output = settings.output or Output(format=images.FORMATS[header.mime_type])
-    image = images.fit(image, output.width, output.height, output.fit)
-    if settings.frame is not None:
-        image = images.overlay(image, _frame(settings.frame, templates, max_pixels))
-    return Picture(images.encode(image, output.format, output.quality), images.MIME_TYPES[output.format])
+    try:
+        image = images.fit(image, output.width, output.height, output.fit)
+        if settings.frame is not None:
+            image = images.overlay(image, _frame(settings.frame, templates, max_pixels))
+        return Picture(images.encode(image, output.format, output.quality), images.MIME_TYPES[output.format])
+    except images.ImageError as error:
+        raise PermanentError(Reason.BAD_SETTINGS, f"the picture cannot be as `output` wishes: {error}") from error
 
 
 def _changes(header: images.Header, settings: OperationSettings) -> bool:

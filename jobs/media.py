@@ -35,10 +35,13 @@ def publish(claim: Claim, provider: Provider[Any], photo: Picture, templates: Ma
     """Links to copies as the provider takes them, by template key and `PHOTO`; good until the job's deadline at most.
 
     A job has one of each, also after a restart. Raises `PermanentError` for a picture that cannot be read."""
-    known = {str(media.setting_key): media for media in MediaObject.objects.filter(job_id=claim.id)}
+    copies = MediaObject.objects.filter(job_id=claim.id, setting_key__isnull=False)
+    known = {str(media.setting_key): media for media in copies}
     for key, picture in {PHOTO: photo, **templates}.items():
-        if key not in known:
-            known[key] = _copy(claim, provider, key, picture)
+        media = known.get(key)
+        if media is None or files.size(media.path) is None:  # its worker was killed between row and file
+            media = media or MediaObject(job_id=claim.id, setting_key=key, expires_at=claim.expires_at)
+            known[key] = _copy(media, provider, picture)
     return {key: url(media) for key, media in known.items()}
 
 
@@ -46,12 +49,12 @@ def url(media: MediaObject) -> str:
     return settings.PUBLIC_BASE_URL + reverse("public-media", args=[media.pk])
 
 
-def _copy(claim: Claim, provider: Provider[Any], key: str, picture: Picture) -> MediaObject:
+def _copy(media: MediaObject, provider: Provider[Any], picture: Picture) -> MediaObject:
     try:
         ready = prepared(picture, max_side=provider.media_max_side, accepts=provider.media_accepts)
     except images.ImageError as error:
-        raise PermanentError(Reason.BAD_TEMPLATE if key else Reason.BAD_PHOTO, str(error)) from error
-    return _kept(MediaObject(job_id=claim.id, setting_key=key, expires_at=claim.expires_at), ready)
+        raise PermanentError(Reason.BAD_TEMPLATE if media.setting_key else Reason.BAD_PHOTO, str(error)) from error
+    return _kept(media, ready)
 
 
 def register(picture: Picture, job: Job | None, seconds: int) -> MediaObject:
@@ -69,11 +72,11 @@ def _kept(media: MediaObject, picture: Picture) -> MediaObject:
     """The row first: a file without one would be nobody's."""
     media.mime_type, media.size_bytes = picture.mime_type, len(picture.data)
     media.path = files.media_path(media.pk, picture.mime_type)
-    media.save(force_insert=True)
+    media.save()
     try:
         files.save(media.path, picture.data)
     except OSError:
-        media.delete()  # or a job that is taken up again would take it for its copy
+        media.delete()
         raise
     return media
 

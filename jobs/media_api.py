@@ -18,6 +18,7 @@ from rest_framework.response import Response
 
 from jobs import media, purge_requests
 from jobs.models import Job, MediaObject
+from photoslot import images
 from photoslot.api import Fields, FormParser, StaffView, asked, posted
 from photoslot.errors import ApiError
 from photoslot.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
@@ -146,9 +147,11 @@ def _published(upload: Any, job: Job | None, seconds: int) -> MediaObject:
     limit = settings.INGEST_MAX_FILE_BYTES
     try:
         picture = templates.read_image(upload, limit // (1024 * 1024))
+        return media.register(picture, job, seconds)
     except ValidationError as error:
         raise refused_image(error, limit) from None
-    return media.register(picture, job, seconds)
+    except images.ImageError:  # what was looked at there in a smaller size
+        raise refused_image(ValidationError(templates.NO_IMAGE, "unreadable"), limit) from None
 
 
 def _shown(published: MediaObject) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 from django.conf import settings
@@ -81,10 +82,13 @@ def purge(kinds: Iterable[str], dry_run: bool = False) -> Removed:
 
 
 def carry_out(run: PurgeRun) -> Removed:
-    """Purges what had expired at its cutoff; the run says then what that was."""
+    """Purges what had expired at its cutoff; the run says then what that was. If another process has taken it
+    meanwhile, it says what that one removed."""
     removed = _removed(run.kinds, run.cutoff_at)
     done = {"files": removed.files, "bytes": removed.bytes, "rows": removed.rows}
-    PurgeRun.objects.filter(pk=run.pk).update(finished_at=timezone.now(), **done)
+    ours = PurgeRun.objects.filter(pk=run.pk, started_at=run.started_at, finished_at=None)
+    if not ours.update(finished_at=timezone.now(), **done):
+        logger.warning("Purge %s took so long that another process has taken it, too", run.request_id)
     return removed
 
 
@@ -151,7 +155,7 @@ def _log(removed: Removed) -> None:
         ProviderCall.objects.close_lost()
     _rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
     _rows(Process.objects.filter(seen_at__lt=now - GONE_PROCESS), removed)
-    _rows(PurgeRun.objects.filter(started_at__lt=now - PURGE_RUNS_KEPT), removed)
+    _rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUNS_KEPT), removed)
 
 
 KINDS: Mapping[str, Callable[[Removed], None]] = {"media": _media, "results": _results, "log": _log}
@@ -187,7 +191,8 @@ def _files_in(folder: str, older_than: float) -> Iterator[str]:
     before = time.time() - older_than
     for path in sorted((root / folder).glob("*")):
         try:
-            if path.stat().st_mtime <= before:
+            found = path.stat()
+            if S_ISREG(found.st_mode) and found.st_mtime <= before:
                 yield str(path.relative_to(root))
         except FileNotFoundError:
             continue  # another purge was quicker

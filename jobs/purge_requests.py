@@ -1,21 +1,20 @@
 """Purges that staff ask for (`POST /api/media/cache/purge`): a row says so until a worker, or cron's `purge_expired`,
 has carried it out.
 
-Each is carried out by whoever takes it; one whose process was killed is taken again after a while. Two at once would
-do no harm.
+Each is carried out by whoever takes it. One that failed, or whose process was killed, is taken again after a while,
+for a day, unless the same is asked for anew: the newer one removes all that it was to remove. Two at once do no harm.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
-from django.db import IntegrityError, connection, transaction
-from django.db.models import Q
+from django.db import IntegrityError, connection
+from django.db.models import Exists, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -25,26 +24,40 @@ from jobs.purge import Removed, carry_out
 logger = logging.getLogger(__name__)
 
 SCOPES: Mapping[str, Sequence[str]] = {"full": ("media", "results"), "media_objects": ("media",)}
-TAKEN_FOR = timedelta(minutes=5)  # thousands of files take seconds: whoever has not finished by then was killed
+TAKEN_FOR = timedelta(minutes=5)  # thousands of files take seconds: who has not finished by then failed or was killed
+TRIED_FOR = timedelta(days=1)  # by then the scheduled purges have done it, or tell why they cannot
 
 
 def ask(scope: str, by: Any) -> tuple[PurgeRun, bool]:
     """A purge of what has expired by now; or the one of that scope that waits already, and False."""
-    kinds = list(SCOPES[scope])
-    while True:
-        if waiting := PurgeRun.objects.filter(request_id__isnull=False, started_at=None, kinds=kinds).first():
-            return waiting, False
-        with suppress(IntegrityError), transaction.atomic():  # another asks at this moment
-            run = PurgeRun.objects.create(request_id=uuid4(), requested_by=by, kinds=kinds)
-            run.refresh_from_db()
-            return run, True
+    try:
+        return _waiting(scope, by)
+    except IntegrityError:  # another asked at this moment, and that purge has begun already
+        return _waiting(scope, by)
+
+
+def _waiting(scope: str, by: Any) -> tuple[PurgeRun, bool]:
+    run, is_new = PurgeRun.objects.get_or_create(
+        {"request_id": uuid4(), "requested_by": by},
+        request_id__isnull=False,
+        started_at=None,
+        kinds=list(SCOPES[scope]),
+    )
+    run.refresh_from_db()
+    return run, is_new
 
 
 def take() -> PurgeRun | None:
     """The next that is to be carried out; nobody else gets it. None: there is none."""
-    is_free = Q(started_at=None) | Q(started_at__lt=Now() - TAKEN_FOR)
-    due = PurgeRun.objects.filter(is_free, request_id__isnull=False, finished_at=None).order_by("id")
-    return next((run for run in due if due.filter(pk=run.pk).update(started_at=Now())), None)
+    newer = PurgeRun.objects.filter(request_id__isnull=False, kinds=OuterRef("kinds"), id__gt=OuterRef("id"))
+    is_left = Q(started_at__lt=Now() - TAKEN_FOR, cutoff_at__gt=Now() - TRIED_FOR) & ~Exists(newer)
+    asked = PurgeRun.objects.filter(request_id__isnull=False, finished_at=None).order_by("id")
+    due = asked.filter(Q(started_at=None) | is_left)
+    for run in due:
+        if due.filter(pk=run.pk).update(started_at=Now()):
+            run.refresh_from_db()
+            return run
+    return None
 
 
 def carry_out_all() -> Removed:

@@ -28,7 +28,7 @@ from django.db import DatabaseError, InterfaceError
 from jobs import media, purge_requests
 from jobs.notify import POLL_SECONDS, Listener
 from jobs.places import Places
-from jobs.queue import DONE_CHANNEL, LEASE_SECONDS, READY_CHANNEL, Queue, QueueUnavailable
+from jobs.queue import AWAY, DONE_CHANNEL, LEASE_SECONDS, READY_CHANNEL, Queue, QueueUnavailable
 from jobs.records import Claim
 from jobs.runner import JobRun, Runner
 from photoslot.database import in_thread
@@ -186,8 +186,10 @@ class Worker:
                 if not thread.is_alive() and (run := await in_thread(purge_requests.take)):
                     thread = Thread(target=purge_requests.carry_out_in_thread, args=[run], name="purge", daemon=True)
                     thread.start()
-            except (DatabaseError, InterfaceError):
-                pass  # said by the others; the request waits
+            except (DatabaseError, InterfaceError) as error:
+                if not isinstance(error.__cause__, AWAY):
+                    raise
+                # said by the others; the request waits
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _drain(self) -> None:

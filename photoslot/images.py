@@ -20,6 +20,7 @@ Format = Literal["jpeg", "png", "webp"]
 Fit = Literal["cover", "contain"]
 
 MAX_PIXELS: Final = 100_000_000  # the default of INGEST_MAX_PIXELS; decoded, that is 300 MB
+MAX_SIDE: Final = 65_500  # pixels: libjpeg writes no longer ones, and nearly everything ends as a JPEG
 MIME_TYPES: Final[dict[Format, str]] = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 FORMATS: Final[dict[str, Format]] = {mime_type: format for format, mime_type in MIME_TYPES.items()}
 # MPO is a camera's JPEG with a second picture (a preview, a gain map) behind the first.
@@ -49,7 +50,7 @@ class ImageError(ValueError):
 
 
 class TooManyPixels(ImageError):
-    """The header promises more pixels than are allowed; nothing was decoded."""
+    """The header promises more pixels than are allowed, or a side of more than `MAX_SIDE`; nothing was decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,17 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, useful_pixels: int | No
 
 
 def encode(image: Image.Image, format: Format, quality: int = 92) -> bytes:
-    """`quality` is for JPEG and WebP. JPEG knows no transparency: it becomes white."""
+    """`quality` is for JPEG and WebP. JPEG knows no transparency: it becomes white. Raises `ImageError` where the
+    format takes no picture of that size; a WebP's sides end at 16,383 pixels."""
     buffer = BytesIO()
+    try:
+        _write(image, buffer, format, quality)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{image.width}×{image.height} pixels cannot become a {format}") from error
+    return buffer.getvalue()
+
+
+def _write(image: Image.Image, buffer: BytesIO, format: Format, quality: int) -> None:
     if format == "jpeg":
         # Colour at half resolution saves a third of the bytes, and above 4 MP it is still finer than a print shows;
         # below, a red letter of a frame would fray.
@@ -97,15 +107,17 @@ def encode(image: Image.Image, format: Format, quality: int = 92) -> bytes:
         image.save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
     else:
         image.save(buffer, "WEBP", quality=quality, method=1)  # method 4 takes three times as long, to no smaller file
-    return buffer.getvalue()
 
 
 def fit(image: Image.Image, width: int | None, height: int | None, mode: Fit = "cover") -> Image.Image:
     """Both sides given: exactly that size, cropped from the centre (`cover`) or on white (`contain`).
-    One side given: scaled to it. None: the image itself."""
+    One side given: scaled to it. None: the image itself. Raises `ImageError` where the other side would be longer than
+    `MAX_SIDE`: a strip of a few pixels could take all memory there is."""
     target = target_size(image.size, width, height)
     if target == image.size:
         return image
+    if max(target) > MAX_SIDE:
+        raise ImageError(f"{target[0]}×{target[1]}: a side of more than {MAX_SIDE} pixels")
     if width is None or height is None:
         return _resized(image, target)
     return _covering(image, target) if mode == "cover" else _contained(image, target)
@@ -144,6 +156,8 @@ def _opened(data: bytes, max_pixels: int, use: Callable[[ImageFile.ImageFile], T
         with Image.open(BytesIO(data), formats=_READABLE) as image:
             if image.width * image.height > max_pixels:
                 raise TooManyPixels(f"{image.width}×{image.height} are more than {max_pixels} pixels")
+            if max(image.size) > MAX_SIDE:
+                raise TooManyPixels(f"{image.width}×{image.height}: a side of more than {MAX_SIDE} pixels")
             return use(image)
     except ImageError:
         raise

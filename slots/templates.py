@@ -58,7 +58,7 @@ def read_image(upload: UploadedFile[Any], max_mb: int) -> Picture:
 
 def preview(media: TemplateMedia) -> Picture:
     """A small copy for staff. Raises `FileNotFoundError`."""
-    image = images.decode(_read(media), max_pixels=settings.INGEST_MAX_PIXELS, useful_pixels=PREVIEW_PIXELS)
+    image = images.decode(_read(media), useful_pixels=PREVIEW_PIXELS)  # whatever the limit for new ones is by now
     format: images.Format = "png" if image.mode == "RGBA" else "jpeg"
     return Picture(images.encode(image, format, 85), images.MIME_TYPES[format])
 
@@ -89,8 +89,9 @@ def _checked_type(data: bytes) -> str:
             raise ValidationError(NO_IMAGE, "wrong_type")
         images.decode(data, max_pixels=limit, useful_pixels=PREVIEW_PIXELS)
     except images.TooManyPixels:
-        text = _("The image has more than %(limit)s megapixels.")
-        raise ValidationError(text, "too_large", {"limit": limit // 1_000_000}) from None
+        text = _("The image has more than %(limit)s megapixels, or more than %(side)s pixels a side.")
+        most = {"limit": limit // 1_000_000, "side": images.MAX_SIDE}
+        raise ValidationError(text, "too_large", most) from None
     except images.ImageError:
         raise ValidationError(NO_IMAGE, "unreadable") from None
     return header.mime_type

@@ -1,14 +1,17 @@
 from django.db import migrations
 
+# The functions look where this migration looks, and not where the session does that changes a slot: `pg_restore` looks
+# nowhere. The path is theirs while they run, so it cannot stay behind in a connection of PgBouncer's.
 # `id` and `created_at` never change, `updated_at` always does: they are left aside. Null and not there are the same.
 CREATE = """
-CREATE FUNCTION slots_note(slot text, was jsonb, becomes jsonb) RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION slots_note(slot text, was jsonb, becomes jsonb) RETURNS void
+    LANGUAGE sql SET search_path FROM CURRENT AS $$
     INSERT INTO slots_slotchange (slot_id, at, username, before, after)
     SELECT slot, clock_timestamp(), NULLIF(current_setting('photoslot.user', true), ''), was, becomes
     WHERE was IS DISTINCT FROM becomes
 $$;
 
-CREATE FUNCTION slots_note_slot() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION slots_note_slot() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     aside text[] := '{id,created_at,updated_at}';
 BEGIN
@@ -18,7 +21,7 @@ END $$;
 CREATE TRIGGER slots_note_slot AFTER INSERT OR UPDATE ON slots_slot
     FOR EACH ROW EXECUTE FUNCTION slots_note_slot();
 
-CREATE FUNCTION slots_note_image() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION slots_note_image() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     PERFORM slots_note(
         coalesce(NEW.slot_id, OLD.slot_id),

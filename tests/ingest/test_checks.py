@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from django.utils import timezone
+from PIL import Image
 
 from jobs.models import Job
 from slots.models import Slot
@@ -179,6 +181,14 @@ def test_pixels_are_limited(processes: Processes) -> None:
     with httpx.Client(base_url=processes.url) as web:
         reply = web.post("/ingest/slot-001", **form(ONE_PIXEL_OVER))
     assert refusal(reply, 413, "payload_too_large") == {"limit_pixels": 1_000_000}
+    assert nothing_left()
+
+
+def test_a_side_is_no_longer_than_a_picture_can_have(web: httpx.Client) -> None:
+    out = io.BytesIO()
+    Image.new("L", (66_000, 6)).save(out, "PNG")
+    answer = web.post("/ingest/slot-001", **form(out.getvalue()))
+    assert refusal(answer, 413, "payload_too_large") == {"limit_side_pixels": 65_500}
     assert nothing_left()
 
 

@@ -118,3 +118,11 @@ def test_a_picture_damaged_in_its_middle_is_none() -> None:
     data[middle : middle + 400] = bytes(400)
     with pytest.raises(AmbiguousError, match="not a readable image"):
         finish(Picture(bytes(data), "image/png"), OperationSettings(), {})
+
+
+@pytest.mark.parametrize("output", [Output(width=8192), Output(format="webp", height=300)])
+def test_a_picture_that_cannot_be_as_large_as_wished_is_a_fault_of_the_settings(output: Output) -> None:
+    strip = picture(Image.new("RGB", (2, 300) if output.width else (17_000, 300)))
+    with pytest.raises(PermanentError) as caught:
+        finish(strip, OperationSettings(output=output), {})
+    assert caught.value.reason == Reason.BAD_SETTINGS

@@ -180,6 +180,16 @@ def test_what_is_too_large_is_refused(api: Api, settings: Any) -> None:
     assert nothing_is_kept()
 
 
+@pytest.mark.parametrize("mode", ["L", "P", "RGB"])
+def test_what_is_longer_than_any_jpeg_is_refused(api: Api, mode: str) -> None:
+    out = BytesIO()
+    Image.new(mode, (66_000, 6)).save(out, "PNG")
+    answer = register(api, out.getvalue())
+    envelope(answer, 413, "payload_too_large")
+    assert "65500" in answer.json()["error"]["message"]
+    assert nothing_is_kept()
+
+
 def test_what_is_never_made_ready_for_a_provider_is_not_taken_either(api: Api, settings: Any) -> None:
     settings.INGEST_MAX_PIXELS = 1_000_000_000
     data = images.encode(Image.new("RGB", (8, 8)), "png")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -196,8 +197,10 @@ def test_traces_of_processes_and_old_purges_go(purge: Purge) -> None:
     now = timezone.now()
     for minutes in (1, 6):
         Process.objects.create(kind="worker", name="w", is_listening=True, seen_at=now - timedelta(minutes=minutes))
-    PurgeRun.objects.create(started_at=now - timedelta(days=31), kinds=["media"])
-    assert purge("log")[3] == 2
+    old = now - timedelta(days=31)
+    PurgeRun.objects.create(started_at=old, kinds=["media"], cutoff_at=old)
+    PurgeRun.objects.create(started_at=now, kinds=["media"], cutoff_at=old, request_id=uuid4())  # tried again, in vain
+    assert purge("log")[3] == 3
     assert Process.objects.filter(seen_at__lt=now - timedelta(minutes=5)).count() == 0
     Process.objects.all().delete()
     assert PurgeRun.objects.get().cutoff_at > now
@@ -229,6 +232,16 @@ def test_a_file_that_cannot_be_removed_is_reported_and_tried_again(purge: Purge)
     path.rmdir()
     assert purge("results") == (0, 0, 0, 0)
     assert not Job.objects.filter(result_file_path__isnull=False).exists()
+
+
+@pytest.mark.parametrize("kind", ["media", "results"])
+def test_a_folder_among_the_files_is_let_be(purge: Purge, kind: str) -> None:
+    for folder in ("media", "tmp") if kind == "media" else ("results", "thumbnails"):
+        inside = put(f"{folder}/of somebody else's/a.jpg")
+        os.utime(inside.parent, (0, 0))
+    assert purge(kind) == (0, 0, 0, 0)
+    for folder in ("media", "tmp", "results", "thumbnails"):
+        shutil.rmtree(Path(settings.MEDIA_ROOT / folder / "of somebody else's"), ignore_errors=True)
 
 
 def test_an_unknown_kind_is_a_usage_error(processes: Processes) -> None:

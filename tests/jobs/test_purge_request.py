@@ -12,12 +12,13 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
 from jobs import purge_requests
 from jobs.models import MediaObject, PurgeRun, PurgeTotal
+from jobs.purge import carry_out
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.jobs.test_purge import add_job, add_media, all_files, waiting
@@ -44,6 +45,24 @@ def asked(api: Api, scope: str = "media_objects") -> dict[str, Any]:
 
 def is_done() -> bool:
     return not PurgeRun.objects.filter(finished_at=None).exists()
+
+
+def taken() -> PurgeRun:
+    run = purge_requests.take()
+    assert run
+    return run
+
+
+def age(**times: timedelta) -> None:
+    PurgeRun.objects.update(**{name: F(name) - ago for name, ago in times.items()})
+
+
+def fail(api: Api) -> dict[str, Any]:
+    """A purge that comes upon what no purge can remove."""
+    MediaObject.objects.create(path="../elsewhere", mime_type="", size_bytes=0, expires_at=Now())
+    told = asked(api)
+    purge_requests.carry_out_in_thread(taken())
+    return told
 
 
 @pytest.mark.e2e
@@ -140,6 +159,53 @@ class TestWhileItWaits:
         purge_requests.carry_out_all()
         PurgeRun.objects.update(started_at=F("started_at") - purge_requests.TAKEN_FOR)
         assert purge_requests.take() is None
+
+    def test_of_two_that_carry_it_out_the_last_that_took_it_says_what_it_removed(self, api: Api) -> None:
+        add_media(-60, "media/a.jpg")
+        asked(api)
+        slow = taken()
+        age(started_at=purge_requests.TAKEN_FOR)
+        other = taken()
+        carry_out(slow)
+        assert not is_done()
+        carry_out(other)
+        assert is_done()
+        add_media(-60, "media/b.jpg")
+        carry_out(slow)
+        assert PurgeRun.objects.get().files == 0
+        assert PurgeTotal.objects.get().files == 2
+
+    def test_one_that_fails_is_tried_again_for_a_day(self, api: Api, caplog: pytest.LogCaptureFixture) -> None:
+        told = fail(api)
+        assert f"Purge {told['job_id']} failed" in caplog.text
+        assert not is_done()
+        assert purge_requests.take() is None
+        age(started_at=purge_requests.TAKEN_FOR)
+        purge_requests.carry_out_in_thread(taken())
+        age(started_at=purge_requests.TAKEN_FOR, cutoff_at=purge_requests.TRIED_FOR)
+        assert purge_requests.take() is None
+
+    def test_what_nobody_could_take_for_days_is_done_all_the_same(self, api: Api) -> None:
+        asked(api)
+        age(cutoff_at=purge_requests.TRIED_FOR)
+        assert purge_requests.take()
+
+    def test_one_that_failed_and_is_asked_for_anew_is_not_tried_again_itself(self, api: Api) -> None:
+        first = fail(api)
+        second = asked(api)
+        assert second["job_id"] != first["job_id"]
+        age(started_at=purge_requests.TAKEN_FOR)
+        assert str(taken().request_id) == second["job_id"]
+        age(started_at=purge_requests.TAKEN_FOR)
+        assert str(taken().request_id) == second["job_id"]
+        assert purge_requests.take() is None
+
+    def test_who_is_gone_by_now_asks_for_nothing(self, api: Api) -> None:
+        somebody = User.objects.create(username="gone")
+        User.objects.filter(pk=somebody.pk).delete()
+        with pytest.raises(IntegrityError):
+            purge_requests.ask("full", somebody)
+        assert not PurgeRun.objects.exists()
 
     def test_cron_carries_it_out_where_no_worker_does(
         self, api: Api, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture

@@ -6,13 +6,18 @@ import asyncio
 from uuid import UUID, uuid4
 
 import pytest
+from django.conf import settings
 
-from jobs import files
+from jobs import files, media
+from jobs.models import Job
 from jobs.places import Places
 from jobs.queue import LEASE_SECONDS, Queue
 from jobs.records import Claim
 from jobs.runner import INLINE_BYTES, JobRun, Runner
 from photoslot import images
+from photoslot.database import in_thread
+from providers import registry
+from providers.base import Picture
 from tests.conftest import Processes, jpeg, stored_files
 from tests.queueing import counters, end_lease, ended, new_job, posted, row, sql, steps, until
 from tests.sandbox.server import Sandbox, developed
@@ -113,6 +118,22 @@ async def test_a_provider_that_fetches_is_given_a_link(queue: Queue, service: Pr
     sandbox.let_go()
     assert (await ended(queue, job_id)).failure_reason is None
     await nothing_is_left(queue, job_id)
+
+
+async def test_a_link_is_the_same_after_a_restart_and_leads_to_the_photo(
+    queue: Queue, alone: None, sandbox: Sandbox
+) -> None:
+    await posted(queue, "fetching")
+    (claim,) = await queue.claim(["fetching"], 1)
+    photo = Picture(files.read(claim.payload_path), claim.payload_mime_type)
+    links = await in_thread(media.publish, claim, registry.classes()["fetching"], photo, {})
+    (published,) = await sql(queue, "SELECT * FROM jobs_mediaobject")
+    files.delete(published["path"])  # as when the worker is killed between row and file
+    job = await in_thread(Job.objects.get)
+    await in_thread(media.register, photo, job, 10)  # staff's own, which the provider is not told of
+    assert await in_thread(media.publish, claim, registry.classes()["fetching"], photo, {}) == links
+    assert links == {media.PHOTO: f"{settings.PUBLIC_BASE_URL}/public/media/{published['id']}"}
+    assert files.size(published["path"]) == published["size_bytes"]
 
 
 async def test_a_small_result_is_handed_over_in_the_row_and_stored(

@@ -15,8 +15,9 @@ from uuid import UUID
 import pytest
 from django.core.management import CommandError, call_command
 
-from jobs import media
+from jobs import media, purge_requests
 from jobs.queue import Queue
+from photoslot.database import in_thread
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
 from tests.queueing import Wire, counters, end_lease, ended, posted, row, sql, steps, until, wire
 from tests.sandbox.server import Call, Sandbox, developed
@@ -275,6 +276,36 @@ async def test_a_dead_side_task_ends_the_worker_and_its_jobs_go_on(
         await calls(sandbox, 1)
         assert await left(worker) != 0
     assert await is_pending(queue, job_id)
+
+
+BREAK_PURGE = """
+CREATE FUNCTION break_purge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+CREATE TRIGGER break_purge BEFORE UPDATE ON jobs_purgerun FOR EACH ROW EXECUTE FUNCTION break_purge();
+"""
+
+
+async def test_a_purge_that_cannot_be_taken_is_not_passed_over_in_silence(queue: Queue, processes: Processes) -> None:
+    await in_thread(purge_requests.ask, "full", None)
+    await sql(queue, BREAK_PURGE)
+    try:
+        assert await left(processes.worker()) != 0
+    finally:
+        await sql(queue, "DROP FUNCTION break_purge CASCADE")
+
+
+async def test_a_worker_that_starts_before_the_migration_waits_for_it(queue: Queue, processes: Processes) -> None:
+    await in_thread(purge_requests.ask, "full", None)
+    await sql(queue, "ALTER TABLE jobs_purgerun RENAME TO not_there_yet")
+    try:
+        processes.worker()
+        assert (await ended(queue, await posted(queue))).failure_reason is None
+    finally:
+        await sql(queue, "ALTER TABLE not_there_yet RENAME TO jobs_purgerun")
+
+    async def is_purged() -> bool:
+        return await sql(queue, "SELECT FROM jobs_purgerun WHERE finished_at IS NULL") == []
+
+    await until(is_purged)
 
 
 # The database goes away and comes back.

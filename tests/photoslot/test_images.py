@@ -245,3 +245,26 @@ def test_the_demo_photo_is_a_cameras_and_always_the_same() -> None:
         assert image.getexif()[0x0110] == "Demo camera"
     assert images.probe(data) == images.Header("image/jpeg", 3000, 2000, True)
     assert scene(300, 200).tobytes() == scene(300, 200).tobytes()
+
+
+def too_wide(mode: str = "RGB") -> bytes:
+    return encoded(Image.new(mode, (images.MAX_SIDE + 1, 1)), "PNG")
+
+
+def test_a_side_that_no_jpeg_can_have_is_refused() -> None:
+    for use in (images.probe, images.decode):
+        with pytest.raises(images.TooManyPixels):
+            use(too_wide())
+    assert images.decode(encoded(Image.new("L", (images.MAX_SIDE, 1)), "PNG")).width == images.MAX_SIDE
+
+
+@pytest.mark.parametrize(("format", "side"), [("jpeg", images.MAX_SIDE), ("webp", 16_383)])
+def test_what_a_format_cannot_hold_is_an_error_of_the_image(format: images.Format, side: int) -> None:
+    assert images.probe(images.encode(Image.new("RGB", (side, 1)), format)).width == side
+    with pytest.raises(images.ImageError):
+        images.encode(Image.new("RGB", (side + 1, 1)), format)
+
+
+def test_a_strip_is_not_scaled_beyond_all_measure() -> None:
+    with pytest.raises(images.ImageError):
+        images.fit(Image.new("RGB", (2, 300)), 8192, None)

@@ -91,6 +91,22 @@ def act(staff: Client, action: str) -> None:
     staff.post(f"{LIST}?archived=all", {"action": action, "_selected_action": ["slot-001"]})
 
 
+def test_it_is_written_wherever_a_session_looks_for_tables() -> None:
+    """One of `pg_restore`, for instance, names the schema of each."""
+    media = image()
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET LOCAL search_path = ''")
+        cursor.execute("UPDATE public.slots_slot SET name = 'Old' WHERE id = 'slot-001'")
+        cursor.execute(
+            "INSERT INTO public.slots_templatebinding (slot_id, setting_key, media_id) VALUES ('slot-001', 'mood', %s)",
+            [media.pk],
+        )
+    assert told() == [
+        (None, {"template_media.mood": (None, str(media.pk))}),
+        (None, {"name": (BEFORE["name"], "Old")}),
+    ]
+
+
 def test_a_slot_begins_with_what_it_is(api: Api) -> None:
     entry = api("get", "/api/slots/slot-005/history").json()["data"][0]
     assert entry.keys() == {"id", "at", "user", "action", "changes"}

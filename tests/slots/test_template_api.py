@@ -105,6 +105,19 @@ def test_a_slots_settings_can_then_point_to_it(api: Api) -> None:
     assert api("put", "/api/slots/slot-001", recipe | {"name": "x"}, headers={"If-Match": "*"}).status_code == 200
 
 
+def test_what_could_not_be_shown_is_not_taken(api: Api) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (66_000, 6)).save(out, "PNG")
+    envelope(register(api, out.getvalue()), 413, "payload_too_large")
+    assert nothing_is_kept()
+
+
+def test_it_is_shown_though_the_limit_for_new_ones_is_lower_now(api: Api, settings: Any) -> None:
+    media_id = registered(api)
+    settings.INGEST_MAX_PIXELS = 1000
+    assert api("get", f"{LIST}/{media_id}/preview").status_code == 200
+
+
 @pytest.mark.parametrize("replace", [None, "false"])
 def test_a_key_that_is_taken_stays(api: Api, replace: str | None) -> None:
     first = registered(api)
