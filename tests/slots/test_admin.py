@@ -196,7 +196,7 @@ def test_what_is_no_whole_image_is_refused_and_leaves_nothing(admin: Client, dat
 def test_an_image_of_too_many_pixels_is_refused(admin: Client, settings: Any) -> None:
     settings.INGEST_MAX_PIXELS = 1_000_000
     told = errors_of(upload(admin, png("RGB", (1001, 1000))))
-    assert told == {"file": ["The image has more than 1 megapixels."]}
+    assert told == {"file": ["The image has more than 1 megapixels, or more than 65500 pixels a side."]}
 
 
 def test_the_preview_is_for_staff_who_may_look(admin: Client) -> None:
