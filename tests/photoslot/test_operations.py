@@ -250,7 +250,7 @@ def test_what_is_just_due_is_not_overdue(booth: Booth, web: httpx.Client) -> Non
 
 def test_purge_counters_never_fall(booth: Booth, web: httpx.Client) -> None:
     purge(["media"])
-    PurgeRun.objects.update(started_at=F("started_at") - timedelta(days=31))
+    PurgeRun.objects.update(cutoff_at=F("cutoff_at") - timedelta(days=31))
     purge(["log"])
     assert PurgeRun.objects.count() == 1
     assert of_kind(scrape(web), "purge_runs_total", "media") == 1
