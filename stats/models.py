@@ -71,15 +71,8 @@ class ProcessingLog(models.Model):
         return gettext(self.message) if self.message else ""
 
 
-class HourlyCounter(models.Model):
-    """What finished, by the hour (UTC) in which its photo came in. One row per hour, slot, provider, source and era, so
-    that `ingest_count` is always the sum of the five outcomes."""
-
-    hour = models.DateTimeField()
-    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
-    provider_id = models.CharField(max_length=32)
-    source = models.CharField(max_length=8)
-    era = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo came in
+class Outcomes(models.Model):
+    """How many photos came in, and to what end they came: `ingest_count` is always the sum of the other five."""
 
     ingest_count = models.PositiveIntegerField(db_default=0)
     success = models.PositiveIntegerField(db_default=0)
@@ -87,6 +80,20 @@ class HourlyCounter(models.Model):
     provider_errors = models.PositiveIntegerField(db_default=0)
     cancelled = models.PositiveIntegerField(db_default=0)
     errors = models.PositiveIntegerField(db_default=0)
+
+    class Meta:
+        abstract = True
+
+
+class HourlyCounter(Outcomes):
+    """What finished, by the hour (UTC) in which its photo came in. One row per hour, slot, provider, source and era."""
+
+    hour = models.DateTimeField()
+    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
+    provider_id = models.CharField(max_length=32)
+    source = models.CharField(max_length=8)
+    era = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo came in
+
     late_answers = models.PositiveIntegerField(db_default=0)
 
     duration_seconds = models.FloatField(db_default=0)  # sum, from the photo's arrival to its job's end
@@ -110,19 +117,12 @@ class HourlyCounter(models.Model):
         return f"{self.hour:%Y-%m-%d %H:00} {self.slot_id}"
 
 
-class HourlyTotal(models.Model):
+class HourlyTotal(Outcomes):
     """The booths' photos of all slots, by the hour: the sum of the counters, added to by the same statement. Reports of
     all slots read it, for three months of fifty slots are a quarter of a million counters."""
 
     hour = models.DateTimeField()
     provider_id = models.CharField(max_length=32)
-
-    ingest_count = models.PositiveIntegerField(db_default=0)
-    success = models.PositiveIntegerField(db_default=0)
-    timeouts = models.PositiveIntegerField(db_default=0)
-    provider_errors = models.PositiveIntegerField(db_default=0)
-    cancelled = models.PositiveIntegerField(db_default=0)
-    errors = models.PositiveIntegerField(db_default=0)
 
     class Meta:
         constraints = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from datetime import timedelta
 from decimal import Decimal
@@ -23,6 +22,7 @@ from jobs import files
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
+from tests.plans import goes_by
 from tests.providers.accounts_cast import past_calls
 from tests.sandbox.server import Sandbox
 from tests.staff import browser, log_in, person, post, text_of
@@ -155,11 +155,7 @@ def test_the_list_reads_no_column_that_it_does_not_show(admin: Client) -> None:
 def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: str) -> None:
     count, rows = queries_on_jobs(admin, query)
     assert "LIMIT 10001" in count
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {rows}")
-        plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert re.search(rf"(using|on) {index}\b", plan), plan
-    assert "Seq Scan on jobs_job" not in plan
+    goes_by(index, rows, "jobs_job")
 
 
 @pytest.mark.usefixtures("many")

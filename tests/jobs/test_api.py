@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from datetime import timedelta
 from typing import Any
@@ -27,6 +26,7 @@ from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, u
 from tests.ingest.helpers import eventually
 from tests.jobs.made import make_picture
 from tests.jobs.test_admin import FAILURES, MANY, failed, job, made, working
+from tests.plans import goes_by
 from tests.sandbox.server import Sandbox
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -216,11 +216,7 @@ def test_each_list_has_its_index(api: Api, query: dict[str, str], index: str, or
         assert api("get", LIST, query | anywhere | {"sort_order": order}).status_code == 200
     *_others, count, rows = (q["sql"] for q in captured.captured_queries if 'FROM "jobs_job"' in q["sql"])
     assert "LIMIT 10001" in count
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {rows}")
-        plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert re.search(rf"(using|on) {index}\b", plan), plan
-    assert "Seq Scan" not in plan
+    goes_by(index, rows)
 
 
 @pytest.mark.usefixtures("many")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from providers.models import ProviderCall
+from tests.plans import goes_by
 from tests.providers.accounts_cast import past_calls
 from tests.staff import browser, text_of
 
@@ -63,11 +63,7 @@ def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: 
     assert len(captured) == 4  # session, user, bounded count, rows
     count, rows = (query["sql"] for query in captured.captured_queries[2:])
     assert "LIMIT 10001" in count
-    with connection.cursor() as cursor:
-        cursor.execute(f"EXPLAIN {rows}")
-        plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert re.search(rf"(using|on) {index}\b", plan), plan
-    assert "Seq Scan on providers_providercall" not in plan
+    goes_by(index, rows, "providers_providercall")
 
 
 def test_what_is_seen_of_a_call(admin: Client) -> None:
