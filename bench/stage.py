@@ -24,7 +24,7 @@ from bench.booths import PASSWORD, Plan, Sample
 from bench.settings import POSTGRES
 from ingest.models import IngestSettings
 from jobs.models import Process
-from photoslot.processes import free_port, web_command
+from photoslot.supervisor import free_port, web_command
 from providers.models import ProviderAccount
 from slots.models import Slot
 

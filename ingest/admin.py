@@ -14,9 +14,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
+from core.admin import STYLES
 from ingest import password
 from ingest.models import IngestSettings
-from photoslot.admin import STYLES
 
 
 class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]

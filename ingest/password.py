@@ -20,9 +20,9 @@ from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from core.passwords import new_password
 from ingest.models import IngestSettings
-from jobs.queue import Queue
-from photoslot.passwords import new_password
+from jobs.queue.verbs import Queue
 
 # From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
 FAILURES_ALLOWED = 10

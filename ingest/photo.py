@@ -36,7 +36,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from pillow_heif import HeifImageFile
 
-from photoslot import images
+from core import images
 
 PhotoFormat = Literal["jpeg", "png", "webp", "heic"]
 MimeType = Literal["image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"]

@@ -6,10 +6,10 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
-from ingest.answer import answered
-from ingest.door import Door, admit
-from jobs.queue import QueueUnavailable
-from photoslot.errors import ApiError, from_exception, queue_unavailable
+from core.errors import ApiError, from_exception, queue_unavailable
+from ingest.admission import Door, admit
+from ingest.response import answered
+from jobs.queue.verbs import QueueUnavailable
 
 
 @csrf_exempt

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from jobs import media
-from jobs.notify import Waiters
-from jobs.queue import Queue, QueueUnavailable
-from jobs.records import Outcome, Ticket
+from jobs.queue.notify import Waiters
+from jobs.queue.records import Outcome, Ticket
+from jobs.queue.verbs import Queue, QueueUnavailable
+from jobs.storage import media
 
 # A database that hangs at the deadline is given this long to say how the job ended; the booth is not kept longer.
 LAST_LOOK_SECONDS = 1.0

@@ -20,11 +20,11 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from jobs import public
+from core.admin import HistoryAdmin, HistoryList, badge, pretty
 from jobs.cancel import cancel_job
 from jobs.models import Job, MediaObject, Process, PurgeRun
-from jobs.queue import QueueUnavailable
-from photoslot.admin import HistoryAdmin, HistoryList, badge, pretty
+from jobs.queue.verbs import QueueUnavailable
+from jobs.storage import links
 from providers import registry
 from providers.admin import outcome_badge
 from providers.base import Reason
@@ -202,7 +202,7 @@ class JobAdmin(HistoryAdmin):
     def thumbnail(self, job: Job) -> str:
         if not _is_shown(job):
             return ""
-        link, image = public.file_url(job), public.file_url(job, public.THUMBNAIL)
+        link, image = links.file_url(job), links.file_url(job, links.THUMBNAIL)
         return format_html('<a href="{}"><img class="thumbnail" src="{}" loading="lazy" alt=""></a>', link, image)
 
     @admin.display(description=_("guest's page"))

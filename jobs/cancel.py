@@ -6,8 +6,8 @@ from uuid import UUID
 
 from asgiref.sync import async_to_sync
 
-from jobs import media
-from jobs.queue import open_queue
+from jobs.queue.verbs import open_queue
+from jobs.storage import media
 
 
 def cancel_job(job_id: UUID, by: str) -> bool:

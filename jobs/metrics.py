@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from jobs.models import Job, MediaObject, Process, PurgeTotal
-from jobs.purge import KINDS
+from jobs.retention.purge import KINDS
 
 SEEN_SECONDS = 15  # the contract's: a worker not seen for longer counts as none
 # A purge of results comes every 15 minutes, of temporary media every minute; twice that, and something is wrong.

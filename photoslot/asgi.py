@@ -29,13 +29,13 @@ from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.http import HttpRequest, HttpResponseBase  # noqa: E402
 from django.utils.translation import gettext as _  # noqa: E402
 
-from ingest.door import Door  # noqa: E402
+from core.errors import ApiError, queue_unavailable  # noqa: E402
+from core.logs import correlation_id  # noqa: E402
+from ingest.admission import Door  # noqa: E402
 from ingest.handler import BoothHandler  # noqa: E402
 from ingest.password import PasswordGate  # noqa: E402
-from jobs.notify import Listener, Waiters  # noqa: E402
-from jobs.queue import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
-from photoslot.errors import ApiError, queue_unavailable  # noqa: E402
-from photoslot.logs import correlation_id  # noqa: E402
+from jobs.queue.notify import Listener, Waiters  # noqa: E402
+from jobs.queue.verbs import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
 
 logger = logging.getLogger(__name__)
 

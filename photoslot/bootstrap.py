@@ -15,11 +15,11 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.db import transaction
 
+from core.passwords import new_password
 from ingest.models import IngestSettings
 from ingest.password import rotate
-from photoslot.api import SCOPES
-from photoslot.passwords import new_password
 from providers.models import first_accounts
+from staff.api.base import SCOPES
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ PROVIDER_CALL_TIMEOUT_SECONDS = integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 1, 6
 # Files
 MEDIA_ROOT = Path(os.environ.get("MEDIA_ROOT", BASE_DIR / "var/media"))
 STORAGES = {
-    "default": {"BACKEND": "jobs.files.AtomicFileSystemStorage"},
+    "default": {"BACKEND": "jobs.storage.files.AtomicFileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 FILE_UPLOAD_TEMP_DIR = MEDIA_ROOT / "tmp"  # on the same file system, so that keeping an upload is a rename
@@ -115,14 +115,16 @@ INSTALLED_APPS = [
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "photoslot",
+    "core",
     "providers",
     "slots",
     "stats",
     "jobs",
     "ingest",
+    "staff",
 ]
 MIDDLEWARE = [
-    "photoslot.errors.EnvelopeMiddleware",  # first, so that it sees the refusals of all the others
+    "core.errors.EnvelopeMiddleware",  # first, so that it sees the refusals of all the others
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
@@ -161,12 +163,12 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 LOGIN_URL = "admin:login"
 
 # Logging in, at the admin's page and the API's: guesses are counted in the database, by name and by address.
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "photoslot.login.StaffBackend"]
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "staff.login.StaffBackend"]
 AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
 AXES_FAILURE_LIMIT = 10  # as at the booths' door
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
-AXES_LOCKOUT_CALLABLE = "photoslot.login.locked_out"
+AXES_LOCKOUT_CALLABLE = "staff.login.locked_out"
 AXES_SENSITIVE_PARAMETERS = ["username", "csrfmiddlewaretoken"]  # some type the password into the wrong field
 AXES_DISABLE_ACCESS_LOG = True  # a row for each login that nothing removes; `last_login` says the last one
 AXES_VERBOSE = False
@@ -188,7 +190,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,  # the OpenAPI document says it
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "photoslot.api.handled",
+    "EXCEPTION_HANDLER": "staff.api.exceptions.handled",
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -207,7 +209,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # the words say it
     "COMPONENT_SPLIT_REQUEST": True,
-    "POSTPROCESSING_HOOKS": ["photoslot.doors.described"],
+    "POSTPROCESSING_HOOKS": ["staff.api.openapi_paths.described"],
     "SWAGGER_UI_DIST": "SIDECAR",  # from our own static files: the page works without the internet
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False, "validatorUrl": None},
@@ -223,7 +225,7 @@ FORMAT_MODULE_PATH = "photoslot.formats"
 LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"correlation": {"()": "photoslot.logs.CorrelationFilter"}},
+    "filters": {"correlation": {"()": "core.logs.CorrelationFilter"}},
     "formatters": {
         "line": {"format": "{asctime} {levelname} {name} [{correlation_id}] {message}", "style": "{"},
     },

@@ -1,21 +1,20 @@
 from django.contrib import admin
 from django.urls import path
 
-from ingest.api import SettingsView, link_seconds
-from ingest.trial import TrialView
+from guests import views as guests
 from ingest.views import ingest
-from jobs import public
-from jobs.api import CancelJobView, JobsView, JobView
-from jobs.media_api import PurgeView, RegisterMediaView
-from jobs.slot_api import RecentResultsView, SlotView, jobs_with_image
-from photoslot import operations
-from photoslot.document import DocsView, DocumentView
-from photoslot.login import LogInView
-from providers.api import ProvidersView, ProviderView, operation_schema
-from slots.api import SlotsView
-from slots.history_api import HistoryView
-from slots.template_api import PreviewView, RegisterView, TemplatesView, TemplateView
-from stats.api import GlobalStatsView, ResetView, SlotStatsView
+from photoslot import health
+from staff.api.document import DocsView, DocumentView
+from staff.api.jobs import CancelJobView, JobsView, JobView
+from staff.api.login import LogInView
+from staff.api.media import PurgeView, RegisterMediaView
+from staff.api.providers import ProvidersView, ProviderView, operation_schema
+from staff.api.settings import SettingsView, link_seconds
+from staff.api.slot_history import HistoryView
+from staff.api.slot_test_run import TrialView
+from staff.api.slots import SlotsView, SlotView, jobs_with_image
+from staff.api.statistics import GlobalStatsView, RecentResultsView, ResetView, SlotStatsView
+from staff.api.template_media import PreviewView, RegisterView, TemplatesView, TemplateView
 
 urlpatterns = [
     path("ingest/<str:slot_id>", ingest, name="ingest"),
@@ -48,12 +47,12 @@ urlpatterns = [
     path("api/stats/<str:slot_id>/recent_results", RecentResultsView.as_view(), name="recent-results"),
     path("api/schema", DocumentView.as_view(), name="document"),
     path("api/docs", DocsView.as_view(), name="docs"),
-    path("public/results/<uuid:job_id>", public.result, name="public-result"),
-    path("public/files/<str:token>", public.file, name="public-file"),
-    path("public/media/<uuid:media_id>", public.media, name="public-media"),
-    path("r/<uuid:job_id>", public.guest_page, name="guest-page"),
-    path("healthz", operations.healthz, name="healthz"),
-    path("readyz", operations.readyz, name="readyz"),
-    path("metrics", operations.metrics, name="metrics"),
+    path("public/results/<uuid:job_id>", guests.result, name="public-result"),
+    path("public/files/<str:token>", guests.file, name="public-file"),
+    path("public/media/<uuid:media_id>", guests.media, name="public-media"),
+    path("r/<uuid:job_id>", guests.guest_page, name="guest-page"),
+    path("healthz", health.healthz, name="healthz"),
+    path("readyz", health.readyz, name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
     path("admin/", admin.site.urls),
 ]

@@ -18,9 +18,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from photoslot import crypto
-from photoslot.admin import STYLES, HistoryAdmin, badge, pretty
-from providers import accounts, entries, registry
+from core import crypto
+from core.admin import STYLES, HistoryAdmin, badge, pretty
+from providers import account_validators, accounts, registry
 from providers.base import ProviderError
 from providers.models import ProviderAccount, ProviderCall
 
@@ -52,10 +52,10 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = COLUMNS
 
     def clean_new_key(self) -> str:
-        return self._checked("new_key", entries.check_key)
+        return self._checked("new_key", account_validators.check_key)
 
     def clean_new_proxy_url(self) -> str:
-        return self._checked("new_proxy_url", entries.check_proxy_address)
+        return self._checked("new_proxy_url", account_validators.check_proxy_address)
 
     def _checked(self, field: str, check: Any) -> str:
         value: str = self.cleaned_data[field]

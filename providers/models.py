@@ -15,8 +15,8 @@ from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from photoslot import crypto
-from providers import entries, registry
+from core import crypto
+from providers import account_validators, registry
 from providers.base import Account, Reason
 
 # No call lasts so long: one that is still open then was left so by a worker that is gone.
@@ -46,7 +46,7 @@ class ProviderAccount(models.Model):
         related_name="+",
         verbose_name=_("key changed by"),
     )
-    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[entries.check_address])
+    base_url = models.CharField(_("address"), max_length=200, blank=True, validators=[account_validators.check_address])
     encrypted_proxy_url = models.TextField(blank=True, editable=False)
 
     max_concurrent = models.PositiveIntegerField(
@@ -208,9 +208,9 @@ def _first(provider_id: str, environment: Mapping[str, str]) -> ProviderAccount:
             raise ImproperlyConfigured(f"{variable}: {' '.join(error.messages)}") from None
         return value
 
-    account = ProviderAccount(provider_id=provider_id, base_url=given("BASE_URL", entries.check_address))
-    account.set_proxy_url(given("PROXY_URL", entries.check_proxy_address))
-    if key := given("API_KEY", entries.check_key):
+    account = ProviderAccount(provider_id=provider_id, base_url=given("BASE_URL", account_validators.check_address))
+    account.set_proxy_url(given("PROXY_URL", account_validators.check_proxy_address))
+    if key := given("API_KEY", account_validators.check_key):
         account.set_key(key)
         account.key_updated_at = timezone.now()
     return account

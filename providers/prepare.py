@@ -14,7 +14,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import Final
 
-from photoslot import images
+from core import images
 from providers.base import Picture
 
 QUALITY: Final = 92  # a model sees no difference above, and the upload grows by half

@@ -21,9 +21,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from photoslot.admin import STYLES, badge, pretty
+from core.admin import STYLES, badge, pretty
 from providers import declaration, registry
-from slots import budget, history_page, templates
+from slots import budget, history_page, template_media
 from slots.forms import SlotForm
 from slots.history import sign
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
@@ -97,7 +97,7 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     class Media:
         css = STYLES
-        js = ("photoslot/slot_form.js",)
+        js = ("slots/slot_form.js",)
 
     def get_fieldsets(self, request: HttpRequest, obj: Slot | None = None) -> Any:
         if obj is None:
@@ -231,7 +231,7 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 class TemplateMediaForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean_file(self) -> Any:
-        templates.fill(self.instance, self.cleaned_data["file"])
+        template_media.fill(self.instance, self.cleaned_data["file"])
         return self.instance.file
 
 
@@ -270,7 +270,7 @@ class TemplateMediaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not self.has_view_or_change_permission(request, media):
             raise PermissionDenied
         try:
-            picture = templates.preview(media)
+            picture = template_media.preview(media)
         except FileNotFoundError:
             raise Http404 from None
         return HttpResponse(picture.data, picture.mime_type, headers={"Cache-Control": "private, max-age=3600"})
@@ -281,11 +281,11 @@ class TemplateMediaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         super().save_model(request, obj, form, change)
 
     def delete_model(self, request: HttpRequest, obj: TemplateMedia) -> None:
-        templates.remove(obj)
+        template_media.remove(obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[TemplateMedia]) -> None:
         for media in queryset:
-            templates.remove(media)
+            template_media.remove(media)
 
     @admin.display(description=_("preview"))
     def preview(self, media: TemplateMedia) -> SafeString:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from providers import declaration, registry
 from providers.declaration import Group
-from slots import fields, operations
+from slots import fields, settings_validation
 from slots.fields import PREFIX
 from slots.models import TemplateBinding
 
@@ -123,9 +123,9 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
             named: dict[str, list[Any]] = {}
             for name, problems in error.error_dict.items():
                 for problem in problems:
-                    place = self._field_at_fault(name, operations.place(problem))
+                    place = self._field_at_fault(name, settings_validation.place(problem))
                     named.setdefault(place, []).append(
-                        operations.sentence(problem) if place.startswith(PREFIX) else problem
+                        settings_validation.sentence(problem) if place.startswith(PREFIX) else problem
                     )
             error = ValidationError({k: v for k, v in named.items() if k not in self.errors})
         super().add_error(field, error)

@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils.functional import cached_property
 from django.utils.translation import gettext_lazy as _
 
-from slots import operations
+from slots import settings_validation
 
 
 class SlotQuerySet(models.QuerySet["Slot"]):
@@ -65,7 +65,7 @@ class Slot(models.Model):
         return f"{self.id} · {self.name}"
 
     def clean(self) -> None:
-        operations.validate(self.provider_id, self.operation_id, self.settings_json, self.template_keys)
+        settings_validation.validate(self.provider_id, self.operation_id, self.settings_json, self.template_keys)
 
     @cached_property
     def template_keys(self) -> Collection[str]:

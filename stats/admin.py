@@ -8,7 +8,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from photoslot.admin import HistoryAdmin, badge, pretty
+from core.admin import HistoryAdmin, badge, pretty
 from stats.models import ProcessingLog
 
 

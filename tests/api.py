@@ -15,8 +15,8 @@ from django.conf import settings
 from django.test import Client
 from jsonschema import Draft202012Validator, FormatChecker
 
-from photoslot.api import SCOPES
 from photoslot.bootstrap import permission
+from staff.api.base import SCOPES
 from tests.staff import PASSWORD, person
 
 FORMATS = FormatChecker()

@@ -17,7 +17,7 @@ import yaml
 
 Json = dict[str, Any]
 
-SCOPE = re.compile(r"Takes the permission `([a-z:]+)`")  # as `photoslot.openapi.operation` writes it
+SCOPE = re.compile(r"Takes the permission `([a-z:]+)`")  # as `staff.api.openapi.operation` writes it
 UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 SAME = ("format", "pattern", "multipleOf", "contentMediaType")

@@ -28,9 +28,9 @@ from PIL import Image
 from pytest_django.plugin import DjangoDbBlocker
 
 from ingest.models import IngestSettings
-from jobs.queue import Queue, open_queue
-from photoslot.booth import Reply, fields, post_photo
-from photoslot.processes import free_port, web_command
+from jobs.queue.verbs import Queue, open_queue
+from photoslot.booth_client import Reply, fields, post_photo
+from photoslot.supervisor import free_port, web_command
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
 from tests import leaks, log_rows

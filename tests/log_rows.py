@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.db.models import TextField
 from django.db.models.functions import Cast
 
+from staff.api.processing_log import StepAnswer
 from stats.models import ProcessingLog
-from stats.steps import StepAnswer
 from tests.api import validator
 
 

@@ -15,10 +15,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from jobs import files
-from jobs.queue import Queue
-from jobs.records import Claim, NewJob, Outcome, Report, Result
-from photoslot.database import connection_kwargs
+from core.database import connection_kwargs
+from jobs.queue.records import Claim, NewJob, Outcome, Report, Result
+from jobs.queue.verbs import Queue
+from jobs.storage import files
 from tests.conftest import jpeg
 
 T = TypeVar("T")

@@ -21,13 +21,13 @@ from django.utils import timezone
 
 from ingest.models import IngestSettings, PasswordFailure
 from ingest.password import FAILURES_ALLOWED
-from jobs import files
 from jobs.models import Job, MediaObject
-from jobs.public import file_url
-from photoslot.api import BODY_BYTES
+from jobs.storage import files
+from jobs.storage.links import file_url
 from providers.models import ProviderAccount
 from slots.models import TemplateBinding, TemplateMedia
-from slots.templates import MAX_MB
+from slots.template_media import MAX_MB
+from staff.api.base import BODY_BYTES
 from tests.api import Api, answers, may, operations
 from tests.conftest import jpeg, set_slot, use_sandbox
 from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, padded

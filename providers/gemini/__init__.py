@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 
 from django.utils.translation import gettext_lazy as _
 
-from photoslot import images
+from core import images
 from providers import catalogue
 from providers.base import Account, Operation, PermanentError, Picture, Provider, ProviderError, Reason, Request
 from providers.gemini.answers import picture_of

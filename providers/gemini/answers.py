@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from photoslot import images
+from core import images
 from providers import catalogue
 from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
 from providers.gemini.errors import said

@@ -3,7 +3,7 @@
 import django.core.validators
 import django.db.models.deletion
 import django.db.models.functions.datetime
-import providers.entries
+import providers.account_validators
 from django.conf import settings
 from django.db import migrations, models
 
@@ -48,7 +48,7 @@ class Migration(migrations.Migration):
                 ('is_enabled', models.BooleanField(default=True, help_text='Photos for a provider that is off are refused with 503.', verbose_name='on')),
                 ('encrypted_key', models.TextField(blank=True, editable=False)),
                 ('key_updated_at', models.DateTimeField(editable=False, null=True, verbose_name='key changed')),
-                ('base_url', models.CharField(blank=True, max_length=200, validators=[providers.entries.check_address], verbose_name='address')),
+                ('base_url', models.CharField(blank=True, max_length=200, validators=[providers.account_validators.check_address], verbose_name='address')),
                 ('encrypted_proxy_url', models.TextField(blank=True, editable=False)),
                 ('max_concurrent', models.PositiveIntegerField(blank=True, help_text='Empty: no limit.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='calls at once')),
                 ('per_minute', models.PositiveIntegerField(blank=True, help_text='Empty: no limit.', null=True, validators=[django.core.validators.MinValueValidator(1)], verbose_name='calls a minute')),

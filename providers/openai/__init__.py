@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from django.utils.translation import gettext_lazy as _
 
-from photoslot import images
+from core import images
 from providers.base import (
     Account,
     Operation,

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from photoslot import images
+from core import images
 from providers import catalogue
 from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
 from providers.http import Answer

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_noop
 from PIL import Image
 from pydantic import Field
 
-from photoslot import images
+from core import images
 from providers.base import (
     Operation,
     OperationSettings,

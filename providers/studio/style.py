@@ -13,7 +13,7 @@ from typing import Final
 
 from PIL import Image, ImageFilter
 
-from photoslot.images import flatten
+from core.images import flatten
 
 Lab = tuple[float, float, float]  # Oklab: lightness 0 to 1, green to red and blue to yellow about -0.3 to 0.3
 

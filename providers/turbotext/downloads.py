@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import httpx
 
-from photoslot import images
+from core import images
 from providers.base import Account, PermanentError, Picture, Reason, TransientError
 from providers.http import Answer, Http
 

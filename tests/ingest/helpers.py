@@ -21,11 +21,11 @@ from django.utils import timezone
 from PIL import Image
 
 from ingest.models import IngestSettings
-from jobs import media
 from jobs.models import Job
-from jobs.queue import open_queue
-from jobs.records import Closed, NewJob
-from photoslot.booth import Reply
+from jobs.queue.records import Closed, NewJob
+from jobs.queue.verbs import open_queue
+from jobs.storage import media
+from photoslot.booth_client import Reply
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import PASSWORD, Processes, stored_files
 

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 
 from ingest.models import IngestSettings
 from jobs.models import Job
-from photoslot.processes import free_port
+from photoslot.supervisor import free_port
 from providers import registry
 from providers.models import ProviderAccount
 from tests import leaks

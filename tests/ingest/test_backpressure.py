@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from jobs.models import Job
-from photoslot.booth import Reply
+from photoslot.booth_client import Reply
 from stats.models import ProcessingLog
 from tests.conftest import Booth, Processes, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import eventually, refusal

@@ -13,12 +13,12 @@ import pytest
 from django.db import connection
 from django.db.backends.postgresql.base import DatabaseWrapper
 
+from core.database import connection_kwargs
 from ingest.wait import wait_for_end
 from jobs.models import Job
-from jobs.notify import Waiters
-from jobs.queue import Queue, QueueUnavailable, open_queue
-from jobs.records import Ticket
-from photoslot.database import connection_kwargs
+from jobs.queue.notify import Waiters
+from jobs.queue.records import Ticket
+from jobs.queue.verbs import Queue, QueueUnavailable, open_queue
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import eventually, form, new_job, refusal
 from tests.sandbox.server import Sandbox, developed

@@ -17,8 +17,8 @@ from pytest_django.fixtures import Settings
 from ingest.models import IngestSettings, PasswordFailure
 from ingest.password import FAILURES_ALLOWED, PasswordGate, TooManyFailures, WrongPassword
 from jobs.models import Job
-from jobs.queue import Queue
-from photoslot.processes import free_port
+from jobs.queue.verbs import Queue
+from photoslot.supervisor import free_port
 from stats.models import ProcessingLog
 from tests.conftest import PASSWORD, Booth, Processes, in_background, jpeg, use_sandbox
 from tests.ingest.helpers import form, nothing_left, refusal, use_password

@@ -14,10 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from core import images
 from ingest.models import IngestSettings
 from jobs.cancel import cancel_job
 from jobs.models import Job
-from photoslot import images
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from stats.models import HourlyCounter, ProcessingLog

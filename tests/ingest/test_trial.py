@@ -17,11 +17,11 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from ingest.models import IngestSettings
-from jobs import public
 from jobs.cancel import cancel_job
 from jobs.models import Job
-from jobs.purge import purge
-from jobs.queue import Queue, QueueFull
+from jobs.queue.verbs import Queue, QueueFull
+from jobs.retention.purge import purge
+from jobs.storage import links
 from providers.models import ProviderAccount, ProviderCall
 from slots import budget
 from slots.models import Slot
@@ -382,7 +382,7 @@ def test_it_is_in_no_list(staff: Staff, both: tuple[Job, Job]) -> None:
 
 def test_it_has_no_public_link(staff: Staff, both: tuple[Job, Job]) -> None:
     for job, status in zip(both, (404, 200), strict=True):
-        files = [public.file_url(job)]
+        files = [links.file_url(job)]
         assert {staff.web.get(path).status_code for path in [f"/r/{job.pk}", *files]} == {status}
     assert staff.web.get(f"/public/results/{both[0].pk}").status_code == 404
 

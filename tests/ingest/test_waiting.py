@@ -14,14 +14,14 @@ import pytest
 from django.conf import settings
 from pytest_django.fixtures import Settings
 
+from core.database import in_thread
 from ingest.models import IngestSettings
 from ingest.wait import wait_for_end
 from jobs.models import Job
-from jobs.notify import Waiters
-from jobs.queue import Queue
-from jobs.records import Claim, Outcome, Report, Result, Ticket
-from photoslot.booth import Reply
-from photoslot.database import in_thread
+from jobs.queue.notify import Waiters
+from jobs.queue.records import Claim, Outcome, Report, Result, Ticket
+from jobs.queue.verbs import Queue
+from photoslot.booth_client import Reply
 from stats.models import HourlyCounter
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import cancel, connect, eventually, form, new_job, no_worker, raw_post, refusal

@@ -8,8 +8,8 @@ from pathlib import Path
 from django.conf import settings
 from django.db.models import F
 
-from jobs import files
 from jobs.models import Job
+from jobs.storage import files
 from tests.conftest import Booth, jpeg, use_sandbox
 
 

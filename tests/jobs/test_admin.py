@@ -18,8 +18,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
-from jobs import files
 from jobs.models import Job, MediaObject, Process, PurgeRun
+from jobs.storage import files
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.plans import goes_by

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 from pytest_django import Settings
 
-from jobs.queue import ADMIT, Queue, QueueFull, QueueUnavailable, _admission, open_queue
-from jobs.records import NewJob, Ticket
+from jobs.queue.records import NewJob, Ticket
+from jobs.queue.statements import ADMIT
+from jobs.queue.verbs import Queue, QueueFull, QueueUnavailable, _admission, open_queue
 from tests.queueing import (
     PICTURE,
     REPORT,

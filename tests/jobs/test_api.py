@@ -18,8 +18,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from jobs.models import Job
+from staff.api.processing_log import STEP
 from stats.models import ProcessingLog
-from stats.steps import STEP
 from tests import log_rows
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox

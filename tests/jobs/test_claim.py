@@ -8,8 +8,9 @@ from itertools import chain
 
 import pytest
 
-from jobs.queue import CLAIM, LEASE_SECONDS, Queue, open_queue
-from jobs.records import Claim, Failure
+from jobs.queue.records import Claim, Failure
+from jobs.queue.statements import CLAIM
+from jobs.queue.verbs import LEASE_SECONDS, Queue, open_queue
 from providers.base import Reason
 from tests.queueing import PICTURE, REPORT, admitted, blocked, claimed, end_lease, make_overdue, row, sql, steps
 

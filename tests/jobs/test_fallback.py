@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.queue import Queue
-from photoslot.database import in_thread
+from core.database import in_thread
+from jobs.queue.verbs import Queue
 from providers.limits import NewCall
 from providers.models import ProviderAccount
 from tests.conftest import Processes

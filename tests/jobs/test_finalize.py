@@ -12,8 +12,8 @@ import psycopg
 import pytest
 from pytest_django import Settings
 
-from jobs.queue import Queue
-from jobs.records import Claim, Closed, Failure, Report
+from jobs.queue.records import Claim, Closed, Failure, Report
+from jobs.queue.verbs import Queue
 from providers.base import Reason
 from stats.journal import OUTCOMES, Step
 from tests.queueing import PICTURE, REPORT, blocked, claimed, counters, make_overdue, row, sql, steps

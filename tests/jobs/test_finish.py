@@ -5,8 +5,8 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from jobs.finish import finish
-from photoslot import images
+from core import images
+from jobs.worker.postprocess import finish
 from photoslot.demo_scene import scene
 from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 

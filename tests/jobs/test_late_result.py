@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.queue import Queue
-from jobs.records import Claim, Failure, Report
+from jobs.queue.records import Claim, Failure, Report
+from jobs.queue.verbs import Queue
 from providers.base import Reason
 from tests.queueing import PICTURE, claimed, counters, make_overdue, row, sql, steps
 

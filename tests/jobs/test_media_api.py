@@ -19,10 +19,10 @@ from django.test import Client
 from django.test.client import MULTIPART_CONTENT
 from PIL import Image
 
+from core import images
 from ingest.models import IngestSettings
 from jobs.models import MediaObject
-from jobs.purge import purge
-from photoslot import images
+from jobs.retention.purge import purge
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.jobs.test_admin import job, made

@@ -10,8 +10,8 @@ from uuid import uuid4
 import pytest
 from pytest_django import Settings
 
-from jobs.notify import Listener, Waiters
-from jobs.queue import DONE_CHANNEL, Queue
+from jobs.queue.notify import Listener, Waiters
+from jobs.queue.verbs import DONE_CHANNEL, Queue
 from tests.conftest import Booth as PhotoBooth
 from tests.conftest import Processes, jpeg, use_sandbox
 from tests.queueing import PATIENCE_SECONDS, PICTURE, REPORT, claimed, ended, posted, row, sql

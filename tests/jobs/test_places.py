@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from jobs.places import Places
+from jobs.worker.concurrency import Places
 
 pytestmark = pytest.mark.unit
 

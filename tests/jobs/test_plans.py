@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.queue import ADMIT, CLAIM, LOOK, OVERDUE, Queue, _admission
+from jobs.queue.statements import ADMIT, CLAIM, LOOK, OVERDUE
+from jobs.queue.verbs import Queue, _admission
 from tests.queueing import admitted, new_job, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]

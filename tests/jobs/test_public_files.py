@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from jobs.models import Job
-from jobs.public import THUMBNAIL, file_url
+from jobs.storage.links import THUMBNAIL, file_url
 from tests.conftest import Booth, jpeg
 from tests.jobs.made import age, make_picture, result_file, thumbnail_file
 from tests.sandbox.server import developed

@@ -11,8 +11,8 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-from jobs import files
 from jobs.models import MediaObject
+from jobs.storage import files
 from tests.conftest import jpeg
 
 pytestmark = pytest.mark.contract

@@ -18,9 +18,9 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
 
-from jobs import files
 from jobs.models import Job, MediaObject, Process, PurgeRun, PurgeTotal
-from jobs.purge import ORPHAN_SECONDS
+from jobs.retention.purge import ORPHAN_SECONDS
+from jobs.storage import files
 from providers.models import ProviderCall
 from stats.models import ProcessingLog
 from tests.conftest import Processes, set_slot

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from jobs.queue import Queue
+from jobs.queue.verbs import Queue
 from tests.conftest import Processes, stored_files
 from tests.queueing import claimed, make_overdue, posted, row, sql, wire
 

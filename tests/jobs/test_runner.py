@@ -8,14 +8,14 @@ from uuid import UUID, uuid4
 import pytest
 from django.conf import settings
 
-from jobs import files, media
+from core import images
+from core.database import in_thread
 from jobs.models import Job
-from jobs.places import Places
-from jobs.queue import LEASE_SECONDS, Queue
-from jobs.records import Claim
-from jobs.runner import INLINE_BYTES, JobRun, Runner
-from photoslot import images
-from photoslot.database import in_thread
+from jobs.queue.records import Claim
+from jobs.queue.verbs import LEASE_SECONDS, Queue
+from jobs.storage import files, media
+from jobs.worker.concurrency import Places
+from jobs.worker.job_run import INLINE_BYTES, JobRun, Runner
 from providers import registry
 from providers.base import Picture
 from tests.conftest import Processes, jpeg, stored_files

@@ -13,9 +13,9 @@ from django.db.models import Count
 from django.utils import timezone, translation
 from pytest_django import Settings
 
+from core.database import in_thread
 from jobs.models import Job
-from jobs.queue import Queue
-from photoslot.database import in_thread
+from jobs.queue.verbs import Queue
 from slots.models import Slot
 from stats import journal
 from stats.journal import Tally

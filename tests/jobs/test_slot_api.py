@@ -16,8 +16,8 @@ from django.test import Client
 from django.utils import timezone
 
 from jobs.models import Job
-from jobs.slot_api import CHUNK, RECENT, recent_jobs
 from slots.models import Slot, SlotQuerySet, TemplateBinding
+from staff.api.recent_results import CHUNK, RECENT, recent_jobs
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.jobs.made import age, make_picture

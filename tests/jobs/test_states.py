@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 import psycopg
 import pytest
 
-from jobs.queue import Queue
-from jobs.records import Claim, Failure
+from jobs.queue.records import Claim, Failure
+from jobs.queue.verbs import Queue
 from providers.base import Reason
 from tests.queueing import PICTURE, REPORT, admitted, claimed, end_lease, make_overdue, row, sql
 

@@ -6,8 +6,8 @@ import uuid
 
 import pytest
 
-from jobs import files, thumbnails
-from jobs.thumbnails import Thumbnails
+from jobs.storage import files, thumbnails
+from jobs.storage.thumbnails import Thumbnails
 from tests.conftest import jpeg
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]

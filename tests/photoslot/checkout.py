@@ -14,7 +14,7 @@ import psycopg
 from django.conf import settings
 
 from photoslot.embedded_postgres import PORT, EmbeddedPostgres
-from photoslot.processes import free_port
+from photoslot.supervisor import free_port
 
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "var", "secrets", "tests", "bench")
 SECONDS = 120

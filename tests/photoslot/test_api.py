@@ -14,8 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.test import force_authenticate
 
-from photoslot.api import BODY_BYTES, SCOPES, StaffView
 from photoslot.bootstrap import permission
+from staff.api.base import BODY_BYTES, SCOPES, StaffView
 from tests.api import Api, envelope, may, operations
 from tests.conftest import jpeg
 from tests.settings import LOGS

@@ -17,11 +17,11 @@ from django.core.management import call_command
 from pytest_django import fixtures
 
 from ingest.models import IngestSettings
-from photoslot.api import SCOPES
 from photoslot.bootstrap import bootstrap, permission
 from providers import registry
 from providers.base import Account
 from providers.models import ProviderAccount
+from staff.api.base import SCOPES
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import fixtures
 
-from photoslot import crypto
+from core import crypto
 from photoslot.environment import check_fernet_keys
 
 pytestmark = pytest.mark.unit

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import photo, scene
 
 pytestmark = pytest.mark.unit

@@ -21,8 +21,8 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from rest_framework_simplejwt.tokens import AccessToken
 
-from photoslot.api import SCOPES
 from photoslot.bootstrap import permission
+from staff.api.base import SCOPES
 from tests import leaks
 from tests.api import Api, envelope, may, token_of
 from tests.conftest import Processes

@@ -19,11 +19,11 @@ from django.core.management import call_command
 from django.urls import get_resolver
 from jsonschema import Draft202012Validator
 
+from core.errors import STATUS_OF
 from jobs.models import Job
-from jobs.public import file_url
-from photoslot.errors import STATUS_OF
-from photoslot.openapi import MEANINGS
+from jobs.storage.links import file_url
 from providers.base import Reason
+from staff.api.openapi import MEANINGS
 from tests import staff
 from tests.api import JSON, Api, answers, conforms, document, envelope, operations, token_of, validator
 from tests.conftest import PASSWORD, use_sandbox

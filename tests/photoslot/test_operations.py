@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ingest.models import IngestSettings
 from jobs.models import Job, MediaObject, Process, PurgeRun
-from jobs.purge import purge
+from jobs.retention.purge import purge
 from stats.metrics import FinishedJobs
 from stats.models import HourlyCounter
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox

@@ -13,8 +13,8 @@ import httpx
 import pytest
 from asgiref.sync import async_to_sync
 
+from core.logs import CorrelationFilter
 from photoslot.asgi import application
-from photoslot.logs import CorrelationFilter
 from tests.api import JSON, Api, conforms, token_of
 from tests.conftest import in_background
 from tests.staff import person

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from django.utils import timezone
 
-from jobs.queue import Queue
+from jobs.queue.verbs import Queue
 from providers import limits
 from providers.base import Reason
 from providers.limits import Ending, NewCall, Permit

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field
 
-from photoslot.images import ImageError
+from core.images import ImageError
 from providers import base
 from providers.base import PermanentError, Picture, Reason, Request
 from providers.http import Answer, Http

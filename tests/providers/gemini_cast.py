@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers.attempts import Clock, make_picture
 from providers.base import Account, Operation, Picture, ProviderError, Request, Usage

@@ -15,7 +15,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from photoslot.booth import Reply
+from photoslot.booth_client import Reply
 from providers.base import Reason
 from providers.models import ProviderAccount
 from stats.models import ProcessingLog

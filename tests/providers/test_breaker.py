@@ -12,8 +12,8 @@ import pytest
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from jobs.queue import Queue
-from photoslot.database import in_thread
+from core.database import in_thread
+from jobs.queue.verbs import Queue
 from providers import limits
 from providers.base import PermanentError, Reason
 from providers.limits import BREAKER, PROBE_SECONDS, Ending, Permit

@@ -8,8 +8,9 @@ from uuid import uuid4
 import pytest
 from django.db import connection
 
-from jobs.queue import CLAIM, EARLIER_CALLS, HAS_ROOM, Queue
-from photoslot.database import in_thread
+from core.database import in_thread
+from jobs.queue.statements import CLAIM, EARLIER_CALLS, HAS_ROOM
+from jobs.queue.verbs import Queue
 from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
 from tests.providers.accounts_cast import account
 from tests.queueing import sql

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 
 from providers import catalogue, registry
-from slots import operations
+from slots import settings_validation
 
 pytestmark = pytest.mark.unit
 
@@ -30,7 +30,7 @@ def examples(provider_id: str) -> list[dict[str, Any]]:
 
 def fits(provider_id: str, operation_id: str, example: dict[str, Any]) -> bool:
     try:
-        operations.load(provider_id, operation_id, example)
+        settings_validation.load(provider_id, operation_id, example)
     except ValidationError:
         return False
     return True

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from django.core.exceptions import ValidationError
 
-from providers.entries import check_address, check_key, check_proxy_address
+from providers.account_validators import check_address, check_key, check_proxy_address
 
 pytestmark = pytest.mark.unit
 

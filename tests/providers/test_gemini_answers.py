@@ -11,7 +11,7 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from photoslot import images
+from core import images
 from providers.attempts import Clock, make_picture
 from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, TransientError, Usage
 from providers.gemini import Gemini

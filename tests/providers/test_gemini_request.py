@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini

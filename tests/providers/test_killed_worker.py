@@ -11,7 +11,7 @@ import pytest
 from django.db.models.functions import Now
 
 from jobs.models import Job
-from photoslot.booth import Reply
+from photoslot.booth_client import Reply
 from providers.models import ProviderCall
 from stats.models import ProcessingLog
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, use_account

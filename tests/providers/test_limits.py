@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-import jobs.queue
+import jobs.queue.verbs
+from core.database import in_thread
 from jobs.models import Process
-from jobs.queue import CLAIM_LOCK, LEASE_SECONDS, Queue
-from photoslot.booth import Reply
-from photoslot.database import in_thread
+from jobs.queue.statements import CLAIM_LOCK
+from jobs.queue.verbs import LEASE_SECONDS, Queue
+from photoslot.booth_client import Reply
 from providers import limits
 from providers.base import PermanentError, Reason
 from providers.limits import WINDOW_SECONDS
@@ -115,8 +116,8 @@ async def claims_of_two_at_once(queue: Queue) -> int:
     """As above, for the claims of two workers. Meanwhile older jobs come back, so that not the same rows are next."""
     values = {"providers": ["gemini"], "limit": 4, "lease": timedelta(seconds=LEASE_SECONDS), "window": WINDOW_SECONDS}
     async with queue.connection() as connection, connection.transaction():
-        await connection.execute(jobs.queue.CLAIM_TURN, (CLAIM_LOCK,))
-        first = await (await connection.execute(jobs.queue.CLAIM, values)).fetchall()
+        await connection.execute(jobs.queue.statements.CLAIM_TURN, (CLAIM_LOCK,))
+        first = await (await connection.execute(jobs.queue.statements.CLAIM, values)).fetchall()
         taken = [row[0] for row in first]
         await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 h' WHERE id <> ALL(%s)", taken)
         second = asyncio.create_task(queue.claim(["gemini"], 4))
@@ -127,7 +128,7 @@ async def claims_of_two_at_once(queue: Queue) -> int:
 @pytest.mark.parametrize(("turn", "claims"), [(False, 4), (True, 2)], ids=["without turns", "with turns"])
 async def test_the_last_places_at_once(queue: Queue, monkeypatch: pytest.MonkeyPatch, turn: bool, claims: int) -> None:
     if not turn:
-        monkeypatch.setattr(jobs.queue, "CLAIM_TURN", "SELECT %s::bigint")
+        monkeypatch.setattr(jobs.queue.verbs, "CLAIM_TURN", "SELECT %s::bigint")
     await with_past_calls(0, 0, max_concurrent=2)
     for _ in range(6):
         await admitted(queue, provider_id="gemini")

@@ -20,7 +20,7 @@ from django.conf import settings
 from PIL import Image, ImageChops, ImageOps, ImageStat
 from pydantic import ValidationError
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers import catalogue
 from providers.attempts import Clock, DeadlineReached, make_picture

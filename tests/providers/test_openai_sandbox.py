@@ -17,7 +17,7 @@ from openai.types.shared import ErrorObject
 from PIL import Image, ImageOps, ImageStat
 from pydantic import ValidationError
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from tests.sandbox.openai import OpenAI as Speaker
 from tests.sandbox.openai_faults import BODIES, ERRORS

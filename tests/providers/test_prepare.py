@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers.base import Picture
 from providers.prepare import Templates, prepared

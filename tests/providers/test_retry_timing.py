@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers.attempts import Clock, make_picture
 from providers.base import Account, Picture, Provider, ProviderError, Request, Retry, Usage

@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet
 from django.core.management import CommandError, call_command
 from pytest_django import fixtures
 
-from photoslot import crypto
+from core import crypto
 from providers.models import ProviderAccount
 from tests.providers.accounts_cast import KEYS, account
 

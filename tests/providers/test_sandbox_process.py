@@ -19,7 +19,7 @@ import httpx
 import pytest
 from django.conf import settings
 
-from photoslot.booth import fields, post_photo
+from photoslot.booth_client import fields, post_photo
 from photoslot.embedded_postgres import EmbeddedPostgres
 from tests.conftest import in_background, jpeg
 from tests.photoslot.checkout import Checkout

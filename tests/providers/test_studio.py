@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 from pydantic import ValidationError
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers.base import OperationSettings, PermanentError, Picture, Reason, Request
 from providers.studio import ImageEdit, Studio, StyleTransfer

@@ -9,12 +9,12 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.core.management import CommandError, call_command
 from PIL import Image, ImageDraw
 
-from photoslot import images
+from core import images
 from photoslot.demo_scene import scene
 from providers import registry
 from providers.base import Operation
 from providers.models import ProviderAccount
-from slots import templates
+from slots import template_media
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.sandbox.settings import SERVER
 
@@ -58,7 +58,7 @@ def _slot(provider: str, operation: Operation) -> None:
 
 def _bind(slot: Slot, key: str) -> None:
     media = TemplateMedia(label=key)
-    templates.fill(media, SimpleUploadedFile(f"{key}.png", images.encode(DRAWN[key](), "png")))
+    template_media.fill(media, SimpleUploadedFile(f"{key}.png", images.encode(DRAWN[key](), "png")))
     media.save()
     TemplateBinding.objects.create(slot=slot, setting_key=key, media=media)
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from PIL import Image
 
-from photoslot import images
+from core import images
 from providers.attempts import Clock, make_picture
 from providers.base import Account, OperationSettings, Picture, ProviderError, Request, Retry, Usage
 from providers.turbotext.operations import ImageEdit

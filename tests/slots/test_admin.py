@@ -11,8 +11,8 @@ from django.test import Client
 from django.urls import reverse
 from PIL import Image
 
-from jobs import files
-from photoslot import images
+from core import images
+from jobs.storage import files
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.conftest import jpeg, set_slot, stored_files
 from tests.slots.posted import ADD, change, settings, slot_page

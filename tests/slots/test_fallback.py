@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ValidationError
 
-from slots import operations
+from slots import settings_validation
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -17,9 +17,9 @@ SEPIA = {"provider_id": "studio", "operation_id": "image_edit", "settings_json":
 def checked(fallback: dict[str, Any], *keys: str) -> dict[str, list[str]]:
     """The faults by field; none if it may be saved."""
     try:
-        operations.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, keys)
+        settings_validation.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, keys)
     except ValidationError as error:
-        return operations.by_field(error)
+        return settings_validation.by_field(error)
     return {}
 
 

@@ -10,14 +10,14 @@ from django.utils import translation
 from django.utils.translation import gettext
 
 from providers import catalogue
-from slots import operations
+from slots import settings_validation
 
 pytestmark = pytest.mark.unit
 
 
 def faults(settings_json: object, provider: str = "studio", operation: str = "image_edit", keys: str = "") -> Any:
     with pytest.raises(ValidationError) as caught:
-        operations.validate(provider, operation, settings_json, keys.split())
+        settings_validation.validate(provider, operation, settings_json, keys.split())
     return caught.value.message_dict
 
 
@@ -60,8 +60,8 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_faults_can_be_had_by_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        operations.load("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
-    assert operations.by_field(caught.value) == {
+        settings_validation.load("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
+    assert settings_validation.by_field(caught.value) == {
         "settings_json.strength": ["Must be at most 100."],
         "settings_json.output.width": ["Must be at least 16."],
     }
@@ -69,8 +69,8 @@ def test_faults_can_be_had_by_field() -> None:
 
 def test_a_fault_of_no_single_setting_is_that_of_the_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        operations.load("studio", "image_edit", None)
-    assert operations.by_field(caught.value) == {"settings_json": ["Must be an object."]}
+        settings_validation.load("studio", "image_edit", None)
+    assert settings_validation.by_field(caught.value) == {"settings_json": ["Must be an object."]}
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -119,4 +119,4 @@ def test_a_key_needs_its_template_image() -> None:
     settings_json = {"style": "mood", "frame": "border"}
     told = faults(settings_json, operation="style_transfer", keys="border other")
     assert told == {"settings_json": ["style: The slot has no template image under the key: mood."]}
-    operations.validate("studio", "style_transfer", settings_json, ["border", "mood"])
+    settings_validation.validate("studio", "style_transfer", settings_json, ["border", "mood"])

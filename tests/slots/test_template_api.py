@@ -20,9 +20,9 @@ from django.test.client import MULTIPART_CONTENT
 from django.utils import timezone
 from PIL import Image
 
-from jobs import files
+from core import images
 from jobs.models import Job
-from photoslot import images
+from jobs.storage import files
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.api import Api, envelope, may
 from tests.conftest import in_background, jpeg, set_slot, stored_files

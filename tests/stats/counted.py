@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from photoslot.database import connection_kwargs
+from core.database import connection_kwargs
 from stats import journal
 from stats.journal import Tally
 

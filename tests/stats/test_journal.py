@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.queue import Queue
-from photoslot.database import in_thread
+from core.database import in_thread
+from jobs.queue.verbs import Queue
 from stats import journal
 from stats.journal import DURATION_BOUNDS, WAIT_BOUNDS, Step, Tally
 from stats.models import ProcessingLog

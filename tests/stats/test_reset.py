@@ -9,8 +9,8 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import connection, transaction
 
-from jobs.queue import Queue
-from photoslot.database import in_thread
+from core.database import in_thread
+from jobs.queue.verbs import Queue
 from slots.models import Slot
 from stats import reports
 from stats.metrics import FinishedJobs

@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs.purge import KINDS, purge
-from jobs.purge_requests import carry_out_all
+from jobs.retention.purge import KINDS, purge
+from jobs.retention.requests import carry_out_all
 
 
 class Command(BaseCommand):

@@ -5,8 +5,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from jobs.queue import QueueUnavailable, open_queue
-from jobs.worker import close_overdue
+from jobs.queue.verbs import QueueUnavailable, open_queue
+from jobs.worker.worker import close_overdue
 
 
 class Command(BaseCommand):

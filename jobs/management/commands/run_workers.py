@@ -6,8 +6,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs.queue import QueueUnavailable, open_queue
-from jobs.worker import Worker
+from jobs.queue.verbs import QueueUnavailable, open_queue
+from jobs.worker.worker import Worker
 from providers import registry
 
 

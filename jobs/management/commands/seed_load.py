@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs.seed import InUseError, seed
+from bench.seed_load import InUseError, seed
 
 
 class Command(BaseCommand):

@@ -9,11 +9,11 @@ from django.contrib.auth.hashers import check_password
 from django.core.management.base import BaseCommand, CommandError
 
 from ingest.models import IngestSettings
-from photoslot.booth import Reply, fields, post_photo
+from photoslot.booth_client import Reply, fields, post_photo
 from photoslot.bootstrap import stored_ingest_password
 from photoslot.demo_scene import photo
 from photoslot.management.commands.run import prepare, step
-from photoslot.processes import Service, free_port
+from photoslot.supervisor import Service, free_port
 
 SLOT = "slot-012"
 FOLDER = settings.BASE_DIR / "var/demo"

@@ -14,7 +14,7 @@ from django.db import Error as DatabaseError
 
 from photoslot.bootstrap import bootstrap, stored_ingest_password
 from photoslot.management.commands.bootstrap import described
-from photoslot.processes import Service
+from photoslot.supervisor import Service
 
 WELCOME = """
 photoslot is running. Ctrl-C stops it.

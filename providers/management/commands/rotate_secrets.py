@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
-from photoslot import crypto
+from core import crypto
 from providers.models import ProviderAccount
 
 SECRETS = {"encrypted_key": "the key", "encrypted_proxy_url": "the proxy address"}

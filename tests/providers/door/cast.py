@@ -9,12 +9,12 @@ from typing import Any
 from django.core.files.uploadedfile import SimpleUploadedFile
 from PIL import Image, ImageChops, ImageStat
 
+from core import images
 from jobs.models import Job, MediaObject
-from photoslot import images
-from photoslot.booth import Reply
+from photoslot.booth_client import Reply
 from photoslot.demo_scene import scene
 from providers.models import ProviderAccount, ProviderCall
-from slots import templates
+from slots import template_media
 from slots.models import TemplateBinding, TemplateMedia
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, set_slot, stored_files
@@ -78,7 +78,7 @@ class Door:
 
 def template(key: str, image: Image.Image, slot: str = "slot-001") -> None:
     media = TemplateMedia()
-    templates.fill(media, SimpleUploadedFile("x.png", images.encode(image, "png")))
+    template_media.fill(media, SimpleUploadedFile("x.png", images.encode(image, "png")))
     media.save()
     TemplateBinding.objects.create(slot_id=slot, setting_key=key, media=media)
 

@@ -7,7 +7,7 @@ import datetime as dt
 import pytest
 from PIL import Image
 
-from photoslot import images
+from core import images
 from tests.providers.door.cast import Door, check, opened, template
 from tests.sandbox.pictures import encoded
 

@@ -1,0 +1,49 @@
+"""A stored file as an HTTP response: conditional requests and one range (RFC 9110 §13, §14)."""
+
+from __future__ import annotations
+
+import re
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.http import parse_etags
+from django.utils.translation import gettext as _
+
+from core.errors import ApiError
+from jobs.storage import files
+
+
+def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str) -> HttpResponse:
+    """The file's bytes with conditional requests and one range (RFC 9110 §13, §14). Raises `FileNotFoundError`."""
+    headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
+    size = files.size(path)
+    if size is None:
+        raise FileNotFoundError(path)
+    given = [tag.removeprefix("W/") for tag in parse_etags(request.headers.get("If-None-Match", ""))]
+    if etag in given or given == ["*"]:
+        return HttpResponse(status=304, headers=headers)
+    if request.method == "HEAD":  # a range is GET's alone
+        return HttpResponse(content_type=mime_type, headers=headers | {"Content-Length": str(size)})
+    wanted = request.headers.get("Range", "") if request.headers.get("If-Range", etag) == etag else ""
+    part = _range(wanted, size)
+    if part is None:
+        return HttpResponse(files.read(path), mime_type, headers=headers)
+    first, last = part
+    headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    return HttpResponse(files.read(path, first, last - first + 1), mime_type, 206, headers=headers)
+
+
+def _range(header: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of a single range; None: send all, also where several are asked for. Raises the 416."""
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip())  # 18: no number that Python refuses to read
+    if match is None or match.groups() == ("", ""):
+        return None
+    start, end = match.groups()
+    first = int(start) if start else max(0, size - int(end))
+    last = min(int(end), size - 1) if start and end else size - 1
+    if start and end and int(end) < int(start):
+        return None  # not a valid range: ignored, as the RFC wants
+    if first >= size or (not start and int(end) == 0):
+        error = ApiError("range_not_satisfiable", _("The file is shorter than that."))
+        error.headers["Content-Range"] = f"bytes */{size}"
+        raise error
+    return first, last

@@ -1,0 +1,229 @@
+"""The door: the checks of contract §4 in their order, then a place in the queue.
+
+What is refused leaves nothing behind: no row, no file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from math import ceil
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.core.files.uploadedfile import UploadedFile
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from core import images
+from core.errors import ApiError
+from ingest import form, photo
+from ingest.password import RETRY_AFTER_SECONDS, PasswordGate, TooManyFailures, WrongPassword
+from jobs.models import Job
+from jobs.queue.notify import Waiters
+from jobs.queue.records import NewJob, Ticket
+from jobs.queue.verbs import Queue, QueueFull, QueueUnavailable
+from jobs.storage import files
+from providers import registry
+
+OFF_RETRY_SECONDS = 60  # somebody has to do something first
+DAY_SECONDS = 24 * 60 * 60
+BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
+
+# All that the door needs to know, in one round trip. Slots that are off or archived are not there. The columns of the
+# slot that stand in `unsaved` count as if they had been saved.
+LOOK_UP = """
+SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, slot.provider_id, slot.operation_id,
+    slot.settings_json, slot.size_limit_mb,
+    (SELECT coalesce(jsonb_object_agg(setting_key, media_id), '{}') FROM slots_templatebinding AS binding
+     WHERE binding.slot_id = slot.id) AS template_media,
+    coalesce(account.is_enabled, true) AS is_enabled, coalesce(account.encrypted_key, '') <> '' AS has_key,
+    coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS rest_seconds,
+    CASE WHEN slot.settings_json ? 'daily_budget' THEN (
+        SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
+        WHERE slot_id = slot.id AND at >= date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+    ) END AS spent_usd
+FROM ingest_ingestsettings AS ingest
+LEFT JOIN (slots_slot AS saved CROSS JOIN LATERAL jsonb_populate_record(saved, %(unsaved)s) AS slot)
+    ON saved.id = %(slot_id)s AND slot.is_active AND slot.archived_at IS NULL
+LEFT JOIN providers_provideraccount AS account ON account.provider_id = slot.provider_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """The booth settings, and the slot if it is there (`slot_id` is None where it is not)."""
+
+    password_hash: str
+    sync_response_seconds: int
+    slot_id: str | None
+    provider_id: str
+    operation_id: str
+    settings_json: dict[str, Any]
+    size_limit_mb: int | None
+    template_media: dict[str, str]
+    # Of the provider's account: a provider without one needs none.
+    is_enabled: bool
+    has_key: bool
+    rest_seconds: float  # how long it is not asked, because it failed several times; 0 or less: it is
+    spent_usd: Decimal | None  # today (UTC); None: the slot has no budget
+
+    @property
+    def returns_original(self) -> bool:
+        """A photo whose picture cannot be made goes back as it is."""
+        return self.settings_json.get("on_failure") == "original"
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the door keeps for the life of a web process; in the ASGI state under "door"."""
+
+    queue: Queue
+    waiters: Waiters
+    passwords: PasswordGate
+    # Test runs, which need the queue until they have ended: when the process leaves, to cancel their jobs.
+    trials: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    ticket: Ticket
+    returns_original: bool
+
+
+async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
+    """All checks in the contract's order, then a place in the queue."""
+    try:
+        posted = await asyncio.to_thread(form.read, request)
+    except form.MalformedForm as error:
+        raise ApiError("invalid_payload", _("The form could not be read: %s.") % error) from None
+    recipe = await look_up(door.queue, slot_id)
+    await _check_password(door.passwords, posted.password, recipe, request.META.get("REMOTE_ADDR", ""))
+    return await let_in(door.queue, recipe, posted.photo, posted.metadata)
+
+
+async def let_in(
+    queue: Queue,
+    recipe: Recipe,
+    upload: UploadedFile[Any] | None,
+    metadata: Mapping[str, str],
+    source: Job.Source = Job.Source.BOOTH,
+    asked_by: str | None = None,
+) -> Admission:
+    """The checks of slot and photo, then a place in the queue; who posts it is the caller's to check. `asked_by` is
+    written into the log."""
+    if recipe.slot_id is None:
+        raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
+    if upload is None:
+        raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
+    info, digest = await _checked_photo(upload, recipe)
+    job_id = uuid4()
+    job = NewJob(
+        id=job_id,
+        slot_id=recipe.slot_id,
+        provider_id=recipe.provider_id,
+        operation_id=recipe.operation_id,
+        settings_json=recipe.settings_json,
+        template_media=recipe.template_media,
+        payload_path=files.payload_path(job_id, info.mime_type),
+        payload_mime_type=info.mime_type,
+        payload_digest=digest,
+        booth_id=metadata.get("id", "")[:255],
+        metadata=metadata,
+        source=source.value,
+        asked_by=asked_by,
+    )
+    # A booth that hangs up here must leave either a job with its photo, or neither.
+    # With `on_failure` the photo goes back, and its job says why.
+    refusal = None if recipe.returns_original else _spent(recipe) or _nobody_works(recipe)
+    ticket = await asyncio.shield(_place(queue, job, upload, recipe.sync_response_seconds, refusal))
+    return Admission(ticket, recipe.returns_original)
+
+
+async def look_up(queue: Queue, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> Recipe:
+    # Postgres takes no NUL; a slot with one in its name is as unknown as any other.
+    values = {"slot_id": slot_id.replace("\0", "?"), "unsaved": Jsonb(unsaved or {})}
+    async with queue.connection() as connection:
+        cursor = connection.cursor(row_factory=class_row(Recipe))
+        recipe = await (await cursor.execute(LOOK_UP, values)).fetchone()
+    if recipe is None:
+        raise QueueUnavailable("not set up yet: run manage.py bootstrap")
+    return recipe
+
+
+async def _check_password(gate: PasswordGate, password: str, recipe: Recipe, address: str) -> None:
+    try:
+        await gate.check(password, recipe.password_hash, address)
+    except WrongPassword:
+        raise ApiError("invalid_credentials", _("The ingest password is missing or wrong.")) from None
+    except TooManyFailures:
+        message = _("Too many wrong passwords from this address. Correct the password, then try again in a minute.")
+        raise ApiError("rate_limited", message, retry_after=RETRY_AFTER_SECONDS) from None
+
+
+async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[photo.PhotoInfo, bytes]:
+    limit = min(settings.INGEST_MAX_FILE_BYTES, (recipe.size_limit_mb or 2048) * 1024 * 1024)
+    provider = registry.classes().get(recipe.provider_id)
+    allowed = sorted(provider.photo_types) if provider else []
+    info = None
+    try:
+        info, digest = await asyncio.to_thread(photo.examine, upload, settings.INGEST_MAX_PIXELS)
+    except photo.NotAPhoto:
+        raise ApiError("invalid_payload", _("The file is not an image, or it is damaged or cut short.")) from None
+    except photo.TooManyPixels as error:
+        raise ApiError("payload_too_large", _("The photo has too many pixels."), limit_pixels=error.limit) from None
+    except photo.SideTooLong:
+        message = _("A side of the photo has more than %s pixels.") % images.MAX_SIDE
+        raise ApiError("payload_too_large", message, limit_side_pixels=images.MAX_SIDE) from None
+    except photo.UnsupportedPhoto:
+        pass  # told below: the size goes first
+    if (upload.size or 0) > limit:
+        raise ApiError("payload_too_large", _("The photo is larger than this slot takes."), limit_bytes=limit)
+    if info is None or info.mime_type not in allowed:
+        raise ApiError("unsupported_media_type", _("Photos of this type are not taken here."), allowed=allowed)
+    return info, digest
+
+
+def _spent(recipe: Recipe) -> ApiError | None:
+    """The refusal of a slot whose budget is used up."""
+    budget = recipe.settings_json.get("daily_budget")
+    if recipe.spent_usd is None or budget is None or recipe.spent_usd < budget:
+        return None
+    message = _("The slot's budget for today is used up. Tomorrow (UTC) it takes photos again.")
+    return ApiError("budget_exhausted", message, retry_after=DAY_SECONDS - int(time.time()) % DAY_SECONDS)
+
+
+def _nobody_works(recipe: Recipe) -> ApiError | None:
+    """The refusal of a photo that nobody can work on: the booth need not wait to learn that."""
+    provider = registry.classes().get(recipe.provider_id)
+    is_set_up = recipe.is_enabled and (recipe.has_key or provider is None or not provider.needs_key)
+    if recipe.settings_json.get("fallback") or (is_set_up and recipe.rest_seconds <= 0):
+        return None
+    message = _("The provider of this slot cannot be asked at the moment. Staff can see why in its account.")
+    retry_after = ceil(recipe.rest_seconds) if recipe.rest_seconds > 0 else OFF_RETRY_SECONDS
+    return ApiError("provider_unavailable", message, retry_after=retry_after)
+
+
+async def _place(
+    queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int, refusal: ApiError | None
+) -> Ticket:
+    """Stores the photo and admits the job; the photo of a job that is not admitted goes again. A photo that is refused
+    may still join its earlier post's job, which is paid for."""
+    ticket = None
+    try:
+        if refusal is None:
+            await asyncio.to_thread(files.save, job.payload_path, upload)
+        ticket = await queue.admit(job, wait_seconds, only_join=refusal is not None)
+    except QueueFull:
+        message = _("As many photos are under way as may be. Try again in a few seconds.")
+        raise (refusal or ApiError("queue_busy", message, retry_after=BUSY_RETRY_SECONDS)) from None
+    finally:
+        if ticket is None or ticket.joined:
+            await asyncio.to_thread(files.delete, job.payload_path)
+    return ticket

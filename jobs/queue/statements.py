@@ -1,0 +1,255 @@
+"""The SQL of the queue. Every move of a job is one conditional UPDATE, so of all who try to end a job exactly one
+succeeds; the database's clock decides deadlines and leases.
+"""
+
+from __future__ import annotations
+
+# One statement, under the advisory lock, so that count and insert see the same queue. The photo's twin is looked for
+# first: joining needs no place. Jobs past their deadline hold no place, whether swept yet or not.
+ADMIT = """
+WITH twin AS (
+    SELECT id, expires_at FROM jobs_job
+    WHERE payload_digest = %(payload_digest)s AND delivered_at IS NULL AND failure_reason IS NULL
+      AND slot_id = %(slot_id)s AND booth_id = %(booth_id)s AND source = %(source)s AND source = 'booth'
+      AND created_at > clock_timestamp() - %(dedupe)s
+      AND CASE WHEN is_finalized THEN result_file_path IS NOT NULL AND result_expires_at > clock_timestamp()
+               ELSE expires_at > clock_timestamp() END
+    ORDER BY created_at DESC LIMIT 1
+), made AS (
+    INSERT INTO jobs_job (
+        id, slot_id, source, provider_id, operation_id, settings_json, template_media, payload_path, payload_mime_type,
+        payload_digest, booth_id, metadata, created_at, updated_at, expires_at)
+    SELECT %(id)s, %(slot_id)s, %(source)s, %(provider_id)s, %(operation_id)s, %(settings_json)s, %(template_media)s,
+        %(payload_path)s, %(payload_mime_type)s, %(payload_digest)s, %(booth_id)s, %(metadata)s,
+        clock.now, clock.now, clock.now + %(wait)s
+    FROM (SELECT clock_timestamp() AS now) AS clock
+    WHERE NOT EXISTS (SELECT FROM twin)
+      AND (SELECT count(*) FROM jobs_job WHERE NOT is_finalized AND expires_at > clock_timestamp()) < %(limit)s
+    RETURNING id, expires_at
+)
+SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left, joined
+FROM (SELECT *, false AS joined FROM made UNION ALL SELECT *, true FROM twin) AS ticket
+"""
+
+CLAIM_LOCK = 0x636C61696D  # "claim"
+
+# Claims take turns where an account or a waiting job's slot has a limit, so that two never see the same free place.
+CLAIM_TURN = """
+SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
+    SELECT FROM providers_provideraccount WHERE max_concurrent IS NOT NULL OR per_minute IS NOT NULL
+) OR EXISTS (
+    SELECT FROM jobs_job WHERE NOT is_finalized AND settings_json ? 'max_concurrent'
+)
+"""
+
+# Calls at once are the jobs under way and the guests' calls; a killed worker's jobs do not count.
+_BUSY = """(
+        SELECT count(*) FROM jobs_job AS busy
+        WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
+          AND busy.provider_id = account.provider_id
+      ) + (
+        SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS caller ON caller.id = call.job_id
+        WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id
+          AND (caller.is_finalized OR caller.provider_id <> call.provider_id)
+          AND call.at > statement_timestamp() - interval '3 minutes'
+      )
+"""
+
+# Oldest first, of each provider and of each slot as many as have room: one that is full holds up no other's jobs.
+#   room     of each account that has a limit, reckoned once. `statement_timestamp`, for no index goes by the clock
+#   waiting  what waits, or whose worker is gone, with its turn in its slot
+#   ready    what its slot has room for, with its turn at its provider
+#   next     what is taken; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than
+#            LIMIT. The conditions stand again, for a row that somebody else has changed meanwhile.
+CLAIM = (
+    """
+WITH room AS MATERIALIZED (
+    SELECT account.*, coalesce(max_concurrent, per_minute, per_day) IS NOT NULL AS is_limited,
+        CASE WHEN max_concurrent IS NOT NULL THEN max_concurrent - (
+"""
+    + _BUSY
+    + """
+        ) END AS places,
+        CASE WHEN per_minute IS NOT NULL THEN per_minute - (
+            SELECT count(*) FROM providers_providercall AS call
+            WHERE call.provider_id = account.provider_id
+              AND call.at > statement_timestamp() - make_interval(secs => %(window)s)
+        ) END AS calls
+    FROM providers_provideraccount AS account WHERE provider_id = ANY(%(providers)s)
+), busy AS MATERIALIZED (
+    SELECT slot_id, count(*) AS jobs FROM jobs_job
+    WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp() GROUP BY slot_id
+), waiting AS MATERIALIZED (
+    SELECT id, slot_id, provider_id, created_at, (settings_json ->> 'max_concurrent')::int AS slot_places,
+        row_number() OVER (PARTITION BY slot_id ORDER BY created_at) AS turn_in_slot
+    FROM jobs_job
+    WHERE NOT is_finalized AND expires_at > clock_timestamp() AND provider_id = ANY(%(providers)s)
+      AND (status = 'pending' OR lease_expires_at < clock_timestamp())
+), ready AS MATERIALIZED (
+    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn
+    FROM waiting LEFT JOIN busy USING (slot_id)
+    WHERE slot_places IS NULL OR turn_in_slot <= slot_places - coalesce(busy.jobs, 0)
+), next AS MATERIALIZED (
+    SELECT job.id, is_enabled, encrypted_key, base_url, encrypted_proxy_url, coalesce(is_limited, false) AS is_limited
+    FROM jobs_job AS job JOIN ready ON ready.id = job.id LEFT JOIN room ON room.provider_id = job.provider_id
+    WHERE NOT job.is_finalized AND (job.status = 'pending' OR job.lease_expires_at < clock_timestamp())
+      AND (places IS NULL OR turn <= places)
+      AND (calls IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= calls)
+    ORDER BY job.created_at
+    LIMIT %(limit)s
+    FOR UPDATE OF job SKIP LOCKED
+)
+UPDATE jobs_job AS job SET
+    status = 'processing', claim_token = gen_random_uuid(), claims = claims + 1,
+    lease_expires_at = clock_timestamp() + %(lease)s,
+    claimed_at = coalesce(claimed_at, clock_timestamp()), updated_at = clock_timestamp()
+FROM next WHERE job.id = next.id
+RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_id, settings_json, template_media,
+    metadata, payload_path, payload_mime_type, provider_job_reference, used_fallback, claims, created_at, expires_at,
+    extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left,
+    is_enabled, encrypted_key, base_url, encrypted_proxy_url, is_limited
+"""
+)
+
+# Whether a fallback's call may be one more of those at once.
+HAS_ROOM = (
+    """
+SELECT account.max_concurrent IS NULL OR account.max_concurrent > (
+"""
+    + _BUSY
+    + ") FROM providers_provideraccount AS account WHERE provider_id = %s"
+)
+
+ACCOUNT = """
+SELECT is_enabled, encrypted_key, base_url, encrypted_proxy_url,
+    coalesce(max_concurrent, per_minute, per_day) IS NOT NULL AS is_limited
+FROM providers_provideraccount WHERE provider_id = %s
+"""
+
+EARLIER_CALLS = """
+SELECT job_id, count(*) FILTER (WHERE ended_at IS NOT NULL) AS earlier_calls,
+    max(call.id) FILTER (WHERE ended_at IS NULL) AS open_call,
+    bool_or(ended_at IS NULL OR outcome = 'ambiguous') AS may_have_been_billed
+FROM providers_providercall AS call JOIN jobs_job AS job ON job.id = call.job_id AND used_fallback = is_fallback
+WHERE job_id = ANY(%s) GROUP BY job_id
+"""
+
+EXTEND = """
+UPDATE jobs_job SET lease_expires_at = clock_timestamp() + %(lease)s
+WHERE id = ANY(%(ids)s) AND claim_token = ANY(%(tokens)s) AND NOT is_finalized
+RETURNING id
+"""
+
+REFER = """
+UPDATE jobs_job SET provider_job_reference = %s, updated_at = clock_timestamp()
+WHERE id = %s AND claim_token = %s AND NOT is_finalized
+"""
+
+FALL_BACK = """
+UPDATE jobs_job SET used_fallback = true, provider_job_reference = NULL, updated_at = clock_timestamp()
+WHERE id = %s AND claim_token = %s AND NOT is_finalized
+"""
+
+RELEASE = """
+UPDATE jobs_job SET status = 'pending', claim_token = NULL, lease_expires_at = NULL, updated_at = clock_timestamp()
+WHERE id = ANY(%s) AND claim_token = ANY(%s) AND NOT is_finalized
+RETURNING id
+"""
+
+# The four ends. Each leaves the lease and the hand-off of a result as its kind of end wants them.
+# A job that failed leaves its photo to the booth's answer where the slot says so (`on_failure`).
+_PHOTO_IS_WANTED = """
+    coalesce(settings_json ->> 'on_failure' = 'original' AND failure_reason IN ('timeout', 'provider_error'), false)
+        AS photo_is_wanted
+"""
+
+_CLOSED = (
+    """
+RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at, payload_path,
+    provider_job_reference, used_fallback,
+"""
+    + _PHOTO_IS_WANTED
+)
+
+SUCCEED = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    result_expires_at = statement_timestamp() + %(retention)s,
+    result_file_path = %(path)s, result_mime_type = %(mime_type)s, result_size_bytes = %(size_bytes)s,
+    result_checksum = %(checksum)s, result_inline_base64 = %(inline_base64)s
+WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
+"""
+    + _CLOSED
+)
+
+FAIL = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    failure_reason = 'provider_error', error_reason = %(reason)s, error_message = %(message)s
+WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
+"""
+    + _CLOSED
+)
+
+EXPIRE = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    failure_reason = 'timeout', error_reason = 'slow'
+WHERE id = %(id)s AND NOT is_finalized AND expires_at <= statement_timestamp()
+"""
+    + _CLOSED
+)
+
+CANCEL = (
+    """
+UPDATE jobs_job SET
+    is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
+    failure_reason = 'cancelled'
+WHERE id = %(id)s AND NOT is_finalized
+"""
+    + _CLOSED
+)
+
+# A picture that came after the deadline, for a slot with `finish_late`: the job stays a timeout.
+ADD_LATE_RESULT = """
+UPDATE jobs_job SET
+    updated_at = statement_timestamp(), result_expires_at = statement_timestamp() + %(retention)s,
+    result_file_path = %(path)s, result_mime_type = %(mime_type)s, result_size_bytes = %(size_bytes)s,
+    result_checksum = %(checksum)s
+WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout' AND result_checksum IS NULL
+"""
+
+OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= clock_timestamp() ORDER BY created_at"
+
+LOOK = (
+    """
+SELECT id, slot_id, source, provider_id, payload_path, is_finalized, failure_reason, error_reason, result_file_path,
+    result_inline_base64, result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token,
+    provider_job_reference, used_fallback, settings_json ->> 'reply' AS reply,
+"""
+    + _PHOTO_IS_WANTED
+    + "FROM jobs_job WHERE id = %s"
+)
+
+RECIPE = """
+SELECT provider_id, operation_id, settings_json, template_media, payload_path, payload_mime_type
+FROM jobs_job WHERE id = %s
+"""
+
+FINISHED_OF = "SELECT id FROM jobs_job WHERE id = ANY(%s) AND is_finalized"
+
+DELIVERED = """
+UPDATE jobs_job SET delivered_at = coalesce(delivered_at, clock_timestamp()), result_inline_base64 = NULL
+WHERE id = %s
+"""
+
+SEEN = """
+INSERT INTO jobs_process (id, kind, name, capacity, busy, is_listening)
+VALUES (%(id)s, %(kind)s, %(name)s, %(capacity)s, %(busy)s, %(is_listening)s)
+ON CONFLICT (id) DO UPDATE SET busy = excluded.busy, is_listening = excluded.is_listening, seen_at = clock_timestamp()
+"""
+
+GONE = "DELETE FROM jobs_process WHERE id = %s"

@@ -1,0 +1,1 @@
+"""Removing what has expired, on schedule or because staff asked."""

@@ -1,0 +1,1 @@
+"""The files of jobs, their thumbnails, temporary media and links."""

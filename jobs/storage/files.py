@@ -1,0 +1,114 @@
+"""Where a job's files are: `payloads/`, `results/`, `thumbnails/`, named after the job, and `media/`, after its link.
+
+Goes through Django's storage, so that these can live elsewhere. All functions block: call them in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from pathlib import Path
+from typing import IO, Any
+from uuid import UUID
+
+from django.core.files import File
+from django.core.files.base import ContentFile
+from django.core.files.storage import FileSystemStorage, default_storage
+
+from core import images
+
+THUMBNAIL_PIXELS = 320  # the longer side; sharp in the admin's lists on a high-density screen
+
+EXTENSIONS = {
+    "image/jpeg": "jpg",
+    "image/png": "png",
+    "image/webp": "webp",
+    "image/heic": "heic",
+    "image/heif": "heif",
+}
+
+
+class AtomicFileSystemStorage(FileSystemStorage):
+    """Writes beside and renames, so that a file under its name is always whole; a name is overwritten, not altered."""
+
+    def get_available_name(self, name: str, max_length: int | None = None) -> str:
+        return name
+
+    def _save(self, name: str, content: File[Any]) -> str:
+        folder, _, base = name.rpartition("/")
+        draft: str = super()._save(  # type: ignore[misc]
+            f"{folder}/.{secrets.token_hex(8)}.{base}", content
+        )
+        Path(self.path(draft)).replace(self.path(name))
+        return name
+
+    def delete(self, name: str) -> None:
+        """Raises `FileNotFoundError`: of two who remove a file at once, one alone did it."""
+        Path(self.path(name)).unlink()
+
+
+def payload_path(job_id: UUID, mime_type: str) -> str:
+    return f"payloads/{job_id}.{EXTENSIONS[mime_type]}"
+
+
+def result_path(job_id: UUID, mime_type: str) -> str:
+    return f"results/{job_id}.{EXTENSIONS[mime_type]}"
+
+
+def thumbnail_path(job_id: UUID) -> str:
+    return f"thumbnails/{job_id}.jpg"
+
+
+def media_path(media_id: UUID, mime_type: str) -> str:
+    return f"media/{media_id}.{EXTENSIONS[mime_type]}"
+
+
+def job_id_of(path: str) -> UUID | None:
+    """The job that a file belongs to, by its name; None for anything else found in the folders."""
+    try:
+        return UUID(Path(path).stem)
+    except ValueError:
+        return None
+
+
+def save(path: str, content: IO[Any] | bytes) -> None:
+    """Stores the file, whole or not at all. An upload that is a file on the same disk is moved, not copied."""
+    default_storage.save(path, ContentFile(content) if isinstance(content, bytes) else content)
+
+
+def read(path: str, first: int = 0, length: int = -1) -> bytes:
+    """The whole file, or so many bytes of it from `first`. Raises `FileNotFoundError`."""
+    with default_storage.open(path) as file:
+        file.seek(first)
+        data: bytes = file.read(length)
+        return data
+
+
+def size(path: str) -> int | None:
+    """Bytes; None where there is no such file."""
+    try:
+        return default_storage.size(path)
+    except FileNotFoundError:
+        return None
+
+
+def delete(path: str | None) -> int | None:
+    """Removes the file if it is there. Returns the bytes that this freed, None if there was nothing."""
+    if not path or (freed := size(path)) is None:
+        return None
+    try:
+        default_storage.delete(path)
+    except FileNotFoundError:
+        return None
+    return freed
+
+
+def checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def save_thumbnail(job_id: UUID, data: bytes) -> None:
+    """A small JPEG of a result, for staff."""
+    image = images.decode(data, useful_pixels=THUMBNAIL_PIXELS**2)  # its longer side is never below THUMBNAIL_PIXELS
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    save(thumbnail_path(job_id), images.encode(image, "jpeg", 80))

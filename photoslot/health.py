@@ -1,0 +1,97 @@
+"""`/healthz`, `/readyz` and `/metrics` (contract §7)."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import timedelta
+from tempfile import NamedTemporaryFile
+
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.views.decorators.cache import never_cache
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from core.errors import ApiError
+from core.views import read_only
+from ingest.metrics import BoothSettings
+from jobs.metrics import SEEN_SECONDS, Operation
+from jobs.models import Process
+from providers.metrics import Accounts
+from slots.metrics import Budgets
+from stats.metrics import FinishedJobs
+
+registry = CollectorRegistry(auto_describe=False)
+registry.register(FinishedJobs())
+registry.register(Operation())
+registry.register(BoothSettings())
+registry.register(Budgets())
+registry.register(Accounts())
+
+
+@never_cache
+@read_only
+def healthz(request: HttpRequest) -> HttpResponse:
+    return JsonResponse({"status": "ok"})
+
+
+@never_cache
+@read_only
+def readyz(request: HttpRequest) -> HttpResponse:
+    verdicts = {name: _verdict(check) for name, check in CHECKS.items()}
+    return JsonResponse(
+        {"ready": all(verdicts.values()), "checks": verdicts}, status=200 if all(verdicts.values()) else 503
+    )
+
+
+@never_cache
+@read_only
+def metrics(request: HttpRequest) -> HttpResponse:
+    given, wanted = request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"
+    if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), wanted.encode()):
+        raise ApiError("invalid_credentials", _("Send METRICS_TOKEN as a bearer token."))
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _verdict(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except (DatabaseError, OSError):
+        return False
+
+
+def _database() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return True
+
+
+def _migrations() -> bool:
+    executor = MigrationExecutor(connection)
+    return not executor.migration_plan(executor.loader.graph.leaf_nodes())
+
+
+def _storage() -> bool:
+    with NamedTemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as probe:
+        probe.write(b"writable")
+        probe.flush()  # a full disk says so only now
+    return True
+
+
+def _worker() -> bool:
+    since = timezone.now() - timedelta(seconds=SEEN_SECONDS)
+    return Process.objects.filter(kind=Process.Kind.WORKER, seen_at__gte=since).exists()
+
+
+CHECKS: dict[str, Callable[[], bool]] = {
+    "database": _database,
+    "migrations": _migrations,
+    "storage": _storage,
+    "worker": _worker,
+}

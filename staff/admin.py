@@ -1,0 +1,36 @@
+"""Staff's own accounts in the admin, and the site's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axes.models import AccessFailureLog, AccessLog
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.forms import ReadOnlyPasswordHashField, ReadOnlyPasswordHashWidget, UserChangeForm
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+admin.site.site_header = admin.site.site_title = "photoslot"
+admin.site.index_title = _("Photo booths")
+admin.site.site_url = None  # there is no site to view: booths and guests have addresses of their own
+
+
+class NoHashWidget(ReadOnlyPasswordHashWidget):
+    """The button that sets another password, without any part of the hash."""
+
+    def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
+        return super().get_context(name, value, attrs) | {"summary": [{"label": gettext("Stored as a hash only.")}]}
+
+
+class StaffForm(UserChangeForm):  # type: ignore[type-arg]
+    password = ReadOnlyPasswordHashField(label=_("Password"), widget=NoHashWidget)
+
+
+admin.site.unregister([get_user_model(), AccessLog, AccessFailureLog])  # axes' own two are kept empty
+
+
+@admin.register(get_user_model())
+class StaffAdmin(UserAdmin):  # type: ignore[type-arg]
+    form = StaffForm

@@ -1,0 +1,66 @@
+"""`POST /api/login`: a name and a password for a token (contract §6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import authenticate, get_user_model
+from django.contrib.auth.signals import user_logged_in
+from django.utils.translation import gettext as _
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework_simplejwt.tokens import AccessToken
+
+from core.errors import ApiError
+from staff.api.base import OpenView, scopes_of
+from staff.api.exceptions import refused_fields
+from staff.api.openapi import BODY_REFUSALS, OPEN_REFUSALS, operation
+from staff.api.serializers import Fields, Text, asked
+
+
+class Credentials(Fields):
+    username = Text(max_length=150, trim_whitespace=False)  # as long as names may be
+    password = Text(max_length=128, trim_whitespace=False)
+
+
+class TokenAnswer(serializers.Serializer[Any]):
+    access_token = serializers.CharField(help_text="A JWT with `sub`, `permissions` and `exp`.")
+    token_type = serializers.ChoiceField(["bearer"])
+    expires_in_sec = serializers.IntegerField()
+
+
+class LogInView(OpenView):
+    @operation(
+        "logIn",
+        "Name and password for a token",
+        tag="login",
+        about="Good for `expires_in_sec`, and while its owner is staff with this password. Guesses are limited.",
+        request=Credentials,
+        request_examples={"A member of staff": {"username": "serg", "password": "correct horse battery"}},
+        answer=TokenAnswer,
+        example={"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "token_type": "bearer", "expires_in_sec": 3600},
+        refusals=(*BODY_REFUSALS, "invalid_credentials", "rate_limited", *OPEN_REFUSALS),
+    )
+    def post(self, request: Request) -> Response:
+        asked(request)
+        user = authenticate(request._request, **_credentials(request.data))  # noqa: SLF001 - what axes marks
+        if user is None:
+            raise ApiError("invalid_credentials", _("User name or password is wrong."))
+        user_logged_in.send(sender=type(user), request=request._request, user=user)  # noqa: SLF001
+        token = AccessToken.for_user(user)
+        token["permissions"] = scopes_of(user)
+        return Response({"access_token": str(token), "token_type": "bearer", "expires_in_sec": settings.TOKEN_SECONDS})
+
+
+def _credentials(data: Any) -> dict[str, str]:
+    """Whatever is wrong with them is a 400: there is no rule about them that could be told."""
+    form = Credentials(data=data)
+    try:
+        form.is_valid(raise_exception=True)
+    except ValidationError as error:
+        raise refused_fields(error, "invalid_payload") from None
+    username = get_user_model().normalize_username(form.validated_data["username"])  # as the admin's page does
+    return {"username": username, "password": form.validated_data["password"]}

@@ -1,0 +1,167 @@
+"""`/api/media`: a temporary file with a public link, put in by staff; and a purge of what has expired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.admin.models import ADDITION
+from django.core.exceptions import ValidationError
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from core import images
+from core.errors import ApiError
+from jobs.models import Job, MediaObject
+from jobs.retention import requests
+from jobs.storage import media
+from slots import template_media
+from staff.api.base import FormParser, StaffView
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.serializers import Fields, asked, posted
+from staff.api.slots import log
+from staff.api.template_media import refused_image
+
+
+class MediaRegistration(Fields):
+    file = serializers.FileField(help_text="JPEG, PNG or WebP by its bytes, at most as large as a booth's photo.")
+    job_id = serializers.UUIDField(
+        required=False, help_text="A job under way: the link ends at its deadline at the latest."
+    )
+
+
+class MediaAnswer(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    public_url = serializers.CharField(help_text="Good for anybody until `expires_at`, then 410.")
+    expires_at = serializers.DateTimeField()
+    mime = serializers.CharField(help_text="Of what is kept.")
+    size_bytes = serializers.IntegerField(help_text="Of what is kept.")
+    job_id = serializers.UUIDField(allow_null=True)
+
+
+class PurgeRequest(Fields):
+    scope = serializers.ChoiceField(
+        tuple(requests.SCOPES), help_text="media_objects: temporary files, as photos are; full: results too."
+    )
+
+
+class PurgeAnswer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(("queued_for_gc",))
+    scope = serializers.ChoiceField(tuple(requests.SCOPES))
+    job_id = serializers.UUIDField(help_text="Of the purge: it is in the log, and under Purges in the admin.")
+    expires_cutoff = serializers.DateTimeField(help_text="What expires later is left.")
+
+
+MEDIA = {
+    "id": "5d0c8a52-0f5b-4d2e-9c39-6a4c1f3b7e21",
+    "public_url": "http://localhost:8000/public/media/5d0c8a52-0f5b-4d2e-9c39-6a4c1f3b7e21",
+    "expires_at": "2026-11-25T12:00:48.000000Z",
+    "mime": "image/jpeg",
+    "size_bytes": 482133,
+    "job_id": None,
+}
+PURGE = {
+    "status": "queued_for_gc",
+    "scope": "full",
+    "job_id": "0c8e6f6e-3a43-4f0a-8f57-2b9c7d1e5a66",
+    "expires_cutoff": "2026-11-25T12:00:00.000000Z",
+}
+
+
+class RegisterMediaView(StaffView):
+    parser_classes = (FormParser,)
+    # T_public_link_ttl (contract §2): staff set it in a room above; passed in where the rooms are put together.
+    link_seconds: Callable[[], int] = staticmethod(lambda: settings.SYNC_RESPONSE_SECONDS)
+
+    @operation(
+        "registerMedia",
+        "Publish a picture for a short while",
+        tag="media",
+        takes="slots:write",
+        about=(
+            "Whoever has its link can fetch it for `public_link_ttl_sec` (see the settings), and no longer than until "
+            "the job's deadline; a job that ends earlier does not end it. What is kept has no metadata (EXIF, GPS) and "
+            "stands upright, like what providers get; an animation becomes its first picture."
+        ),
+        request={"multipart/form-data": MediaRegistration},
+        answer=MediaAnswer,
+        example=MEDIA,
+        status=201,
+        headers=("Location",),
+        refusals=(*BODY_REFUSALS, "not_found", "job_finalized", "validation_failed", *STAFF_REFUSALS),
+    )
+    def post(self, request: Request) -> Response:
+        asked(request)
+        given = posted(request, MediaRegistration)
+        job = _under_way(given["job_id"]) if "job_id" in given else None
+        published = _published(given["file"], job, self.link_seconds())
+        log(published, ADDITION, [{"added": {}}], request.user)
+        headers = {"Location": reverse("public-media", args=[published.pk])}
+        return Response(_shown(published), status=201, headers=headers)
+
+
+class PurgeView(StaffView):
+    @operation(
+        "purgeMediaCache",
+        "Remove what has expired now, not at the next scheduled purge",
+        tag="media",
+        takes="settings:write",  # it concerns the whole service, no slot
+        about=(
+            "In the background, within seconds; never what has not expired. Asked again before it has begun, it is "
+            "still the one purge, with its first `expires_cutoff`."
+        ),
+        request=PurgeRequest,
+        request_examples={"Temporary files and results": {"scope": "full"}},
+        answer=PurgeAnswer,
+        example=PURGE,
+        status=202,
+        refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
+    )
+    def post(self, request: Request) -> Response:
+        asked(request)
+        form = PurgeRequest(data=request.data)
+        form.is_valid(raise_exception=True)
+        scope = form.validated_data["scope"]
+        run, is_new = requests.ask(scope, request.user)
+        if is_new:
+            log(run, ADDITION, [{"added": {}}], request.user)
+        told = {"scope": scope, "job_id": str(run.request_id), "expires_cutoff": run.cutoff_at}
+        return Response({"status": "queued_for_gc", **told}, status=202)
+
+
+def _under_way(job_id: UUID) -> Job:
+    named = Job.objects.filter(pk=job_id)
+    job = named.filter(is_finalized=False, expires_at__gt=Now()).first()
+    if job is None:
+        if named.exists():
+            raise ApiError("job_finalized", _("The job has ended, or its time is over."))
+        raise ApiError("not_found", _("There is no such job."))
+    return job
+
+
+def _published(upload: Any, job: Job | None, seconds: int) -> MediaObject:
+    limit = settings.INGEST_MAX_FILE_BYTES
+    try:
+        picture = template_media.read_image(upload, limit // (1024 * 1024))
+        return media.register(picture, job, seconds)
+    except ValidationError as error:
+        raise refused_image(error, limit) from None
+    except images.ImageError:  # what was looked at there in a smaller size
+        raise refused_image(ValidationError(template_media.NO_IMAGE, "unreadable"), limit) from None
+
+
+def _shown(published: MediaObject) -> dict[str, Any]:
+    return {
+        "id": str(published.pk),
+        "public_url": media.url(published),
+        "expires_at": published.expires_at,
+        "mime": published.mime_type,
+        "size_bytes": published.size_bytes,
+        "job_id": published.job_id and str(published.job_id),
+    }

@@ -1,0 +1,251 @@
+"""The published document's part that is not DRF's: the doors of booths, guests, providers and operators.
+
+`tests/photoslot/test_openapi.py` holds it to the addresses that there are, and to what they answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from staff.api.openapi import OF_PICTURE, REFUSALS, carried, with_refusals
+
+PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
+PHOTO_REFUSALS = (
+    "invalid_payload",
+    "invalid_credentials",
+    "slot_not_found",
+    "method_not_allowed",
+    "payload_too_large",
+    "unsupported_media_type",
+    "queue_busy",
+    "rate_limited",
+    "budget_exhausted",
+    "internal_error",
+    "provider_error",
+    "queue_unavailable",
+    "job_cancelled",
+    "provider_unavailable",
+    "sync_timeout",
+)
+READ_REFUSALS = ("method_not_allowed", "queue_unavailable", "internal_error")
+DOCUMENT_KINDS = ("json", "vnd.oai.openapi+json", "vnd.oai.openapi")
+LIFETIME = ("Cache-Control", "Expires", "PhotoChanger-Result-Expires-At")
+UUID = {"type": "string", "format": "uuid"}
+JSON_OBJECT = {"type": "object", "additionalProperties": True}
+DOCUMENT_CONTENT = {f"application/{kind}": {"schema": JSON_OBJECT} for kind in DOCUMENT_KINDS}
+FORM = {
+    "type": "object",
+    "required": ["password"],
+    "properties": {
+        "password": {"type": "string", "description": "The ingest password."},
+        "fileToUpload": {"type": "string", "format": "binary", "description": "The photo, as this or as `file`."},
+        "file": {"type": "string", "format": "binary", "description": "The same under another name."},
+        "hash": {"type": "string", "description": "Or `hash_hex`: kept, never checked."},
+    },
+    "additionalProperties": {
+        "type": "string",
+        "description": "At most 64 fields of 4 KiB; kept with the job.",
+    },
+}
+PHOTO_TYPES = {"contentType": ", ".join((*PICTURE_TYPES, "image/heic", "image/heif"))}
+PHOTO_ENCODING = {"fileToUpload": PHOTO_TYPES, "file": PHOTO_TYPES}
+CONDITIONS = [
+    {"name": name, "in": "header", "description": text, "schema": {"type": "string"}, "example": example}
+    for name, text, example in (
+        ("Range", "One range of bytes; several, and other units, get the whole file.", "bytes=0-1023"),
+        ("If-Range", "An ETag: the range only if it is still the file's, else the whole file.", '"9f86d081"'),
+        ("If-None-Match", "ETags that are there already, or `*`.", '"9f86d081"'),
+    )
+]
+ABOUT_PHOTOS = (
+    "The answer may take as long as `sync_response_timeout_sec` of the settings, 60 seconds at most: wait a little "
+    "longer than that. With `Expect: 100-continue`, what needs no body to be refused is refused before it is sent. "
+    "The same photo again, to the same slot and with the same `id`, within two minutes (INGEST_DEDUPE_SECONDS): while "
+    "the first is under way, or was not delivered, it gets the picture of the first; after that, a new one."
+)
+ABOUT_PICTURES = (
+    "The picture. multipart/form-data only where the slot says `reply: multipart`: `metadata`, JSON with what the "
+    "headers named X-… say, and `image`."
+)
+READY = {
+    "type": "object",
+    "required": ["ready", "checks"],
+    "properties": {
+        "ready": {"type": "boolean"},
+        "checks": {"type": "object", "additionalProperties": {"type": "boolean"}},
+    },
+}
+
+
+def described(result: dict[str, Any], **_more: Any) -> dict[str, Any]:
+    """drf-spectacular's hook: the whole document."""
+    result["paths"] |= _doors()
+    result["paths"] = dict(sorted(result["paths"].items()))
+    with_refusals(result)
+    _tidy(result)
+    return result
+
+
+def _tidy(part: Any) -> None:
+    """Without the generator's own marks, which it makes of the choices' names in the language of the day."""
+    if isinstance(part, dict):
+        part.pop("x-spec-enum-id", None)
+    for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+        _tidy(each)
+
+
+def _doors() -> dict[str, Any]:
+    return {
+        "/ingest/{slot_id}": {"post": _ingest("postPhoto", "Post a photo and wait for its picture")},
+        "/api/ingest/{slot_id}": {"post": _ingest("postPhotoToApi", "The same as /ingest/{slot_id}")},
+        "/api/providers/{provider_id}/operations/{operation_id}/schema": _read(
+            "getOperationSchema",
+            "JSON Schema of an operation's settings",
+            "providers",
+            {"200": _json("JSON Schema, draft 2020-12.", JSON_OBJECT)},
+            ("not_found", "method_not_allowed"),
+            _in_path("provider_id"),
+            _in_path("operation_id"),
+        ),
+        "/api/schema": _read(
+            "getDocument",
+            "This document",
+            "document",
+            {"200": {"description": "OpenAPI 3.1.", "content": DOCUMENT_CONTENT}},
+            ("method_not_allowed", "not_acceptable"),
+        ),
+        "/api/docs": _read(
+            "getDocs",
+            "A page to read this document",
+            "document",
+            {"200": _page("It loads nothing from elsewhere.")},
+            ("method_not_allowed", "not_acceptable"),
+        ),
+        "/public/results/{job_id}": _read(
+            "getResult",
+            "A job's picture",
+            "public",
+            {
+                "307": {
+                    "description": "The picture is at Location, for as long as the result is kept.",
+                    "headers": carried("Location", *LIFETIME),
+                }
+            },
+            ("result_not_found", "result_expired", *READ_REFUSALS),
+            _in_path("job_id", UUID),
+            _download(),
+        ),
+        "/public/files/{token}": _read(
+            "getFile",
+            "The bytes that a signed link leads to",
+            "public",
+            _bytes("Content-Disposition", *LIFETIME),
+            ("result_not_found", "result_expired", "range_not_satisfiable", *READ_REFUSALS),
+            _in_path("token"),
+            _download(),
+            *CONDITIONS,
+        ),
+        "/public/media/{media_id}": _read(
+            "getMedia",
+            "A temporary file, for a provider that fetches it",
+            "public",
+            _bytes(),
+            ("media_not_found", "media_expired", "range_not_satisfiable", *READ_REFUSALS),
+            _in_path("media_id", UUID),
+            *CONDITIONS,
+        ),
+        "/r/{job_id}": _read(
+            "getGuestPage",
+            "The guest's page",
+            "public",
+            {status: _page(text, *GUEST_HEADERS.get(status, ())) for status, text in GUEST_PAGES.items()},
+            ("method_not_allowed",),
+            _in_path("job_id", UUID),
+        ),
+        **_operators(),
+    }
+
+
+GUEST_PAGES = {
+    "200": "The picture.",
+    "404": "There is none.",
+    "410": "It was kept for a time, which is over.",
+    "500": "A fault of ours.",
+    "503": "The database cannot be reached.",
+}
+GUEST_HEADERS = {"200": LIFETIME, "503": ("Retry-After",)}
+
+
+def _operators() -> dict[str, Any]:
+    alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}}
+    ready = {"200": _json("Ready.", READY), "503": _json("Not ready; the checks say why.", READY)}
+    text = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    guarded = ("invalid_credentials", *READ_REFUSALS)
+    return {
+        "/healthz": _read("getHealth", "Whether the process serves", "operators", {"200": _json("It does.", alive)}),
+        "/readyz": _read("getReadiness", "Whether photos can be taken", "operators", ready, ("method_not_allowed",)),
+        "/metrics": _read(
+            "getMetrics", "Metrics; METRICS_TOKEN, if set, is their bearer token", "operators", {"200": text}, guarded
+        ),
+    }
+
+
+def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
+    content: dict[str, Any] = {kind: {} for kind in (*PICTURE_TYPES, "multipart/form-data")}
+    headers = carried(*OF_PICTURE, "X-Result-Url", "X-Result-Expires-At")
+    return {
+        "operationId": operation_id,
+        "summary": summary,
+        "description": ABOUT_PHOTOS,
+        "tags": ["booth"],
+        "parameters": [_in_path("slot_id")],
+        "requestBody": {
+            "required": True,
+            "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
+        },
+        "responses": {"200": {"description": ABOUT_PICTURES, "content": content, "headers": headers}},
+        REFUSALS: PHOTO_REFUSALS,
+    }
+
+
+def _read(
+    operation_id: str,
+    summary: str,
+    tag: str,
+    answers: dict[str, Any],
+    refusals: Iterable[str] = ("method_not_allowed",),
+    *parameters: dict[str, Any],
+) -> dict[str, Any]:
+    about = {"operationId": operation_id, "summary": summary, "tags": [tag], "parameters": list(parameters)}
+    return {"get": about | {"responses": answers, REFUSALS: tuple(refusals)}}
+
+
+def _bytes(*more: str) -> dict[str, Any]:
+    """A file, whole or in part; what else its answers carry."""
+    content: dict[str, Any] = {kind: {} for kind in PICTURE_TYPES}
+    headers = carried("ETag", "Accept-Ranges", *more)
+    part = headers | carried("Content-Range")
+    return {
+        "200": {"description": "The file.", "content": content, "headers": headers},
+        "206": {"description": "The range that was asked for.", "content": content, "headers": part},
+        "304": {"description": "The client has it already.", "headers": headers},
+    }
+
+
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _page(description: str, *headers: str) -> dict[str, Any]:
+    content = {"text/html": {"schema": {"type": "string"}}}
+    return {"description": description, "content": content, "headers": carried(*headers)}
+
+
+def _in_path(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema or {"type": "string"}}
+
+
+def _download() -> dict[str, Any]:
+    text = "`1`: as an attachment, to be saved."
+    return {"name": "download", "in": "query", "description": text, "schema": {"type": "string"}}

@@ -1,0 +1,116 @@
+"""The providers of this installation and what they do, and the JSON Schema of an operation's settings, for whoever
+writes them by program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, JsonResponse
+from django.utils.translation import gettext
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from core.errors import ApiError
+from providers import declaration, registry
+from providers.base import Operation, Provider
+from providers.models import ProviderAccount
+from staff.api.base import StaffView
+from staff.api.openapi import STAFF_REFUSALS, operation
+from staff.api.serializers import asked
+
+
+class OperationAnswer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    name = serializers.CharField(help_text="In the reader's language.")
+    needs = serializers.ListField(child=serializers.CharField(), help_text="Settings without which it does not work.")
+    schema_ref = serializers.CharField(help_text="Where to GET the JSON Schema of its settings.")
+
+
+class ProviderSummary(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    name = serializers.CharField(help_text="In the reader's language.")
+
+
+class ProviderAnswer(ProviderSummary):
+    requires_public_media = serializers.BooleanField(help_text="It fetches photos: PUBLIC_BASE_URL must be reachable.")
+    is_configured = serializers.BooleanField(help_text="It has a key, or needs none.")
+    operations = OperationAnswer(many=True)
+
+
+class ProviderList(serializers.Serializer[Any]):
+    providers = ProviderSummary(many=True)
+
+
+STUDIO = {"id": "studio", "name": "Studio (built in)"}
+LOOK = {
+    "id": "image_edit",
+    "name": "Look",
+    "needs": ["look"],
+    "schema_ref": "/api/providers/studio/operations/image_edit/schema",
+}
+
+
+class ProvidersView(StaffView):
+    @operation(
+        "listProviders",
+        "The providers that a slot may name",
+        tag="providers",
+        takes="slots:write",
+        answer=ProviderList,
+        example={"providers": [STUDIO]},
+        refusals=("invalid_payload", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request) -> Response:
+        asked(request)
+        return Response({"providers": [_summary(provider) for provider in registry.classes().values()]})
+
+
+class ProviderView(StaffView):
+    @operation(
+        "getProvider",
+        "A provider and what it does",
+        tag="providers",
+        takes="slots:write",
+        answer=ProviderAnswer,
+        example=STUDIO | {"requires_public_media": False, "is_configured": True, "operations": [LOOK]},
+        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, provider_id: str) -> Response:
+        asked(request)
+        provider = registry.classes().get(provider_id)
+        if provider is None:
+            raise ApiError("not_found", gettext("There is no such provider."))
+        account = ProviderAccount.objects.filter(pk=provider_id).first() or ProviderAccount(provider_id=provider_id)
+        about = {
+            "requires_public_media": provider.requires_public_media,
+            "is_configured": account.is_configured,
+            "operations": [_operation(provider_id, each) for each in provider.operations],
+        }
+        return Response(_summary(provider) | about)
+
+
+@never_cache
+@csrf_exempt
+@require_safe
+def operation_schema(request: HttpRequest, provider_id: str, operation_id: str) -> JsonResponse:
+    known = registry.operation(provider_id, operation_id)
+    if known is None:
+        raise ApiError("not_found", gettext("There is no such provider or operation."))
+    return JsonResponse(declaration.json_schema(provider_id, known))
+
+
+def _summary(provider: type[Provider[Any]]) -> dict[str, str]:
+    return {"id": provider.id, "name": str(provider.name)}
+
+
+def _operation(provider_id: str, known: Operation) -> dict[str, Any]:
+    return {
+        "id": known.id,
+        "name": str(known.name),
+        "needs": [setting.path for setting in declaration.settings(known) if setting.is_required],
+        "schema_ref": declaration.schema_ref(provider_id, known.id),
+    }

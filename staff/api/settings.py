@@ -1,0 +1,259 @@
+"""`/api/settings`: what staff set for all booths, and how each provider is reached. Keys and passwords go in and never
+come out, but for a password that was generated, which is in that one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.conf import settings
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.db import models, transaction
+from django.db.models.functions import Now
+from django.utils.translation import gettext as _
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from ingest import password
+from ingest.models import IngestSettings
+from providers import account_validators, accounts, registry
+from providers.models import ProviderAccount
+from staff.api.base import StaffView
+from staff.api.exceptions import unknown_field
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.serializers import Fields, Flag, Text, Whole, asked
+
+SECONDS: dict[str, Any] = {"min_value": 10, "max_value": 60}  # contract §2
+# The largest is the column's.
+LIMIT: dict[str, Any] = {"min_value": 1, "max_value": 2_147_483_647, "allow_null": True, "required": False}
+KEY_LENGTH = 1000  # some times the longest of today
+
+
+class NewPassword(Fields):
+    """Either a value, or one that is generated. Photos under way are not asked again."""
+
+    value = Text(
+        required=False, trim_whitespace=False, max_length=password.PASSWORD_LENGTH, validators=[password.check_new]
+    )
+    generate = Flag(required=False, help_text="true: a safe one is made and shown in this answer only.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if ("value" in attrs) == attrs.get("generate", False):
+            raise serializers.ValidationError(_('Give either a "value" or "generate": true.'))
+        return attrs
+
+
+class AccountChanges(Fields):
+    """What is not given stays as it is."""
+
+    api_key = Text(
+        required=False,
+        allow_blank=True,
+        max_length=KEY_LENGTH,
+        validators=[account_validators.check_key],
+        help_text="Empty: none.",
+    )
+    is_enabled = Flag(required=False)
+    base_url = Text(
+        required=False,
+        allow_blank=True,
+        max_length=200,
+        validators=[account_validators.check_address],
+        help_text="Empty: the provider's own.",
+    )
+    proxy_url = Text(
+        required=False,
+        allow_blank=True,
+        max_length=KEY_LENGTH,
+        validators=[account_validators.check_proxy_address],
+        help_text="Empty: none.",
+    )
+    max_concurrent = Whole(**LIMIT, help_text="Calls at once; null: no limit.")
+    per_minute = Whole(**LIMIT, help_text="Calls a minute; null: no limit.")
+    per_day = Whole(**LIMIT, help_text="Calls a day (UTC); null: no limit.")
+
+
+class IngestChanges(Fields):
+    sync_response_timeout_sec = Whole(**SECONDS, required=False, help_text="Holds for new photos only.")
+
+
+class SettingsChanges(Fields):
+    dslr_password = NewPassword(required=False)
+    provider_keys = serializers.DictField(child=AccountChanges(), required=False, help_text="By provider id.")
+    ingest = IngestChanges(required=False)
+
+    def validate_provider_keys(self, value: dict[str, Any]) -> dict[str, Any]:
+        if unknown := value.keys() - registry.classes().keys():
+            raise serializers.ValidationError({name: [unknown_field()] for name in sorted(unknown)})
+        return value
+
+
+class PasswordAnswer(serializers.Serializer[Any]):
+    is_set = serializers.BooleanField()
+    updated_at = serializers.DateTimeField(allow_null=True)
+    updated_by = serializers.CharField(allow_null=True)
+    generated_value = serializers.CharField(required=False, help_text="In the answer that made it, nowhere else ever.")
+
+
+class AccountAnswer(serializers.Serializer[Any]):
+    is_configured = serializers.BooleanField(help_text="It has a key, or needs none.")
+    updated_at = serializers.DateTimeField(allow_null=True, help_text="Of the key.")
+    updated_by = serializers.CharField(allow_null=True)
+    is_enabled = serializers.BooleanField()
+    base_url = serializers.CharField(allow_blank=True, help_text="Empty: the provider's own.")
+    has_proxy = serializers.BooleanField()
+    max_concurrent = serializers.IntegerField(allow_null=True)
+    per_minute = serializers.IntegerField(allow_null=True)
+    per_day = serializers.IntegerField(allow_null=True)
+
+
+class IngestAnswer(serializers.Serializer[Any]):
+    sync_response_timeout_sec = serializers.IntegerField(**SECONDS)
+    ingest_ttl_sec = serializers.IntegerField()
+
+
+class MediaCacheAnswer(serializers.Serializer[Any]):
+    processed_media_ttl_hours = serializers.IntegerField()
+    public_link_ttl_sec = serializers.IntegerField()
+
+
+class SettingsAnswer(serializers.Serializer[Any]):
+    dslr_password = PasswordAnswer()
+    provider_keys = serializers.DictField(child=AccountAnswer())
+    ingest = IngestAnswer()
+    media_cache = MediaCacheAnswer()
+
+
+PUBLIC = ("is_enabled", "base_url", "max_concurrent", "per_minute", "per_day")
+EXAMPLE = {
+    "dslr_password": {"is_set": True, "updated_at": "2026-11-25T12:00:00.000000Z", "updated_by": "serg"},
+    "provider_keys": {
+        "gemini": {
+            "is_configured": True,
+            "updated_at": "2026-11-25T12:00:00.000000Z",
+            "updated_by": "igor",
+            "is_enabled": True,
+            "base_url": "",
+            "has_proxy": False,
+            "max_concurrent": 4,
+            "per_minute": 60,
+            "per_day": None,
+        }
+    },
+    "ingest": {"sync_response_timeout_sec": 48, "ingest_ttl_sec": 48},
+    "media_cache": {"processed_media_ttl_hours": 72, "public_link_ttl_sec": 48},
+}
+REQUESTS = {
+    "Have a password generated": {"dslr_password": {"generate": True}},
+    "Wait less, and limit a provider": {
+        "ingest": {"sync_response_timeout_sec": 40},
+        "provider_keys": {"gemini": {"per_minute": 60}},
+    },
+}
+
+
+class SettingsView(StaffView):
+    @operation(
+        "getSettings",
+        "What holds for all booths, and how providers are reached",
+        tag="settings",
+        takes="settings:read",
+        answer=SettingsAnswer,
+        example=EXAMPLE,
+        refusals=("invalid_payload", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request) -> Response:
+        asked(request)
+        return Response(_settings())
+
+    @operation(
+        "changeSettings",
+        "Change some of it: all that is given, or nothing",
+        tag="settings",
+        takes="settings:write",
+        request=SettingsChanges,
+        request_examples=REQUESTS,
+        answer=SettingsAnswer,
+        example=EXAMPLE,
+        refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
+    )
+    def put(self, request: Request) -> Response:
+        asked(request)
+        form = SettingsChanges(data=request.data)
+        form.is_valid(raise_exception=True)
+        assert request.user.is_authenticated
+        generated = _change(form.validated_data, request.user)
+        answer = _settings()
+        if generated:
+            answer["dslr_password"]["generated_value"] = generated
+        return Response(answer)
+
+
+@transaction.atomic
+def _change(changes: Mapping[str, Any], by: AbstractBaseUser) -> str:
+    """All of it or nothing. The password, if one was generated."""
+    generated, changed = "", []
+    if new := changes.get("dslr_password"):
+        plain = password.rotate(new.get("value", ""), by)
+        generated = plain if "value" not in new else ""
+        changed.append("dslr_password")
+    if seconds := changes.get("ingest", {}).get("sync_response_timeout_sec"):
+        IngestSettings.objects.filter(pk=1).update(sync_response_seconds=seconds, updated_at=Now())
+        changed.append("sync_response_timeout_sec")
+    if changed:
+        _log(IngestSettings.objects.get(), changed, by)
+    for provider_id, wanted in sorted(changes.get("provider_keys", {}).items()):  # in one order: nobody waits in a ring
+        account, _created = ProviderAccount.objects.get_or_create(pk=provider_id)
+        if wanted:
+            accounts.save(account, accounts.apply(account, wanted), by)
+            _log(account, list(wanted), by)
+    return generated
+
+
+def _log(changed: models.Model, fields: list[str], by: AbstractBaseUser) -> None:
+    """In the admin's history, as a change made there would be: who, when and which fields; never a value."""
+    message = [{"changed": {"fields": fields}}]
+    LogEntry.objects.log_actions(by.pk, [changed], CHANGE, message, single_object=True)
+
+
+def _settings() -> dict[str, Any]:
+    row = IngestSettings.objects.select_related("password_updated_by").get()
+    known = {account.pk: account for account in ProviderAccount.objects.select_related("key_updated_by")}
+    return {
+        "dslr_password": {
+            "is_set": bool(row.password_hash),
+            "updated_at": row.password_updated_at,
+            "updated_by": _name(row.password_updated_by),
+        },
+        "provider_keys": {pk: _account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.classes()},
+        # An artefact of a job lives as long as the job may take (contract §2).
+        "ingest": {
+            "sync_response_timeout_sec": row.sync_response_seconds,
+            "ingest_ttl_sec": row.sync_response_seconds,
+        },
+        "media_cache": {
+            "processed_media_ttl_hours": settings.RESULT_RETENTION_HOURS,
+            "public_link_ttl_sec": row.sync_response_seconds,
+        },
+    }
+
+
+def link_seconds() -> int:
+    """T_public_link_ttl, contract §2."""
+    return IngestSettings.objects.values_list("sync_response_seconds", flat=True).get()
+
+
+def _account(account: ProviderAccount) -> dict[str, Any]:
+    return {
+        "is_configured": account.is_configured,
+        "updated_at": account.key_updated_at,
+        "updated_by": _name(account.key_updated_by),
+        "has_proxy": bool(account.encrypted_proxy_url),
+        **{name: getattr(account, name) for name in PUBLIC},
+    }
+
+
+def _name(user: AbstractBaseUser | None) -> str | None:
+    return user.get_username() if user else None

@@ -1,0 +1,329 @@
+"""`/api/slots`: the list, a new slot, and one slot: read it, change or archive the version that was seen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import IntegrityError, models, transaction
+from django.db.models import Q, QuerySet
+from django.db.models.functions import Now
+from django.urls import reverse
+from django.utils.http import parse_etags
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from drf_spectacular.utils import OpenApiParameter
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from core.errors import ApiError, queue_unavailable
+from jobs.cancel import cancel_job
+from jobs.models import Job
+from jobs.queue.verbs import QueueUnavailable
+from slots import settings_validation
+from slots.history import sign
+from slots.models import Slot
+from staff.api.base import StaffView
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.recent_results import RESULT, RecentResult, recent_results
+from staff.api.serializers import Fields, Flag, PageMeta, PageQuery, Text, Whole, WrittenFlag, asked, page_of
+
+SLOT_ID = RegexValidator(r"^slot-[0-9]{3,}\Z", gettext_lazy("A slot's id looks like slot-001."))
+SORTS = ("id", "name", "updated_at")
+TAG = "The ETag that was last seen, or `*`."
+IF_MATCH = OpenApiParameter("If-Match", location="header", description=f"{TAG} Not needed with `updated_at`.")
+IF_MATCH_REQUIRED = OpenApiParameter("If-Match", location="header", description=TAG, required=True)
+
+
+class SlotChanges(Fields):
+    name = Text(max_length=120)
+    provider_id = Text(max_length=32)
+    operation_id = Text(max_length=32)
+    settings_json = serializers.DictField(help_text="As the operation's schema says: `schema_ref` of the provider.")
+    is_active = Flag(required=False, help_text="A slot that is off answers booths with 404.")
+    size_limit_mb = Whole(
+        required=False, allow_null=True, min_value=1, max_value=2048, help_text="null: the service's."
+    )
+
+
+class NewSlot(SlotChanges):
+    id = Text(required=False, max_length=32, validators=[SLOT_ID], help_text="Without: the next one that is free.")
+
+
+class VersionedChanges(SlotChanges):
+    updated_at = serializers.DateTimeField(required=False, help_text="Of the version that is changed: as If-Match.")
+
+
+class SlotQuery(PageQuery):
+    provider_id = Text(required=False)
+    operation_id = Text(required=False)
+    search = Text(required=False, allow_blank=True, max_length=120, help_text="A part of the id or the name.")
+    is_active = WrittenFlag(required=False)
+    archived = WrittenFlag(default=False, help_text="true: those in the archive, and no others.")
+    sort_by = serializers.ChoiceField(SORTS, default="id")
+    sort_order = serializers.ChoiceField(("asc", "desc"), default="asc")
+
+
+class ArchiveQuery(Fields):
+    force = WrittenFlag(default=False, help_text="true: cancels the photos that are under way.")
+
+
+class SlotAnswer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    name = serializers.CharField()
+    provider_id = serializers.CharField()
+    operation_id = serializers.CharField()
+    settings_json = serializers.DictField()
+    is_active = serializers.BooleanField()
+    size_limit_mb = serializers.IntegerField(allow_null=True)
+    archived_at = serializers.DateTimeField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    ingest_url = serializers.CharField(help_text="Where booths post to.")
+
+
+class OneSlotAnswer(SlotAnswer):
+    recent_results = RecentResult(many=True)
+
+
+class SlotList(serializers.Serializer[Any]):
+    data = SlotAnswer(many=True)  # type: ignore[assignment]  # a field, which DRF takes off the class
+    meta = PageMeta()
+
+
+class VersionAnswer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    updated_at = serializers.DateTimeField()
+
+
+RECIPE = {
+    "name": "Film noir",
+    "provider_id": "studio",
+    "operation_id": "image_edit",
+    "settings_json": {"look": "noir", "strength": 80},
+}
+SLOT = {
+    "id": "slot-002",
+    **RECIPE,
+    "is_active": True,
+    "size_limit_mb": None,
+    "archived_at": None,
+    "created_at": "2026-11-25T12:00:00.000000Z",
+    "updated_at": "2026-11-25T12:00:00.000000Z",
+    "ingest_url": "http://localhost:8000/ingest/slot-002",
+}
+VERSIONS = ("version_required", "not_found", "version_conflict")
+
+
+class SlotsView(StaffView):
+    @operation(
+        "listSlots",
+        "The slots",
+        tag="slots",
+        takes="slots:write",
+        parameters=[SlotQuery],
+        answer=SlotList,
+        example={"data": [SLOT], "meta": {"page": 1, "page_size": 20, "total": 1}},
+        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request) -> Response:
+        query = asked(request, SlotQuery)
+        direction = "-" if query["sort_order"] == "desc" else ""
+        rows = Slot.objects.filter(_wanted(query)).order_by(direction + query["sort_by"], "id")
+        return Response(page_of(rows, query, shown))
+
+    @operation(
+        "createSlot",
+        "A new slot",
+        tag="slots",
+        takes="slots:write",
+        about="It has no template images yet: settings that point to one are set once it is registered.",
+        request=NewSlot,
+        request_examples={"The next free id": RECIPE},
+        answer=SlotAnswer,
+        example=SLOT,
+        status=201,
+        headers=("ETag", "Location"),
+        refusals=(*BODY_REFUSALS, "slot_exists", "validation_failed", *STAFF_REFUSALS),
+    )
+    def post(self, request: Request) -> Response:
+        asked(request)
+        form = NewSlot(data=request.data)
+        form.is_valid(raise_exception=True)
+        slot = _added(form.validated_data, request.user)
+        log(slot, ADDITION, [{"added": {}}], request.user)
+        headers = {"ETag": etag(slot), "Location": reverse("slot", args=[slot.pk])}
+        return Response(shown(slot), status=201, headers=headers)
+
+
+class SlotView(StaffView):
+    @operation(
+        "getSlot",
+        "A slot, its latest pictures and, as ETag, its version",
+        tag="slots",
+        takes="slots:write",
+        answer=OneSlotAnswer,
+        example=SLOT | {"recent_results": [RESULT]},
+        headers=("ETag",),
+        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, slot_id: str) -> Response:
+        asked(request)
+        slot = slot_of(Slot.objects, slot_id)
+        return Response(shown(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)})
+
+    @operation(
+        "changeSlot",
+        "Change a slot, if it is still as it was seen",
+        tag="slots",
+        takes="slots:write",
+        about="What is optional and not given stays. Photos under way keep the recipe that they came in with.",
+        parameters=[IF_MATCH],
+        request=VersionedChanges,
+        request_examples={"With If-Match": RECIPE, "Without": RECIPE | {"updated_at": SLOT["updated_at"]}},
+        answer=VersionAnswer,
+        example={"id": SLOT["id"], "updated_at": SLOT["updated_at"]},
+        headers=("ETag",),
+        refusals=(*BODY_REFUSALS, *VERSIONS, "validation_failed", *STAFF_REFUSALS),
+    )
+    def put(self, request: Request, slot_id: str) -> Response:
+        asked(request)
+        form = VersionedChanges(data=request.data)
+        form.is_valid(raise_exception=True)
+        changes = dict(form.validated_data)
+        seen = changes.pop("updated_at", None)
+        with transaction.atomic():
+            sign(request.user)
+            slot = _as_seen(request, slot_id, seen)
+            _change(slot, changes, request.user)
+        return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
+
+    @operation(
+        "archiveSlot",
+        "Archive a slot, if it is still as it was seen",
+        tag="slots",
+        takes="slots:write",
+        about="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
+        parameters=[IF_MATCH_REQUIRED, ArchiveQuery],
+        answer=None,
+        status=204,
+        refusals=("invalid_payload", *VERSIONS, "jobs_under_way", "validation_failed", *STAFF_REFUSALS),
+    )
+    def delete(self, request: Request, slot_id: str) -> Response:
+        force = asked(request, ArchiveQuery)["force"]
+        with transaction.atomic():
+            sign(request.user)
+            slot = _as_seen(request, slot_id)
+            if not force and (count := _under_way(slot_id).count()):
+                raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
+            if Slot.objects.filter(pk=slot_id).archive():
+                log(slot, CHANGE, [{"changed": {"fields": ["archived_at"]}}], request.user)
+        if force:
+            _cancel_all(slot_id, request.user.get_username())
+        return Response(status=204)
+
+
+def shown(slot: Slot) -> dict[str, Any]:
+    return {name: getattr(slot, name) for name in SLOT}
+
+
+def slot_of(rows: Any, slot_id: str) -> Slot:
+    """The one of the rows that an address means. Raises the 404 where there is none."""
+    slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
+    if slot is None:
+        raise ApiError("not_found", _("There is no such slot."))
+    return slot
+
+
+def etag(slot: Slot) -> str:
+    """A version of it: every change of a slot moves `updated_at`."""
+    return f'"{slot.updated_at.isoformat()}"'
+
+
+def judge(slot: Slot) -> None:
+    """Raises the 422 of a slot that breaks a rule."""
+    try:
+        slot.full_clean(validate_unique=False)
+    except ValidationError as error:
+        message = _("Some fields are missing, unknown or not as they must be: see details.")
+        refusal = ApiError("validation_failed", message)
+        refusal.details = dict(settings_validation.by_field(error))
+        raise refusal from None
+
+
+def log(changed: models.Model, flag: int, message: Any, by: Any) -> None:
+    """In the admin's history, as if it had been done there."""
+    assert isinstance(by, AbstractBaseUser)
+    LogEntry.objects.log_actions(by.pk, [changed], flag, message, single_object=True)
+
+
+def _wanted(query: Mapping[str, Any]) -> Q:
+    same = {name: query[name] for name in ("provider_id", "operation_id", "is_active") if name in query}
+    wanted = Q(**same, archived_at__isnull=not query["archived"])
+    if text := query.get("search"):
+        wanted &= Q(id__icontains=text) | Q(name__icontains=text)
+    return wanted
+
+
+def _added(given: Mapping[str, Any], by: Any) -> Slot:
+    """Of two who add a slot at once, each gets one of its own, or its 409."""
+    while True:
+        slot = Slot(**{"id": Slot.next_id(), **given})
+        judge(slot)
+        try:
+            with transaction.atomic():
+                sign(by)
+                slot.save(force_insert=True)
+        except IntegrityError:  # the id, which is all that is unique
+            if "id" in given:
+                raise ApiError("slot_exists", _("There is a slot with this id already."), id=slot.pk) from None
+        else:
+            slot.refresh_from_db()
+            return slot
+
+
+def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
+    """The slot, which nobody else changes until the transaction ends. Raises unless it is as the client has seen it."""
+    given = request.headers.get("If-Match")
+    if given is None and updated_at is None:
+        raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
+    slot = slot_of(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
+    tags = ["*"] if given is None else parse_etags(given)
+    if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
+        message = _("Somebody has changed the slot since: look at it again.")
+        raise ApiError("version_conflict", message, updated_at=slot.updated_at.isoformat())
+    return slot
+
+
+def _change(slot: Slot, changes: Mapping[str, Any], by: Any) -> None:
+    changed = [name for name, value in changes.items() if getattr(slot, name) != value]
+    for name in changed:
+        setattr(slot, name, changes[name])
+    judge(slot)
+    slot.save()
+    log(slot, CHANGE, [{"changed": {"fields": changed}}] if changed else [], by)
+
+
+def _under_way(slot_id: str) -> QuerySet[Job]:
+    return Job.objects.filter(slot_id=slot_id, is_finalized=False, expires_at__gt=Now())
+
+
+def jobs_with_image(media_id: UUID) -> int:
+    """How many photos under way came in while their slot had this template image."""
+    jobs = Job.objects.filter(is_finalized=False, expires_at__gt=Now()).values_list("template_media", flat=True)
+    return sum(str(media_id) in images.values() for images in jobs)
+
+
+def _cancel_all(slot_id: str, by: str) -> None:
+    try:
+        for job_id in _under_way(slot_id).values_list("pk", flat=True):
+            cancel_job(job_id, by)
+    except QueueUnavailable:
+        raise queue_unavailable() from None

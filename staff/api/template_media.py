@@ -1,0 +1,316 @@
+"""`/api/template-media`: the lasting images that slots' settings point to by key, for staff and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.contrib.admin.models import ADDITION, DELETION
+from django.core.exceptions import ValidationError
+from django.core.files.uploadedfile import UploadedFile
+from django.core.validators import RegexValidator
+from django.db import transaction
+from django.db.models import F
+from django.http import HttpResponse
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from drf_spectacular.types import OpenApiTypes
+from rest_framework import serializers
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from core import images
+from core.errors import ApiError
+from slots import settings_validation, template_media
+from slots.history import sign
+from slots.models import Slot, TemplateBinding, TemplateMedia
+from staff.api.base import FormParser, PictureRenderer, StaffView
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.serializers import Fields, PageMeta, PageQuery, Text, WrittenFlag, asked, page_of, posted
+from staff.api.slots import SLOT_ID, log
+
+KEY = RegexValidator(r"^[a-z][a-z0-9_-]*\Z", gettext_lazy("Use a-z, 0-9, - and _."))
+
+
+class Registration(Fields):
+    file = serializers.FileField(help_text=f"JPEG, PNG or WebP of at most {template_media.MAX_MB} MB.")
+    slot_id = Text(max_length=32, validators=[SLOT_ID])
+    setting_key = Text(max_length=64, validators=[KEY], help_text="The name by which the slot's settings point to it.")
+    label = Text(required=False, allow_blank=True, max_length=120)  # type: ignore[assignment]  # see `staff.api.slots`
+    replace = WrittenFlag(
+        default=False, help_text="true: in place of the image under this key, which stays in the list."
+    )
+
+
+class TemplateQuery(PageQuery):
+    slot_id = Text(required=False, max_length=32)
+
+
+class RemovalQuery(Fields):
+    slot_id = Text(required=False, max_length=32, help_text="With setting_key: the use that it is removed from.")
+    setting_key = Text(required=False, max_length=64)
+    force = WrittenFlag(default=False, help_text="true: also where it is used elsewhere.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if ("slot_id" in attrs) != ("setting_key" in attrs):
+            raise serializers.ValidationError(_("Give both slot_id and setting_key, or neither."))
+        return attrs
+
+
+class UseAnswer(serializers.Serializer[Any]):
+    slot_id = serializers.CharField()
+    setting_key = serializers.CharField()
+
+
+class RegisteredAnswer(serializers.Serializer[Any]):
+    id = serializers.UUIDField()
+    slot_id = serializers.CharField()
+    setting_key = serializers.CharField()
+    label = serializers.CharField(allow_blank=True)  # type: ignore[assignment]
+    checksum = serializers.CharField(help_text="SHA-256 of the file, in hex.")
+    mime = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+    uploaded_by = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+
+
+class TemplateAnswer(RegisteredAnswer):
+    slot_id = serializers.CharField(allow_null=True, help_text="null: no slot uses it.")
+    setting_key = serializers.CharField(allow_null=True)
+    preview_url = serializers.CharField(help_text="A small copy, for staff with a token.")
+
+
+class OneTemplateAnswer(TemplateAnswer):
+    used_by = UseAnswer(many=True)
+
+
+class TemplateList(serializers.Serializer[Any]):
+    data = TemplateAnswer(many=True, help_text="An image for each of its uses.")  # type: ignore[assignment]
+    meta = PageMeta()
+
+
+ID = "9b2d6c1e-4a55-4c4f-8a2b-1c2d8f1f7a20"
+USE = {"slot_id": "slot-002", "setting_key": "style"}
+REGISTERED = {
+    "id": ID,
+    **USE,
+    "label": "Evening",
+    "checksum": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "mime": "image/png",
+    "size_bytes": 482133,
+    "uploaded_by": "serg",
+    "created_at": "2026-11-25T12:00:00.000000Z",
+}
+TEMPLATE = REGISTERED | {"preview_url": f"http://localhost:8000/api/template-media/{ID}/preview"}
+
+
+class TemplatesView(StaffView):
+    @operation(
+        "listTemplateMedia",
+        "The template images, newest first",
+        tag="template media",
+        takes="slots:write",
+        parameters=[TemplateQuery],
+        answer=TemplateList,
+        example={"data": [TEMPLATE], "meta": {"page": 1, "page_size": 20, "total": 1}},
+        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request) -> Response:
+        query = asked(request, TemplateQuery)
+        uses = _uses().order_by("-created_at", "id", "slot_id", "setting_key")
+        rows = uses.filter(slot_id=query["slot_id"]) if "slot_id" in query else uses
+        return Response(page_of(rows, query, _shown))
+
+
+class RegisterView(StaffView):
+    parser_classes = (FormParser,)
+
+    @operation(
+        "registerTemplateMedia",
+        "Upload an image for a slot's settings to point to",
+        tag="template media",
+        takes="slots:write",
+        request={"multipart/form-data": Registration},
+        answer=RegisteredAnswer,
+        example=REGISTERED,
+        status=201,
+        headers=("Location",),
+        refusals=(*BODY_REFUSALS, "not_found", "key_taken", "validation_failed", *STAFF_REFUSALS),
+    )
+    def post(self, request: Request) -> Response:
+        asked(request)
+        media = _registered(posted(request, Registration), request.user)
+        log(media, ADDITION, [{"added": {}}], request.user)
+        registered = _shown(media)
+        address = reverse("template-image", args=[media.pk])
+        return Response({name: registered[name] for name in REGISTERED}, status=201, headers={"Location": address})
+
+
+class TemplateView(StaffView):
+    # How many photos under way need an image: known in a room above, and passed in where the rooms are put together.
+    jobs_with: Callable[[UUID], int] = staticmethod(lambda _media_id: 0)
+
+    @operation(
+        "getTemplateMedia",
+        "A template image and where it is used",
+        tag="template media",
+        takes="slots:write",
+        answer=OneTemplateAnswer,
+        example=TEMPLATE | {"used_by": [USE]},
+        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, media_id: UUID) -> Response:
+        asked(request)
+        found = _uses().filter(pk=media_id).order_by("slot_id", "setting_key").first()
+        if found is None:
+            raise _no_image()
+        bindings = TemplateBinding.objects.filter(media_id=media_id).order_by("slot_id", "setting_key")
+        return Response(_shown(found) | {"used_by": [*bindings.values("slot_id", "setting_key")]})
+
+    @operation(
+        "deleteTemplateMedia",
+        "Remove a template image, with its file",
+        tag="template media",
+        takes="slots:write",
+        about=(
+            "`slot_id` and `setting_key` name the use that is meant to go. Refused while it has others, or that slot's "
+            "settings still point to it, or photos under way need it, unless `force` is given."
+        ),
+        parameters=[RemovalQuery],
+        answer=None,
+        status=204,
+        refusals=(
+            "invalid_payload",
+            "not_found",
+            "template_in_use",
+            "jobs_under_way",
+            "validation_failed",
+            *STAFF_REFUSALS,
+        ),
+    )
+    def delete(self, request: Request, media_id: UUID) -> Response:
+        query = asked(request, RemovalQuery)
+        with transaction.atomic():
+            sign(request.user)
+            media = TemplateMedia.objects.select_for_update().filter(pk=media_id).first()
+            if media is None:
+                raise _no_image()
+            if not query["force"] and (count := self.jobs_with(media_id)):
+                raise ApiError("jobs_under_way", _("Photos under way need this image."), jobs=count)
+            _unbind(media, query)
+            log(media, DELETION, "", request.user)
+            template_media.remove(media)
+        return Response(status=204)
+
+
+class PreviewView(StaffView):
+    renderer_classes = (PictureRenderer, JSONRenderer)
+
+    @operation(
+        "getTemplateMediaPreview",
+        "A small copy of a template image",
+        tag="template media",
+        takes="slots:write",
+        answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in ("image/jpeg", "image/png")},
+        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+    )
+    def get(self, request: Request, media_id: UUID) -> HttpResponse:
+        asked(request)
+        media = TemplateMedia.objects.filter(pk=media_id).first()
+        try:
+            if media is None:
+                raise FileNotFoundError
+            picture = template_media.preview(media)
+        except FileNotFoundError:
+            raise _no_image() from None
+        return HttpResponse(picture.data, picture.mime_type, headers={"X-Content-Type-Options": "nosniff"})
+
+
+def _uses() -> Any:
+    """A row for each use of each image, and one for those without."""
+    rows = TemplateMedia.objects.select_related("uploaded_by")
+    return rows.annotate(slot_id=F("bindings__slot_id"), setting_key=F("bindings__setting_key"))
+
+
+def _shown(use: Any) -> dict[str, Any]:
+    same = ("slot_id", "setting_key", "label", "checksum", "size_bytes", "created_at")
+    return {
+        "id": str(use.pk),
+        **{name: getattr(use, name) for name in same},
+        "mime": use.mime_type,
+        "uploaded_by": use.uploaded_by.get_username() if use.uploaded_by else None,
+        "preview_url": settings.PUBLIC_BASE_URL + reverse("template-preview", args=[use.pk]),
+    }
+
+
+def _registered(given: dict[str, Any], by: Any) -> Any:
+    """The file is written before the transaction that gives it to the slot; what is refused there is removed again."""
+    _check_free(given)  # before the work of looking at the picture
+    media = TemplateMedia(label=given.get("label", ""), uploaded_by=by)
+    _fill(media, given["file"])
+    media.save(force_insert=True)
+    try:
+        with transaction.atomic():
+            sign(by)
+            _check_free(given, is_locked=True)
+            names = {"slot_id": given["slot_id"], "setting_key": given["setting_key"]}
+            TemplateBinding.objects.update_or_create(**names, defaults={"media": media})
+            return _uses().get(pk=media.pk)
+    except Exception:
+        template_media.remove(media)
+        raise
+
+
+def _check_free(given: dict[str, Any], *, is_locked: bool = False) -> None:
+    slots = Slot.objects.select_for_update(no_key=True) if is_locked else Slot.objects
+    if slots.filter(pk=given["slot_id"]).first() is None:
+        raise ApiError("not_found", _("There is no such slot."))
+    key = given["setting_key"]
+    if not given["replace"] and TemplateBinding.objects.filter(slot_id=given["slot_id"], setting_key=key).exists():
+        raise ApiError("key_taken", _("The slot has an image under this key already."), setting_key=key)
+
+
+def _fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
+    try:
+        template_media.fill(media, upload)
+    except ValidationError as error:
+        raise refused_image(error, template_media.MAX_MB * 1024 * 1024) from None
+
+
+def refused_image(error: ValidationError, limit_bytes: int) -> ApiError:
+    """The answer to what `templates` found in an upload: that of the booths' door."""
+    text = error.messages[0]
+    match error.code:
+        case "too_large":
+            return ApiError("payload_too_large", text, limit_bytes=limit_bytes)
+        case "wrong_type":
+            return ApiError("unsupported_media_type", text, allowed=[*images.FORMATS])
+    return ApiError("invalid_payload", text, file=[text])
+
+
+def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
+    """Raises the 409 unless the named use is its only one, and is none any more."""
+    bindings = media.bindings.order_by("slot_id", "setting_key")
+    named = (query.get("slot_id"), query.get("setting_key"))
+    uses = [(each.slot_id, each.setting_key) for each in bindings]
+    if named != (None, None) and named not in uses:
+        raise _no_image()
+    locked = Slot.objects.select_for_update(no_key=True).filter(pk__in={slot_id for slot_id, _key in uses})
+    pointing = {(slot.pk, key) for slot in locked.order_by("pk") for key in _named_keys(slot)}
+    in_the_way = [use for use in uses if use != named or use in pointing]
+    if in_the_way and not query["force"]:
+        used_by = [{"slot_id": slot_id, "setting_key": key} for slot_id, key in in_the_way]
+        raise ApiError("template_in_use", _("The image is in use."), used_by=used_by)
+    bindings.delete()
+
+
+def _named_keys(slot: Slot) -> set[str]:
+    return settings_validation.named_keys(slot.provider_id, slot.operation_id, slot.settings_json)
+
+
+def _no_image() -> ApiError:
+    return ApiError("not_found", _("There is no such template image."))
