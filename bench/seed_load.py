@@ -127,7 +127,7 @@ CROSS JOIN LATERAL (SELECT
          ELSE 'provider_responded' END AS kind) AS about
 """
 
-# As `jobs.queue.log_steps.tally` reckons it for one job after the other. `buckets` are filled in below.
+# As `jobs.queue.log_steps.make_tally` reckons it for one job after the other. `buckets` are filled in below.
 COUNT = """
 INSERT INTO stats_hourlycounter (hour, slot_id, provider_id, source, ingest_count, success, timeouts, provider_errors,
     cancelled, errors, duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors,

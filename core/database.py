@@ -1,15 +1,87 @@
-"""Reaching the one database: from the queue's own SQL, and with the ORM from async code."""
+"""Reaching the one database from async code: a bounded connection pool for SQL, and threads for the ORM."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import psycopg
 from django.conf import settings
 from django.db import connection
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 T = TypeVar("T")
+
+# Seconds to wait for one new connection. A server that runs needs milliseconds; the booth should hear at once of one
+# that does not.
+CONNECT_SECONDS = 1.0
+
+# What psycopg raises when the database cannot serve: gone, overloaded, or not migrated to this version yet.
+UNAVAILABLE_ERRORS = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    PoolTimeout,
+    PoolClosed,
+    TimeoutError,
+)
+
+
+class DatabaseUnavailable(Exception):
+    """The database did not answer in time; nothing was changed."""
+
+
+class Database:
+    """A pool of connections for async SQL, bound to the event loop that opened it (`open_database`)."""
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[Any]]) -> None:
+        self._pool = pool
+        # The semaphore serves waiters in their order, and a long wait at it is legitimate. A long wait for the pool to
+        # open a connection is not: it has a bound of its own.
+        self._semaphore = asyncio.Semaphore(pool.max_size)
+        self._repair: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        """A connection for one unit of work, which may take QUEUE_STATEMENT_TIMEOUT_MS. Raises
+        `DatabaseUnavailable`."""
+        bound = settings.QUEUE_STATEMENT_TIMEOUT_MS / 1000
+        try:
+            async with asyncio.timeout(bound):
+                await self._semaphore.acquire()
+            try:
+                async with asyncio.timeout(bound), self._pool.connection(timeout=CONNECT_SECONDS) as connection:
+                    yield connection
+            finally:
+                self._semaphore.release()
+        except UNAVAILABLE_ERRORS as error:
+            self._replace_dead_connections()
+            raise DatabaseUnavailable(type(error).__name__) from error
+
+    def _replace_dead_connections(self) -> None:
+        if self._repair is None or self._repair.done():
+            self._repair = asyncio.create_task(self._pool.check(), name="repair the pool")
+
+
+@asynccontextmanager
+async def open_database(connections: int = 8) -> AsyncIterator[Database]:
+    """A pool for the running event loop. Does not wait for the database: while it is away, `connection` raises."""
+    pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+        kwargs=connection_kwargs() | {"autocommit": True},
+        min_size=1,
+        max_size=connections,
+        reconnect_timeout=CONNECT_SECONDS,  # then the next caller tries anew, so recovery is never a back-off away
+        open=False,
+    )
+    await pool.open()
+    try:
+        yield Database(pool)
+    finally:
+        await pool.close()
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:

@@ -1,6 +1,6 @@
 """The one error envelope of every endpoint (contract §4): `{"error": {"code", "message", "details"}}`.
 
-A view raises `ApiError`; the booth's door and `EnvelopeMiddleware` turn it into the answer. `STATUS_OF` is the one
+A view raises `ApiError`; the booths' view and `EnvelopeMiddleware` turn it into the response. `STATUS_OF` is the one
 place where a code has its HTTP status.
 """
 
@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.utils.decorators import sync_and_async_middleware
 from django.utils.translation import gettext as _
 
+from core.database import DatabaseUnavailable
 from core.logs import correlation_id
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ STATUS_OF: Mapping[str, int] = {
 
 
 class ApiError(Exception):
-    """An answer that is not the wished one. `message` says what happened and what to do, in the reader's language."""
+    """A refusal or a failure. `message` says what happened and what to do, in the reader's language."""
 
     def __init__(self, code: str, message: str, *, retry_after: int | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -76,7 +77,7 @@ class ApiError(Exception):
         headers = {"Cache-Control": "no-store", **self.headers}
         return JsonResponse(self.body(), status=self.status, headers=headers)
 
-    def raw(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    def to_raw(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """Status, headers and body for an answer given in front of Django."""
         body = json.dumps(self.body()).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
@@ -99,7 +100,7 @@ def from_exception(error: Exception) -> ApiError:
     """The answer to an exception that no view expected; it is logged here, once."""
     if isinstance(error, ApiError):
         return error
-    if isinstance(error, OperationalError | InterfaceError):
+    if isinstance(error, OperationalError | InterfaceError | DatabaseUnavailable):
         logger.error("The database did not answer: %s", type(error).__name__)
         return queue_unavailable()
     logger.exception("Unhandled exception")
@@ -121,7 +122,7 @@ def _for_status(response: HttpResponseBase) -> ApiError | None:
     return None
 
 
-def enveloped(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+def apply_envelope(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Django's own HTML error answers as the envelope; pages for people under /admin/ and /r/ stay pages. A guest's
     browser only reads: 405 is a program's."""
     is_page = request.path.startswith("/admin/") or (request.path.startswith("/r/") and response.status_code != 405)
@@ -137,13 +138,13 @@ def EnvelopeMiddleware(get_response: Any) -> Any:  # noqa: N802 - named as setti
     if iscoroutinefunction(get_response):
 
         async def asynchronous(request: HttpRequest) -> HttpResponseBase:
-            return enveloped(request, await get_response(request))
+            return apply_envelope(request, await get_response(request))
 
         handler: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]] = asynchronous
     else:
 
         def synchronous(request: HttpRequest) -> HttpResponseBase:
-            return enveloped(request, get_response(request))
+            return apply_envelope(request, get_response(request))
 
         handler = synchronous
 

@@ -35,7 +35,7 @@ class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean_new_password(self) -> str:
         typed: str = self.cleaned_data["new_password"]
         if typed:
-            password.check_new(typed)
+            password.validate_new_password(typed)
         return typed
 
     def clean(self) -> None:

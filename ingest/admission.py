@@ -1,4 +1,4 @@
-"""The door: the checks of contract §4 in their order, then a place in the queue.
+"""Admission: the checks of contract §4 in their order, then a place in the queue.
 
 What is refused leaves nothing behind: no row, no file.
 """
@@ -22,13 +22,14 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from core import images
+from core.database import Database, DatabaseUnavailable
 from core.errors import ApiError
 from ingest import form, photo
-from ingest.password import RETRY_AFTER_SECONDS, PasswordGate, TooManyFailures, WrongPassword
+from ingest.password import RETRY_AFTER_SECONDS, PasswordChecker, TooManyFailures, WrongPassword
 from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import NewJob, Ticket
-from jobs.queue.verbs import Queue, QueueFull, QueueUnavailable
+from jobs.queue.verbs import Queue, QueueFull
 from jobs.storage import files
 from providers import registry
 
@@ -36,15 +37,15 @@ OFF_RETRY_SECONDS = 60  # somebody has to do something first
 DAY_SECONDS = 24 * 60 * 60
 BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
 
-# All that the door needs to know, in one round trip. Slots that are off or archived are not there. The columns of the
-# slot that stand in `unsaved` count as if they had been saved.
-LOOK_UP = """
+# All that admission needs to know, in one round trip. Slots that are off or archived are left out. Columns of the slot
+# that are given in `unsaved` count as if they had been saved.
+TAKE_SNAPSHOT = """
 SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, slot.provider_id, slot.operation_id,
     slot.settings_json, slot.size_limit_mb,
     (SELECT coalesce(jsonb_object_agg(setting_key, media_id), '{}') FROM slots_templatebinding AS binding
      WHERE binding.slot_id = slot.id) AS template_media,
     coalesce(account.is_enabled, true) AS is_enabled, coalesce(account.encrypted_key, '') <> '' AS has_key,
-    coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS rest_seconds,
+    coalesce(extract(epoch FROM account.open_until - clock_timestamp()), 0)::float8 AS breaker_open_seconds,
     CASE WHEN slot.settings_json ? 'daily_budget' THEN (
         SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
         WHERE slot_id = slot.id AND at >= date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
@@ -57,8 +58,9 @@ LEFT JOIN providers_provideraccount AS account ON account.provider_id = slot.pro
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """The booth settings, and the slot if it is there (`slot_id` is None where it is not)."""
+class SlotSnapshot:
+    """The booth settings and the slot as they were when the photo came in. `slot_id` is None where there is no such
+    slot."""
 
     password_hash: str
     sync_response_seconds: int
@@ -71,7 +73,7 @@ class Recipe:
     # Of the provider's account: a provider without one needs none.
     is_enabled: bool
     has_key: bool
-    rest_seconds: float  # how long it is not asked, because it failed several times; 0 or less: it is
+    breaker_open_seconds: float  # how long the circuit breaker stays open; 0 or less: it is closed
     spent_usd: Decimal | None  # today (UTC); None: the slot has no budget
 
     @property
@@ -81,14 +83,15 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """What the door keeps for the life of a web process; in the ASGI state under "door"."""
+class IngestState:
+    """What a web process keeps for its requests; in the ASGI state under "ingest"."""
 
+    database: Database
     queue: Queue
     waiters: Waiters
-    passwords: PasswordGate
-    # Test runs, which need the queue until they have ended: when the process leaves, to cancel their jobs.
-    trials: set[asyncio.Task[Any]] = field(default_factory=set)
+    passwords: PasswordChecker
+    # Test runs under way. They need the queue until they have ended: at shutdown, to cancel their jobs.
+    test_runs: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,40 +100,40 @@ class Admission:
     returns_original: bool
 
 
-async def admit(door: Door, request: HttpRequest, slot_id: str) -> Admission:
-    """All checks in the contract's order, then a place in the queue."""
+async def admit_post(state: IngestState, request: HttpRequest, slot_id: str) -> Admission:
+    """A booth's request: all checks in the contract's order, then a place in the queue."""
     try:
         posted = await asyncio.to_thread(form.read, request)
     except form.MalformedForm as error:
         raise ApiError("invalid_payload", _("The form could not be read: %s.") % error) from None
-    recipe = await look_up(door.queue, slot_id)
-    await _check_password(door.passwords, posted.password, recipe, request.META.get("REMOTE_ADDR", ""))
-    return await let_in(door.queue, recipe, posted.photo, posted.metadata)
+    slot = await take_snapshot(state.database, slot_id)
+    await _check_password(state.passwords, posted.password, slot, request.META.get("REMOTE_ADDR", ""))
+    return await admit(state.queue, slot, posted.photo, posted.metadata)
 
 
-async def let_in(
+async def admit(
     queue: Queue,
-    recipe: Recipe,
+    slot: SlotSnapshot,
     upload: UploadedFile[Any] | None,
     metadata: Mapping[str, str],
     source: Job.Source = Job.Source.BOOTH,
     asked_by: str | None = None,
 ) -> Admission:
-    """The checks of slot and photo, then a place in the queue; who posts it is the caller's to check. `asked_by` is
-    written into the log."""
-    if recipe.slot_id is None:
+    """The checks of slot and photo, then a place in the queue. The caller has checked who posts. `asked_by` is written
+    to the processing log."""
+    if slot.slot_id is None:
         raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
     if upload is None:
         raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
-    info, digest = await _checked_photo(upload, recipe)
+    info, digest = await _check_photo(upload, slot)
     job_id = uuid4()
     job = NewJob(
         id=job_id,
-        slot_id=recipe.slot_id,
-        provider_id=recipe.provider_id,
-        operation_id=recipe.operation_id,
-        settings_json=recipe.settings_json,
-        template_media=recipe.template_media,
+        slot_id=slot.slot_id,
+        provider_id=slot.provider_id,
+        operation_id=slot.operation_id,
+        settings_json=slot.settings_json,
+        template_media=slot.template_media,
         payload_path=files.payload_path(job_id, info.mime_type),
         payload_mime_type=info.mime_type,
         payload_digest=digest,
@@ -141,25 +144,25 @@ async def let_in(
     )
     # A booth that hangs up here must leave either a job with its photo, or neither.
     # With `on_failure` the photo goes back, and its job says why.
-    refusal = None if recipe.returns_original else _spent(recipe) or _nobody_works(recipe)
-    ticket = await asyncio.shield(_place(queue, job, upload, recipe.sync_response_seconds, refusal))
-    return Admission(ticket, recipe.returns_original)
+    refusal = None if slot.returns_original else _check_budget(slot) or _check_provider(slot)
+    ticket = await asyncio.shield(_enqueue(queue, job, upload, slot.sync_response_seconds, refusal))
+    return Admission(ticket, slot.returns_original)
 
 
-async def look_up(queue: Queue, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> Recipe:
+async def take_snapshot(database: Database, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> SlotSnapshot:
     # Postgres takes no NUL; a slot with one in its name is as unknown as any other.
     values = {"slot_id": slot_id.replace("\0", "?"), "unsaved": Jsonb(unsaved or {})}
-    async with queue.connection() as connection:
-        cursor = connection.cursor(row_factory=class_row(Recipe))
-        recipe = await (await cursor.execute(LOOK_UP, values)).fetchone()
-    if recipe is None:
-        raise QueueUnavailable("not set up yet: run manage.py bootstrap")
-    return recipe
+    async with database.connection() as connection:
+        cursor = connection.cursor(row_factory=class_row(SlotSnapshot))
+        snapshot = await (await cursor.execute(TAKE_SNAPSHOT, values)).fetchone()
+    if snapshot is None:
+        raise DatabaseUnavailable("not set up yet: run manage.py bootstrap")
+    return snapshot
 
 
-async def _check_password(gate: PasswordGate, password: str, recipe: Recipe, address: str) -> None:
+async def _check_password(gate: PasswordChecker, password: str, slot: SlotSnapshot, address: str) -> None:
     try:
-        await gate.check(password, recipe.password_hash, address)
+        await gate.check(password, slot.password_hash, address)
     except WrongPassword:
         raise ApiError("invalid_credentials", _("The ingest password is missing or wrong.")) from None
     except TooManyFailures:
@@ -167,9 +170,9 @@ async def _check_password(gate: PasswordGate, password: str, recipe: Recipe, add
         raise ApiError("rate_limited", message, retry_after=RETRY_AFTER_SECONDS) from None
 
 
-async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[photo.PhotoInfo, bytes]:
-    limit = min(settings.INGEST_MAX_FILE_BYTES, (recipe.size_limit_mb or 2048) * 1024 * 1024)
-    provider = registry.classes().get(recipe.provider_id)
+async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[photo.PhotoInfo, bytes]:
+    limit = min(settings.INGEST_MAX_FILE_BYTES, (slot.size_limit_mb or 2048) * 1024 * 1024)
+    provider = registry.classes().get(slot.provider_id)
     allowed = sorted(provider.photo_types) if provider else []
     info = None
     try:
@@ -190,27 +193,27 @@ async def _checked_photo(upload: UploadedFile[Any], recipe: Recipe) -> tuple[pho
     return info, digest
 
 
-def _spent(recipe: Recipe) -> ApiError | None:
+def _check_budget(slot: SlotSnapshot) -> ApiError | None:
     """The refusal of a slot whose budget is used up."""
-    budget = recipe.settings_json.get("daily_budget")
-    if recipe.spent_usd is None or budget is None or recipe.spent_usd < budget:
+    budget = slot.settings_json.get("daily_budget")
+    if slot.spent_usd is None or budget is None or slot.spent_usd < budget:
         return None
     message = _("The slot's budget for today is used up. Tomorrow (UTC) it takes photos again.")
     return ApiError("budget_exhausted", message, retry_after=DAY_SECONDS - int(time.time()) % DAY_SECONDS)
 
 
-def _nobody_works(recipe: Recipe) -> ApiError | None:
-    """The refusal of a photo that nobody can work on: the booth need not wait to learn that."""
-    provider = registry.classes().get(recipe.provider_id)
-    is_set_up = recipe.is_enabled and (recipe.has_key or provider is None or not provider.needs_key)
-    if recipe.settings_json.get("fallback") or (is_set_up and recipe.rest_seconds <= 0):
+def _check_provider(slot: SlotSnapshot) -> ApiError | None:
+    """The refusal of a photo that no provider can be asked about: the booth need not wait to learn that."""
+    provider = registry.classes().get(slot.provider_id)
+    is_set_up = slot.is_enabled and (slot.has_key or provider is None or not provider.needs_key)
+    if slot.settings_json.get("fallback") or (is_set_up and slot.breaker_open_seconds <= 0):
         return None
     message = _("The provider of this slot cannot be asked at the moment. Staff can see why in its account.")
-    retry_after = ceil(recipe.rest_seconds) if recipe.rest_seconds > 0 else OFF_RETRY_SECONDS
+    retry_after = ceil(slot.breaker_open_seconds) if slot.breaker_open_seconds > 0 else OFF_RETRY_SECONDS
     return ApiError("provider_unavailable", message, retry_after=retry_after)
 
 
-async def _place(
+async def _enqueue(
     queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int, refusal: ApiError | None
 ) -> Ticket:
     """Stores the photo and admits the job; the photo of a job that is not admitted goes again. A photo that is refused

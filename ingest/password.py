@@ -20,9 +20,9 @@ from django.core.exceptions import ValidationError
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from core.database import Database
 from core.passwords import new_password
 from ingest.models import IngestSettings
-from jobs.queue.verbs import Queue
 
 # From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
 FAILURES_ALLOWED = 10
@@ -51,7 +51,7 @@ class TooManyFailures(Exception):
     """The address has posted wrong passwords too often."""
 
 
-def check_new(value: str) -> None:
+def validate_new_password(value: str) -> None:
     """Raises Django's `ValidationError` for what would be a bad ingest password."""
     validate_password(value)
     if value != value.strip():
@@ -68,11 +68,11 @@ def rotate(value: str = "", by: AbstractBaseUser | None = None) -> str:
     return password
 
 
-class PasswordGate:
+class PasswordChecker:
     """Checks passwords for one process."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._key = secrets.token_bytes(32)
         self._right: bytes | None = None
         self._right_of = ""  # the hash that it is right for
@@ -84,8 +84,8 @@ class PasswordGate:
         digest = hmac.digest(self._key, f"{encoded}\0{password}".encode(), sha256)
         if digest == self._right:
             return
-        address = _normal(address)
-        is_blocked = await self._failures(address) >= FAILURES_ALLOWED
+        address = _normalize_address(address)
+        is_blocked = await self._count_failures(address) >= FAILURES_ALLOWED
         # While the right password of this hash is not known here yet, a blocked address may be that of a booth which
         # has just got it: its password gets the slow check, and only a wrong one is turned away.
         if is_blocked and self._right_of == encoded:
@@ -94,12 +94,12 @@ class PasswordGate:
             return
         if is_blocked:
             raise TooManyFailures
-        async with self._queue.connection() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(RECORD_FAILURE, (address,))
         raise WrongPassword
 
-    async def _failures(self, address: str) -> int:
-        async with self._queue.connection() as connection:
+    async def _count_failures(self, address: str) -> int:
+        async with self._database.connection() as connection:
             cursor = await connection.execute(COUNT_FAILURES, (address, FAILURES_WINDOW_MINUTES))
             row = await cursor.fetchone()
         return int(row[0]) if row else 0
@@ -119,7 +119,7 @@ class PasswordGate:
         return False
 
 
-def _normal(address: str) -> str:
+def _normalize_address(address: str) -> str:
     """One spelling of each address; a peer without one (a Unix socket) counts as the unspecified address."""
     try:
         found = ip_address(address)

@@ -1,4 +1,4 @@
-"""What the booth is answered once its job has ended."""
+"""The response to a booth, once its job has ended."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ from django.http import HttpResponseBase, StreamingHttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
+from core.database import DatabaseUnavailable
 from core.errors import ApiError, internal_error
-from ingest.admission import Admission, Door
-from ingest.original_photo import Spare
+from ingest.admission import Admission, IngestState
+from ingest.original_photo import OriginalPhoto
 from ingest.wait import wait_for_end
 from jobs.models import Job
-from jobs.queue.records import Outcome
-from jobs.queue.verbs import Queue, QueueUnavailable
+from jobs.queue.records import JobOutcome
+from jobs.queue.verbs import Queue
 from jobs.storage import files
 from providers.base import Picture, Reason
 
 logger = logging.getLogger(__name__)
 
-# Turns of the event loop from a connection that breaks, which ends a send that waits, until `gone` is set.
-TURNS_TO_LEARN = 3
+# Turns of the event loop from a connection that breaks, which ends a send that waits, until `disconnected` is set.
+LOOP_TURNS = 3
 
 
-async def answered(door: Door, admission: Admission, gone: asyncio.Event) -> HttpResponseBase:
-    """Waits for the job's end, and then as `answer`."""
-    async with Spare(door.queue, admission) as spare:
-        outcome = await wait_for_end(door.queue, door.waiters, admission.ticket)
-        return await answer(door.queue, outcome, spare, gone)
+async def wait_and_respond(state: IngestState, admission: Admission, disconnected: asyncio.Event) -> HttpResponseBase:
+    """Waits for the job's end, then `respond`."""
+    async with OriginalPhoto(state.queue, admission) as original:
+        outcome = await wait_for_end(state.queue, state.waiters, admission.ticket)
+        return await respond(state.queue, outcome, original, disconnected)
 
 
-async def answer(queue: Queue, outcome: Outcome, spare: Spare, gone: asyncio.Event) -> HttpResponseBase:
-    """The picture, the photo itself where the slot wants it so, or the `ApiError` that says why there is none. `gone`
-    is set once the booth has hung up, or this process leaves."""
-    if outcome.photo_is_wanted and (photo := await spare.photo()):
-        return _original(queue, outcome, photo, gone)
+async def respond(
+    queue: Queue, outcome: JobOutcome, original: OriginalPhoto, disconnected: asyncio.Event
+) -> HttpResponseBase:
+    """The picture, the photo itself where the slot wants it so, or the `ApiError` that says why there is none.
+    `disconnected` is set once the booth has hung up, or this process shuts down."""
+    if outcome.returns_original and (photo := await original.get()):
+        return _respond_with_original(queue, outcome, photo, disconnected)
     match outcome.failure_reason:
         case None:
-            return await _picture(queue, outcome, gone)
+            return await _respond_with_picture(queue, outcome, disconnected)
         case "timeout":
             raise ApiError(
                 "sync_timeout",
@@ -56,10 +59,10 @@ async def answer(queue: Queue, outcome: Outcome, spare: Spare, gone: asyncio.Eve
         case "cancelled":
             raise ApiError("job_cancelled", _("Staff cancelled this photo."), job_id=str(outcome.id))
         case _:
-            raise _provider_error(outcome)
+            raise _make_provider_error(outcome)
 
 
-def _provider_error(outcome: Outcome) -> ApiError:
+def _make_provider_error(outcome: JobOutcome) -> ApiError:
     reason = Reason(outcome.error_reason or Reason.INTERNAL)
     if reason is Reason.INTERNAL:
         error = internal_error()
@@ -69,30 +72,32 @@ def _provider_error(outcome: Outcome) -> ApiError:
     return ApiError("provider_error", message, reason=reason.value, job_id=str(outcome.id))
 
 
-async def _picture(queue: Queue, outcome: Outcome, gone: asyncio.Event) -> HttpResponseBase:
-    data = await asyncio.to_thread(_bytes_of, outcome)
-    about = {"X-Outcome": "fallback" if outcome.used_fallback else "made"}
+async def _respond_with_picture(queue: Queue, outcome: JobOutcome, disconnected: asyncio.Event) -> HttpResponseBase:
+    data = await asyncio.to_thread(_read_result, outcome)
+    about = {"X-JobOutcome": "fallback" if outcome.used_fallback else "made"}
     if outcome.source == Job.Source.BOOTH:
         assert outcome.result_expires_at
         about["X-Result-Url"] = settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id])
         about["X-Result-Expires-At"] = outcome.result_expires_at.isoformat()
-    return _response(queue, outcome, Picture(data, str(outcome.result_mime_type)), about, gone)
+    return _build_response(queue, outcome, Picture(data, str(outcome.result_mime_type)), about, disconnected)
 
 
-def _original(queue: Queue, outcome: Outcome, photo: Picture, gone: asyncio.Event) -> HttpResponseBase:
-    return _response(queue, outcome, photo, {"X-Outcome": "original"}, gone)
+def _respond_with_original(
+    queue: Queue, outcome: JobOutcome, photo: Picture, disconnected: asyncio.Event
+) -> HttpResponseBase:
+    return _build_response(queue, outcome, photo, {"X-JobOutcome": "original"}, disconnected)
 
 
-def _response(
-    queue: Queue, outcome: Outcome, picture: Picture, about: dict[str, str], gone: asyncio.Event
+def _build_response(
+    queue: Queue, outcome: JobOutcome, picture: Picture, about: dict[str, str], disconnected: asyncio.Event
 ) -> HttpResponseBase:
     headers = {"X-Job-Id": str(outcome.id)} | about
     name = f"{outcome.slot_id}-{outcome.id}.{files.EXTENSIONS[picture.mime_type]}"
     body, content_type = picture.data, picture.mime_type
     if outcome.reply == "multipart":
-        body, content_type = _two_parts(picture, name, headers)
+        body, content_type = _make_multipart(picture, name, headers)
     return StreamingHttpResponse(
-        _delivering(queue, outcome, body, gone),
+        _stream(queue, outcome, body, disconnected),
         content_type=content_type,
         headers={
             "Content-Length": str(len(body)),
@@ -104,7 +109,7 @@ def _response(
     )
 
 
-def _two_parts(picture: Picture, name: str, headers: Mapping[str, str]) -> tuple[bytes, str]:
+def _make_multipart(picture: Picture, name: str, headers: Mapping[str, str]) -> tuple[bytes, str]:
     """JSON with what the headers say, then the picture: what Breeze Booth asks for (`reply: multipart`)."""
     about = {header.removeprefix("X-").lower().replace("-", "_"): value for header, value in headers.items()}
     boundary = secrets.token_hex(16)
@@ -125,42 +130,42 @@ def _two_parts(picture: Picture, name: str, headers: Mapping[str, str]) -> tuple
     return body, f"multipart/form-data; boundary={boundary}"
 
 
-def _bytes_of(outcome: Outcome) -> bytes:
+def _read_result(outcome: JobOutcome) -> bytes:
     if outcome.result_inline_base64 is not None:
         return base64.b64decode(outcome.result_inline_base64)
     assert outcome.result_file_path
     return files.read(outcome.result_file_path)
 
 
-async def _delivering(queue: Queue, outcome: Outcome, data: bytes, gone: asyncio.Event) -> AsyncIterator[bytes]:
+async def _stream(queue: Queue, outcome: JobOutcome, data: bytes, disconnected: asyncio.Event) -> AsyncIterator[bytes]:
     """The picture, and behind its last byte the note that the booth has it; not where the connection broke before.
 
     The last byte goes by itself: a booth that hangs up before it has not got the picture, one that does behind it has.
     """
     yield data[:-1]
-    if await _is_broken(gone):
+    if await _is_disconnected(disconnected):
         return
     waited = asyncio.Event()
     asyncio.get_running_loop().call_soon(waited.set)
     yield data[-1:]
-    if waited.is_set() and await _is_broken(gone):  # it had to wait for what went before it
+    if waited.is_set() and await _is_disconnected(disconnected):  # it had to wait for what went before it
         return
     # A booth that has everything may hang up at once, which cancels this; the note is still made.
-    await asyncio.shield(_note_delivery(queue, outcome))
+    await asyncio.shield(_record_delivery(queue, outcome))
 
 
-async def _note_delivery(queue: Queue, outcome: Outcome) -> None:
+async def _record_delivery(queue: Queue, outcome: JobOutcome) -> None:
     """And the photo that was the answer goes."""
     try:
-        await queue.delivered(outcome.id)
-        if outcome.photo_is_wanted:
+        await queue.mark_delivered(outcome.id)
+        if outcome.returns_original:
             await asyncio.to_thread(files.delete, outcome.payload_path)
-    except (QueueUnavailable, OSError):
+    except (DatabaseUnavailable, OSError):
         logger.warning("Delivery of job %s could not be noted; posting it again would join it", outcome.id)
 
 
-async def _is_broken(gone: asyncio.Event) -> bool:
+async def _is_disconnected(disconnected: asyncio.Event) -> bool:
     """Sending to a broken connection looks like sending to any other; some turns later its end is known."""
-    for _turn in range(TURNS_TO_LEARN):
+    for _turn in range(LOOP_TURNS):
         await asyncio.sleep(0)
-    return gone.is_set()
+    return disconnected.is_set()

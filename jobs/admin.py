@@ -21,9 +21,9 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from core.admin import HistoryAdmin, HistoryList, badge, pretty
-from jobs.cancel import cancel_job
+from core.database import DatabaseUnavailable
+from jobs.lifecycle import cancel_job
 from jobs.models import Job, MediaObject, Process, PurgeRun
-from jobs.queue.verbs import QueueUnavailable
 from jobs.storage import links
 from providers import registry
 from providers.admin import outcome_badge
@@ -137,7 +137,7 @@ class JobAdmin(HistoryAdmin):
         try:
             for job in jobs:
                 (cancelled if cancel_job(job.pk, request.user.get_username()) else over).append(job)
-        except QueueUnavailable:
+        except DatabaseUnavailable:
             self.message_user(request, gettext("The queue cannot be reached right now. Try again."), messages.ERROR)
         self._tell(request, cancelled, over)
         if len(jobs) == 1:

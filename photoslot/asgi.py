@@ -1,7 +1,7 @@
 """The ASGI entry: what stands in front of Django.
 
-It counts the body before Django spools it, gives each request a correlation id, and opens the booths' door (queue,
-notifications, password gate) for the life of the process.
+It bounds the body before Django spools it, gives each request a correlation id, and keeps what `ingest` needs (pool,
+queue, notifications, password checker) for the life of the process.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.http import HttpRequest, HttpResponseBase  # noqa: E402
 from django.utils.translation import gettext as _  # noqa: E402
 
+from core.database import DatabaseUnavailable, open_database  # noqa: E402
 from core.errors import ApiError, queue_unavailable  # noqa: E402
 from core.logs import correlation_id  # noqa: E402
-from ingest.admission import Door  # noqa: E402
+from ingest.admission import IngestState  # noqa: E402
 from ingest.handler import BoothHandler  # noqa: E402
-from ingest.password import PasswordGate  # noqa: E402
+from ingest.password import PasswordChecker  # noqa: E402
 from jobs.queue.notify import Listener, Waiters  # noqa: E402
-from jobs.queue.verbs import DONE_CHANNEL, Queue, QueueUnavailable, open_queue  # noqa: E402
+from jobs.queue.verbs import DONE_CHANNEL, Queue  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,13 @@ Send = Callable[[Message], Awaitable[None]]
 
 # Beside the photo: 64 fields of 4 KiB, their part headers and the boundary lines.
 FORM_BYTES = 1024 * 1024
-SEEN_SECONDS = 5.0
+REPORT_SECONDS = 5.0
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
 BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
 
 
-class InOneTurn(ASGIHandler):
+class SingleThreadHandler(ASGIHandler):
     """Django with its middleware and a view, all of them sync, in one turn of the request's thread. By themselves they
     take two turns each, sixteen in all, and wait for the event loop in between."""
 
@@ -63,7 +64,7 @@ class InOneTurn(ASGIHandler):
         return await sync_to_async(self.get_response, thread_sensitive=True)(request)
 
 
-django_and_static = ASGIStaticFilesHandler(InOneTurn())
+django_and_static = ASGIStaticFilesHandler(SingleThreadHandler())
 booths = BoothHandler()
 
 
@@ -83,15 +84,15 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     name = headers.get(b"x-correlation-id", b"")
     correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
     limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
-    started = answered = False
-    scope["state"]["gone"] = gone = asyncio.Event()
+    started = responded = False
+    scope["state"]["disconnected"] = disconnected = asyncio.Event()
 
-    async def handlers(message: Message) -> None:
-        """What the handler sends: nothing any more once it has been answered for it."""
-        if not answered:
-            await sending(message)
+    async def send_from_handler(message: Message) -> None:
+        """What the handler sends, until this module has responded in its place."""
+        if not responded:
+            await send_with_id(message)
 
-    async def sending(message: Message) -> None:
+    async def send_with_id(message: Message) -> None:
         nonlocal started
         if message["type"] == "http.response.start":
             started = True
@@ -104,7 +105,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
         handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
         # By itself: cancelled, Django's handler first waits for its thread, and that perhaps for a picture.
-        handling = asyncio.ensure_future(handler(scope, _counting(receive, limit, gone), handlers))
+        handling = asyncio.ensure_future(handler(scope, _limit_body(receive, limit, disconnected), send_from_handler))
         await asyncio.shield(handling)
     except BodyTooLarge:
         error = ApiError(
@@ -114,95 +115,96 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         )
         if b"expect" in headers:  # what comes next on this connection may or may not be the body
             error.headers["Connection"] = "close"
-        await _answer(error, sending)
+        await _respond(error, send_with_id)
     except asyncio.CancelledError:
-        gone.set()
-        handling.add_done_callback(_failed_unheard)
+        disconnected.set()
+        handling.add_done_callback(_log_abandoned_failure)
         handling.cancel()
         if not started:  # this process must leave before the job's end; the booth can post again at once
-            answered = True
-            await _answer(queue_unavailable(), sending)
+            responded = True
+            await _respond(queue_unavailable(), send_with_id)
         raise
 
 
-def _failed_unheard(handling: asyncio.Future[None]) -> None:
+def _log_abandoned_failure(handling: asyncio.Future[None]) -> None:
     if not handling.cancelled() and (error := handling.exception()):
         logger.error("A request failed that was given up", exc_info=error)
 
 
-def _counting(receive: Receive, limit: int, gone: asyncio.Event) -> Receive:
-    """`receive` that raises once the body is larger than the limit, whatever the headers said; and that sets `gone`
-    when the client has closed the connection, which sending to it does not tell."""
+def _limit_body(receive: Receive, limit: int, disconnected: asyncio.Event) -> Receive:
+    """`receive` that raises once the body is larger than the limit, whatever the headers said; and that sets
+    `disconnected` when the client has closed the connection, which sending to it does not tell."""
     size = 0
 
-    async def counting() -> Message:
+    async def receive_limited() -> Message:
         nonlocal size
         message = await receive()
         if message["type"] == "http.disconnect":
-            gone.set()
+            disconnected.set()
         size += len(message.get("body", b""))
         if size > limit:
             raise BodyTooLarge
         return message
 
-    return counting
+    return receive_limited
 
 
-async def _answer(error: ApiError, send: Send) -> None:
-    status, headers, body = error.raw()
+async def _respond(error: ApiError, send: Send) -> None:
+    status, headers, body = error.to_raw()
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
     await receive()
-    async with _open_door() as door:
-        scope["state"]["door"] = door
+    async with _open_ingest_state() as state:
+        scope["state"]["ingest"] = state
         await send({"type": "lifespan.startup.complete"})
         await receive()
     await send({"type": "lifespan.shutdown.complete"})
 
 
 @asynccontextmanager
-async def _open_door() -> AsyncIterator[Door]:
-    async with open_queue() as queue:
+async def _open_ingest_state() -> AsyncIterator[IngestState]:
+    async with open_database() as database:
+        queue = Queue(database)
         waiters = Waiters(queue)
         listener = Listener({DONE_CHANNEL: waiters.wake}, waiters.wake_all)
         tasks = [
             asyncio.create_task(listener.run(), name="listen"),
             asyncio.create_task(waiters.poll(), name="poll"),
-            asyncio.create_task(_show_life(queue, listener), name="show life"),
+            asyncio.create_task(_report_process(queue, listener), name="report process"),
         ]
         for task in tasks:
-            task.add_done_callback(_fell)
-        door = Door(queue, waiters, PasswordGate(queue))
+            task.add_done_callback(_exit_on_failure)
+        state = IngestState(database, queue, waiters, PasswordChecker(database))
         try:
-            yield door
+            yield state
         finally:
-            await asyncio.gather(*door.trials, return_exceptions=True)
+            await asyncio.gather(*state.test_runs, return_exceptions=True)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _show_life(queue: Queue, listener: Listener) -> None:
+async def _report_process(queue: Queue, listener: Listener) -> None:
     process_id = uuid4()
     name = f"{socket.gethostname()} {os.getpid()}"
     try:
         while True:
             try:
-                await queue.seen(
+                await queue.record_process(
                     id=process_id, kind="web", name=name, capacity=0, busy=0, is_listening=listener.is_connected
                 )
-            except QueueUnavailable as error:
+            except DatabaseUnavailable as error:
                 logger.warning("The database does not answer (%s)", error)
-            await asyncio.sleep(SEEN_SECONDS)
+            await asyncio.sleep(REPORT_SECONDS)
     finally:
-        with suppress(QueueUnavailable):  # leaving together with the database is no fault
-            await queue.gone(process_id)
+        with suppress(DatabaseUnavailable):  # leaving together with the database is no fault
+            await queue.remove_process(process_id)
 
 
-def _fell(task: asyncio.Task[None]) -> None:
+def _exit_on_failure(task: asyncio.Task[None]) -> None:
     """A side task that dies takes the process down loudly: whoever supervises it starts it anew."""
     if not task.cancelled() and (error := task.exception()):
         logger.critical("Task %r died", task.get_name(), exc_info=error)

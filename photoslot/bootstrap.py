@@ -18,7 +18,8 @@ from django.db import transaction
 from core.passwords import new_password
 from ingest.models import IngestSettings
 from ingest.password import rotate
-from providers.models import first_accounts
+from photoslot.environment import Environment
+from providers.models import build_missing_accounts
 from staff.api.base import SCOPES
 
 
@@ -33,7 +34,7 @@ class Credentials:
         return bool(self.admins or self.ingest_password)
 
 
-def stored_ingest_password() -> str | None:
+def read_ingest_password() -> str | None:
     """What RUNTIME_CREDENTIALS_FILE says; None where that is lost. Staff may have rotated the password since."""
     try:
         known = json.loads(settings.RUNTIME_CREDENTIALS_FILE.read_text())
@@ -49,7 +50,7 @@ def bootstrap() -> Credentials:
         _create_accounts()
         _create_groups()
         if created:
-            _remember(settings.RUNTIME_CREDENTIALS_FILE, created)
+            _store_credentials(settings.RUNTIME_CREDENTIALS_FILE, created)
     return created
 
 
@@ -73,7 +74,7 @@ def _set_ingest_password() -> str | None:
 
 def _create_accounts() -> None:
     """For each provider that has none. Raises `ImproperlyConfigured`."""
-    for account in first_accounts(os.environ):
+    for account in build_missing_accounts(Environment().text):
         account.save()
 
 
@@ -81,16 +82,16 @@ def _create_groups() -> None:
     """Named as the contract names its permissions. What a newer version adds to one is added to its group."""
     for scope, names in SCOPES.items():
         group, _ = Group.objects.get_or_create(name=scope)
-        group.permissions.add(*(permission(name) for name in names))
+        group.permissions.add(*(get_permission(name) for name in names))
 
 
-def permission(name: str) -> Permission:
+def get_permission(name: str) -> Permission:
     """The one of that name, as in "slots.view_slot"."""
     app, codename = name.split(".")
     return Permission.objects.get(content_type__app_label=app, codename=codename)
 
 
-def _remember(path: Path, created: Credentials) -> None:
+def _store_credentials(path: Path, created: Credentials) -> None:
     known = json.loads(path.read_text()) if path.exists() else {"admins": {}, "ingest_password": None}
     known["admins"] |= created.admins
     known["ingest_password"] = created.ingest_password or known["ingest_password"]

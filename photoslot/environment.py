@@ -1,4 +1,5 @@
-"""One reader for each kind of environment variable: refuses nonsense at start-up, in a sentence."""
+"""The one reader of environment variables: django-environ's, which here also refuses nonsense at start-up, by the
+variable's name, and takes an empty variable for one that is not set."""
 
 from __future__ import annotations
 
@@ -7,31 +8,43 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
+import environ
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 
-def integer(name: str, default: int, low: int, high: int) -> int:
-    """The variable as a whole number from `low` to `high`; unset or empty gives `default`."""
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise ImproperlyConfigured(f"{name}={text!r} must be a whole number from {low} to {high}.")
-    return value
+class Environment(environ.Env):  # type: ignore[misc]  # it has no types
+    def text(self, name: str, default: str = "") -> str:
+        return str(self.str(name, default="")).strip() or default
 
+    def integer(self, name: str, default: int, low: int, high: int) -> int:
+        """A whole number from `low` to `high`. Raises `ImproperlyConfigured`."""
+        text = self.text(name, str(default))
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise ImproperlyConfigured(f"{name}={text!r} must be a whole number from {low} to {high}.")
+        return value
 
-def words(name: str, default: str) -> list[str]:
-    """The variable as a list of comma-separated words."""
-    return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
+    def flag(self, name: str, default: bool) -> bool:
+        """Raises `ImproperlyConfigured` for what is neither of the words that django-environ knows."""
+        text = self.text(name, str(default)).lower()
+        if text not in (*self.BOOLEAN_TRUE_STRINGS, "0", "false", "no", "off"):
+            raise ImproperlyConfigured(f"{name}={text!r} must be 1 or 0.")
+        return text in self.BOOLEAN_TRUE_STRINGS
+
+    def words(self, name: str, default: str) -> list[str]:
+        """Words, separated by commas."""
+        return [word.strip() for word in self.text(name, default).split(",") if word.strip()]
+
+    def folder(self, name: str, default: Path) -> Path:
+        return Path(self.text(name, str(default)))
 
 
 def check_fernet_keys(keys: list[str]) -> None:
-    """Refuses what is none, in words without it."""
+    """Refuses what is no key, in words without it. Raises `ImproperlyConfigured`."""
     for number, key in enumerate(keys, 1):
         try:
             Fernet(key)
@@ -40,14 +53,7 @@ def check_fernet_keys(keys: list[str]) -> None:
             raise ImproperlyConfigured(f"Key {number} of FERNET_KEYS is no Fernet key ({wanted}).") from None
 
 
-def flag(name: str, default: bool) -> bool:
-    text = os.environ.get(name, "").strip().lower()
-    if text not in ("", "0", "1", "true", "false", "yes", "no", "on", "off"):
-        raise ImproperlyConfigured(f"{name}={text!r} must be 1 or 0.")
-    return text in ("1", "true", "yes", "on") if text else default
-
-
-def generated_secret(path: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
+def generate_secret(path: Path, make: Callable[[], str] = lambda: secrets.token_urlsafe(48)) -> str:
     """The secret in `path`, made on first use (mode 0600); two processes that start at once get the same one."""
     try:
         return path.read_text().strip()

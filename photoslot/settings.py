@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import hmac
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import environ
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
 from photoslot import embedded_postgres
 from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
-from photoslot.environment import check_fernet_keys, flag, generated_secret, integer, words
+from photoslot.environment import Environment, check_fernet_keys, generate_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+env = Environment()
 if (BASE_DIR / ".env").exists():
-    environ.Env.read_env(BASE_DIR / ".env")
+    env.read_env(BASE_DIR / ".env")
 
-DEBUG = flag("DEBUG", False)
-PORT = integer("PORT", 8000, 1, 65535)
-PUBLIC_BASE_URL = os.environ.get("PUBLIC_BASE_URL", f"http://localhost:{PORT}").rstrip("/")
-ALLOWED_HOSTS = words("ALLOWED_HOSTS", "*")  # links are built from PUBLIC_BASE_URL, never from the Host header
-ADMIN_USERNAMES = words("ADMIN_USERNAMES", "serg,igor")
-RUNTIME_CREDENTIALS_FILE = Path(
-    os.environ.get("RUNTIME_CREDENTIALS_FILE", BASE_DIR / "secrets/runtime_credentials.json")
-)
+DEBUG = env.flag("DEBUG", False)
+HOST = env.text("HOST", "0.0.0.0")  # noqa: S104 - booths are other machines
+PORT = env.integer("PORT", 8000, 1, 65535)
+PUBLIC_BASE_URL = env.text("PUBLIC_BASE_URL", f"http://localhost:{PORT}").rstrip("/")
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "*")  # links are built from PUBLIC_BASE_URL, never from the Host header
+ADMIN_USERNAMES = env.words("ADMIN_USERNAMES", "serg,igor")
+RUNTIME_CREDENTIALS_FILE = env.folder("RUNTIME_CREDENTIALS_FILE", BASE_DIR / "secrets/runtime_credentials.json")
 
 # Database: embedded Postgres unless DATABASE_URL names another. The embedded one's address is known before it runs.
-EMBEDDED_POSTGRES = None if os.environ.get("DATABASE_URL") else EmbeddedPostgres(BASE_DIR, "run")
+EMBEDDED_POSTGRES = None if env.text("DATABASE_URL") else EmbeddedPostgres(BASE_DIR, "run")
 database: dict[str, Any]
 if EMBEDDED_POSTGRES:
     database = {
@@ -43,44 +41,45 @@ if EMBEDDED_POSTGRES:
         "PORT": embedded_postgres.PORT,
     }
 else:
-    database = environ.Env.db_url_config(os.environ["DATABASE_URL"])
+    database = env.db_url_config(env.text("DATABASE_URL"))
     database["HOST"] = unquote(database["HOST"])  # %2Fvar%2Frun%2Fpostgresql is a socket's folder
 # Sync views run in many threads, each with its own connection: a pool saves the connect and bounds their number.
 database.setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 10, "timeout": 2}
 database["CONN_HEALTH_CHECKS"] = True  # a round trip for each request; else every connection that died fails one
 DATABASES = {"default": database}
-DATABASE_LISTEN_URL = os.environ.get("DATABASE_LISTEN_URL", "")  # "off" = polling only
+DATABASE_LISTEN_URL = env.text("DATABASE_LISTEN_URL")  # "off" = polling only
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 SECRETS_DIR = BASE_DIR / "secrets"
-SECRET_KEY = os.environ.get("SECRET_KEY", "")
+SECRET_KEY = env.text("SECRET_KEY")
 if not SECRET_KEY:
     if not EMBEDDED_POSTGRES and not DEBUG:
         raise ImproperlyConfigured("SECRET_KEY must be set when DATABASE_URL is set and DEBUG is off.")
-    SECRET_KEY = generated_secret(SECRETS_DIR / "secret_key")
-FERNET_KEYS = words("FERNET_KEYS", "")  # the first encrypts provider keys, the others still decrypt
+    SECRET_KEY = generate_secret(SECRETS_DIR / "secret_key")
+FERNET_KEYS = env.words("FERNET_KEYS", "")  # the first encrypts provider keys, the others still decrypt
 if not FERNET_KEYS:
     if not EMBEDDED_POSTGRES and not DEBUG:
         raise ImproperlyConfigured("FERNET_KEYS must be set when DATABASE_URL is set and DEBUG is off.")
-    FERNET_KEYS = [generated_secret(SECRETS_DIR / "fernet_key", lambda: Fernet.generate_key().decode())]
+    FERNET_KEYS = [generate_secret(SECRETS_DIR / "fernet_key", lambda: Fernet.generate_key().decode())]
 check_fernet_keys(FERNET_KEYS)
 
 # The queue and the waiting (contract §2, §4, §10)
-QUEUE_MAX_IN_FLIGHT_JOBS = integer("QUEUE_MAX_IN_FLIGHT_JOBS", 12, 1, 100_000)
-QUEUE_STATEMENT_TIMEOUT_MS = integer("QUEUE_STATEMENT_TIMEOUT_MS", 5000, 100, 60_000)
-SYNC_RESPONSE_SECONDS = integer("SYNC_RESPONSE_SECONDS", 48, 10, 60)  # first-run value; then staff set it
-INGEST_MAX_FILE_BYTES = integer("INGEST_MAX_FILE_MB", 50, 1, 2048) * 1024 * 1024
-INGEST_MAX_PIXELS = integer("INGEST_MAX_PIXELS", 100_000_000, 1_000_000, 1_000_000_000)
-INGEST_DEDUPE_SECONDS = integer("INGEST_DEDUPE_SECONDS", 120, 0, 3600)
-INGEST_PASSWORD = os.environ.get("INGEST_PASSWORD", "")  # first-run value; then staff rotate it
-RESULT_RETENTION_HOURS = integer("RESULT_RETENTION_HOURS", 72, 1, 720)
-LOG_RETENTION_DAYS = integer("LOG_RETENTION_DAYS", 400, 1, 3650)
-METRICS_TOKEN = os.environ.get("METRICS_TOKEN", "")
+QUEUE_MAX_IN_FLIGHT_JOBS = env.integer("QUEUE_MAX_IN_FLIGHT_JOBS", 12, 1, 100_000)
+QUEUE_STATEMENT_TIMEOUT_MS = env.integer("QUEUE_STATEMENT_TIMEOUT_MS", 5000, 100, 60_000)
+SYNC_RESPONSE_SECONDS = env.integer("SYNC_RESPONSE_SECONDS", 48, 10, 60)  # first-run value; then staff set it
+INGEST_MAX_FILE_BYTES = env.integer("INGEST_MAX_FILE_MB", 50, 1, 2048) * 1024 * 1024
+INGEST_MAX_PIXELS = env.integer("INGEST_MAX_PIXELS", 100_000_000, 1_000_000, 1_000_000_000)
+INGEST_DEDUPE_SECONDS = env.integer("INGEST_DEDUPE_SECONDS", 120, 0, 3600)
+INGEST_PASSWORD = env.text("INGEST_PASSWORD")  # first-run value; then staff rotate it
+RESULT_RETENTION_HOURS = env.integer("RESULT_RETENTION_HOURS", 72, 1, 720)
+LOG_RETENTION_DAYS = env.integer("LOG_RETENTION_DAYS", 400, 1, 3650)
+METRICS_TOKEN = env.text("METRICS_TOKEN")
 
 # Processes
-WEB_PROCESSES = integer("WEB_PROCESSES", 1, 1, 64)
-WORKER_CONCURRENCY = integer("WORKER_CONCURRENCY", 4, 0, 256)
-WORKER_GRACE_SECONDS = integer("WORKER_GRACE_SECONDS", 20, 0, 300)
+WEB_PROCESSES = env.integer("WEB_PROCESSES", 1, 1, 64)
+WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 4, 0, 256)
+LEASE_SECONDS = env.integer("LEASE_SECONDS", 8, 1, 60)  # without a heartbeat: what a killed worker costs its jobs
+WORKER_GRACE_SECONDS = env.integer("WORKER_GRACE_SECONDS", 20, 0, 300)
 
 # Providers: the adapters this installation offers, in the order staff see them.
 PROVIDERS = [
@@ -89,12 +88,13 @@ PROVIDERS = [
     "providers.openai.OpenAI",
     "providers.turbotext.Turbotext",
 ]
-PROVIDER_ATTEMPTS = integer("PROVIDER_ATTEMPTS", 5, 1, 5)
-PROVIDER_RETRY_PAUSE_SECONDS = integer("PROVIDER_RETRY_PAUSE_SECONDS", 3, 0, 30)
-PROVIDER_CALL_TIMEOUT_SECONDS = integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 1, 60)
+PROVIDER_CATALOGUE_DIR = env.text("PROVIDER_CATALOGUE_DIR")
+PROVIDER_ATTEMPTS = env.integer("PROVIDER_ATTEMPTS", 5, 1, 5)
+PROVIDER_RETRY_PAUSE_SECONDS = env.integer("PROVIDER_RETRY_PAUSE_SECONDS", 3, 0, 30)
+PROVIDER_CALL_TIMEOUT_SECONDS = env.integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 1, 60)
 
 # Files
-MEDIA_ROOT = Path(os.environ.get("MEDIA_ROOT", BASE_DIR / "var/media"))
+MEDIA_ROOT = env.folder("MEDIA_ROOT", BASE_DIR / "var/media")
 STORAGES = {
     "default": {"BACKEND": "jobs.storage.files.AtomicFileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
@@ -190,7 +190,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_METADATA_CLASS": None,  # the OpenAPI document says it
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "staff.api.exceptions.handled",
+    "EXCEPTION_HANDLER": "staff.api.exceptions.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {
@@ -209,7 +209,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "ENUM_GENERATE_CHOICE_DESCRIPTION": False,  # the words say it
     "COMPONENT_SPLIT_REQUEST": True,
-    "POSTPROCESSING_HOOKS": ["staff.api.openapi_paths.described"],
+    "POSTPROCESSING_HOOKS": ["staff.api.openapi_paths.complete_document"],
     "SWAGGER_UI_DIST": "SIDECAR",  # from our own static files: the page works without the internet
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "persistAuthorization": False, "validatorUrl": None},

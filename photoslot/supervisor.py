@@ -25,7 +25,7 @@ from django.db import connection
 
 from jobs.management.commands.release_expired import release_expired
 from jobs.retention.purge import purge
-from jobs.retention.requests import carry_out_all
+from jobs.retention.requests import run_all
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ MEDIA_PURGE_SECONDS = 60  # contract §2
 RESULTS_PURGE_SECONDS = 15 * 60
 # Of the grace, what remains for answering those whose photo could not be finished, and for closing.
 ANSWER_SECONDS = 2
-HOST = os.environ.get("HOST", "0.0.0.0")  # noqa: S104 - booths are other machines
 
 
 class StartError(CommandError):
@@ -52,9 +51,9 @@ class Child:
     started: float = 0
 
     def start(self) -> None:
-        tethered = [sys.executable, "-m", "photoslot.parent_death_signal", str(os.getpid()), *self.command]
+        command = [sys.executable, "-m", "photoslot.parent_death_signal", str(os.getpid()), *self.command]
         # A session of its own: Ctrl-C goes to the parent alone, which stops its children in order.
-        self.process = subprocess.Popen(tethered, cwd=settings.BASE_DIR, start_new_session=True)
+        self.process = subprocess.Popen(command, cwd=settings.BASE_DIR, start_new_session=True)
         self.started = time.monotonic()
 
     def keep_alive(self) -> None:
@@ -81,7 +80,7 @@ class Child:
 
 
 @dataclass(slots=True)
-class Service:
+class Supervisor:
     """Use as a context manager around `run` or around what needs the service."""
 
     port: int = settings.PORT
@@ -93,7 +92,7 @@ class Service:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Supervisor:
         """Raises `StartError`, with nothing started, when the port is taken."""
         _refuse_taken(self.port)
         self.children = [Child("web", web_command(self.port))]
@@ -121,7 +120,7 @@ class Service:
         while not self._stopping.wait(0.05):
             if dead := next((c for c in self.children if c.process and c.process.poll() is not None), None):
                 raise StartError(f"The {dead.name} process ended at once; its message is above.")
-            missing = self._missing()
+            missing = self._find_missing()
             if not missing:
                 return True
             if time.monotonic() > deadline:
@@ -141,7 +140,7 @@ class Service:
                 child.signal(signal.SIGINT)
         self._stopping.set()
 
-    def _missing(self) -> str:
+    def _find_missing(self) -> str:
         """What the service still lacks to take a photo; empty: nothing."""
         try:
             checks: dict[str, bool] = httpx.get(f"{self.url}/readyz", timeout=10).json()["checks"]
@@ -157,7 +156,7 @@ class Service:
             for task, at in due.items():
                 if time.monotonic() >= at:
                     due[task] = time.monotonic() + every[task]
-                    _guarded(task)
+                    _run_guarded(task)
 
 
 def free_port() -> int:
@@ -172,7 +171,7 @@ def _refuse_taken(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((settings.HOST, port))
         except OSError as error:
             raise StartError(
                 f"Port {port} cannot be used: {error.strerror}. Stop what uses it (this service, started before?), "
@@ -183,7 +182,7 @@ def _refuse_taken(port: int) -> None:
 def web_command(port: int) -> list[str]:
     """The web server. One that is told to stop waits for its booths as long as the worker has to finish them."""
     options = {
-        "--host": HOST,
+        "--host": settings.HOST,
         "--port": str(port),
         "--workers": str(settings.WEB_PROCESSES),
         "--timeout-graceful-shutdown": str(settings.WORKER_GRACE_SECONDS),
@@ -198,14 +197,14 @@ def web_command(port: int) -> list[str]:
 def _purge_media() -> None:
     asyncio.run(release_expired())
     purge(["media"])
-    carry_out_all()  # where no worker does
+    run_all()  # where no worker does
 
 
 def _purge_results() -> None:
     purge(["results", "log"])
 
 
-def _guarded(task: Callable[[], None]) -> None:
+def _run_guarded(task: Callable[[], None]) -> None:
     """A purge that fails is told and tried again at its next time."""
     try:
         task()

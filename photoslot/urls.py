@@ -9,10 +9,10 @@ from staff.api.jobs import CancelJobView, JobsView, JobView
 from staff.api.login import LogInView
 from staff.api.media import PurgeView, RegisterMediaView
 from staff.api.providers import ProvidersView, ProviderView, operation_schema
-from staff.api.settings import SettingsView, link_seconds
+from staff.api.settings import SettingsView
 from staff.api.slot_history import HistoryView
-from staff.api.slot_test_run import TrialView
-from staff.api.slots import SlotsView, SlotView, jobs_with_image
+from staff.api.slot_test_run import SlotTestRunView
+from staff.api.slots import SlotsView, SlotView
 from staff.api.statistics import GlobalStatsView, RecentResultsView, ResetView, SlotStatsView
 from staff.api.template_media import PreviewView, RegisterView, TemplatesView, TemplateView
 
@@ -32,12 +32,12 @@ urlpatterns = [
     path("api/slots/<str:slot_id>", SlotView.as_view(), name="slot"),
     path("api/slots/<str:slot_id>/reset_stats", ResetView.as_view(), name="reset-stats"),
     path("api/slots/<str:slot_id>/history", HistoryView.as_view(), name="slot-history"),
-    path("api/slots/<str:slot_id>/test-run", TrialView.as_view(), name="test-run"),
+    path("api/slots/<str:slot_id>/test-run", SlotTestRunView.as_view(), name="test-run"),
     path("api/template-media", TemplatesView.as_view(), name="template-media"),
     path("api/template-media/register", RegisterView.as_view(), name="template-media-register"),
-    path("api/template-media/<uuid:media_id>", TemplateView.as_view(jobs_with=jobs_with_image), name="template-image"),
+    path("api/template-media/<uuid:media_id>", TemplateView.as_view(), name="template-image"),
     path("api/template-media/<uuid:media_id>/preview", PreviewView.as_view(), name="template-preview"),
-    path("api/media/register", RegisterMediaView.as_view(link_seconds=link_seconds), name="media-register"),
+    path("api/media/register", RegisterMediaView.as_view(), name="media-register"),
     path("api/media/cache/purge", PurgeView.as_view(), name="purge"),
     path("api/jobs", JobsView.as_view(), name="jobs"),
     path("api/jobs/<uuid:job_id>", JobView.as_view(), name="job"),

@@ -39,4 +39,4 @@ def save(account: ProviderAccount, columns: Collection[str], by: AbstractBaseUse
         columns = [*columns, "key_updated_at", "key_updated_by"]
     account.save(update_fields=columns)
     if not REACHED_BY.isdisjoint(columns):
-        ProviderAccount.objects.filter(pk=account.pk).ask_again()
+        ProviderAccount.objects.filter(pk=account.pk).close_breaker()

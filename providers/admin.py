@@ -81,7 +81,7 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         (_("Address"), {"fields": ("base_url", "has_proxy", "new_proxy_url")}),
         (_("Limits, for all workers together"), {"fields": ("max_concurrent", "per_minute", "per_day")}),
     )
-    actions = ("test", "ask_again")
+    actions = ("test", "close_breaker")
 
     class Media:
         css = STYLES
@@ -128,8 +128,8 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             self.message_user(request, f"{account}: {words}", messages.ERROR if fault else messages.SUCCESS)
 
     @admin.action(description=_("Ask it again at once (close the breaker)"), permissions=["change"])
-    def ask_again(self, request: HttpRequest, chosen: QuerySet[ProviderAccount]) -> None:
-        count = ProviderAccount.objects.filter(pk__in=chosen.values("pk")).ask_again()
+    def close_breaker(self, request: HttpRequest, chosen: QuerySet[ProviderAccount]) -> None:
+        count = ProviderAccount.objects.filter(pk__in=chosen.values("pk")).close_breaker()
         for account in chosen:
             self.log_change(request, account, gettext("Breaker closed by hand"))
         text = ngettext("%(count)d account is asked again.", "%(count)d accounts are asked again.", count)
@@ -143,7 +143,7 @@ def _unusable(account: ProviderAccount) -> str:
     if not account.is_configured:
         return gettext("there is no key yet.")
     try:
-        account.opened()
+        account.decrypt()
     except crypto.UnreadableSecretError:
         return gettext("the stored key or proxy address cannot be read (FERNET_KEYS has changed): enter them anew.")
     return ""
@@ -175,7 +175,7 @@ async def _all_faults(tested: Sequence[ProviderAccount]) -> list[str]:
 async def _fault(account: ProviderAccount) -> str:
     if fault := _unusable(account):
         return fault
-    provider = registry.classes()[account.provider_id](account.opened())
+    provider = registry.classes()[account.provider_id](account.decrypt())
     try:
         async with asyncio.timeout(TEST_SECONDS):
             await provider.check_account()

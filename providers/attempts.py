@@ -42,41 +42,41 @@ class DeadlineReached(Exception):
 
 
 class Observer(Protocol):
-    """Who is told how it goes."""
+    """Follows one provider's attempts at one photo."""
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         """The provider's queue has the job. Called before the first poll, so that it can be resumed."""
 
-    def polled(self) -> None: ...
+    def on_poll(self) -> None: ...
 
-    async def permit(self) -> None:
+    async def wait_for_permit(self) -> None:
         """Called before each call that submits; returns when it may be made. Raises `ProviderError` when it may not."""
 
-    async def rest(self, seconds: float) -> None:
+    async def back_off(self, seconds: float) -> None:
         """Sleeps between attempts."""
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         """An attempt ended, with a picture or an error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """The time left for one photo, on the event loop's clock: the one that the time-outs go by."""
+class Deadline:
+    """When the time for one photo ends, on the event loop's clock: the one that the time-outs go by."""
 
-    deadline: float
-    overtime: float = 0  # seconds after the deadline in which what has begun may still finish
+    at: float
+    overtime: float = 0  # seconds after the deadline in which a call that was begun may still finish
 
     @classmethod
-    def of(cls, seconds: float, overtime: float = 0) -> Clock:
+    def after(cls, seconds: float, overtime: float = 0) -> Deadline:
         return cls(_now() + seconds, overtime)
 
-    def left(self) -> float:
+    def seconds_left(self) -> float:
         """Until the deadline, after which nothing is begun."""
-        return self.deadline - _now()
+        return self.at - _now()
 
-    def left_in_all(self) -> float:
+    def seconds_left_with_overtime(self) -> float:
         """Until nothing goes on any more."""
-        return self.left() + self.overtime
+        return self.seconds_left() + self.overtime
 
 
 def _now() -> float:
@@ -89,7 +89,7 @@ Finish = Callable[[Picture], Coroutine[Any, Any, Picture]]
 async def make_picture(
     provider: Provider[Any],
     request: Request,
-    clock: Clock,
+    deadline: Deadline,
     observer: Observer,
     finish: Finish,
     reference: str | None = None,
@@ -98,23 +98,23 @@ async def make_picture(
     """The picture, as `finish` leaves it; one that it refuses is another failed attempt. With a `reference` an earlier
     worker's job is polled first, and nothing is submitted while that lives; `earlier` attempts were made before.
     Raises `ProviderError` when it cannot be made, `DeadlineReached` when time is up."""
-    prepared: list[Any] = []
+    payloads: list[Any] = []
     try:
-        return await _made(provider, request, clock, observer, finish, reference, earlier, prepared)
+        return await _run_attempts(provider, request, deadline, observer, finish, reference, earlier, payloads)
     finally:
-        for payload in prepared:
+        for payload in payloads:
             provider.release(payload)
 
 
-async def _made(
+async def _run_attempts(
     provider: Provider[Any],
     request: Request,
-    clock: Clock,
+    deadline: Deadline,
     observer: Observer,
     finish: Finish,
     reference: str | None,
     earlier: int,
-    prepared: list[Any],
+    payloads: list[Any],
 ) -> Picture:
     retry = request.settings.retry
     attempts = max((retry and retry.attempts) or settings.PROVIDER_ATTEMPTS, earlier + 1)
@@ -123,78 +123,78 @@ async def _made(
     )
     payload = None
     for number in range(earlier + 1, attempts + 1):
-        started, usage, is_asked = _now(), None, reference is not None
+        started, usage, is_submitted = _now(), None, reference is not None
         try:
             if reference is None:
                 if payload is None:
-                    payload = await _within(clock, provider.prepare_payload(request))
-                    prepared.append(payload)
-                await observer.permit()
-                if clock.left() <= 0:  # nothing is sent that cannot be answered in time
+                    payload = await _within(deadline, provider.prepare_payload(request))
+                    payloads.append(payload)
+                await observer.wait_for_permit()
+                if deadline.seconds_left() <= 0:  # nothing is sent that cannot be answered in time
                     raise DeadlineReached
-                started, is_asked = _now(), True
-            answer = await _attempt(provider, payload, clock, observer, reference)
+                started, is_submitted = _now(), True
+            answer = await _attempt(provider, payload, deadline, observer, reference)
             seconds, usage = _now() - started, answer.usage
-            picture = await _within(clock, finish(answer))
+            picture = await _within(deadline, finish(answer))
         except DeadlineReached as late:
             late.usage = usage
             raise
         except ProviderError as error:
-            if not is_asked and isinstance(error, PermanentError):
-                raise  # no attempt: nobody was asked
+            if not is_submitted and isinstance(error, PermanentError):
+                raise  # no attempt: no provider was called
             error.usage = error.usage or usage
-            await observer.attempted(number, _now() - started, error, error.usage)
+            await observer.on_attempt(number, _now() - started, error, error.usage)
             if number == attempts or not _may_repeat(provider, request, error):
                 raise
             reference = None
-            await _pause(clock, observer, max(pause, error.retry_after or 0), error)
+            await _back_off(deadline, observer, max(pause, error.retry_after or 0), error)
         else:
-            await observer.attempted(number, seconds, None, usage)
+            await observer.on_attempt(number, seconds, None, usage)
             return picture
     raise AssertionError("attempts is at least 1")
 
 
 async def _attempt(
-    provider: Provider[Any], payload: Any, clock: Clock, observer: Observer, reference: str | None
+    provider: Provider[Any], payload: Any, deadline: Deadline, observer: Observer, reference: str | None
 ) -> Picture:
     if reference is None:
-        answer = await _submit(provider, payload, clock)
+        answer = await _submit(provider, payload, deadline)
         if isinstance(answer, Picture):
             return answer
         reference = answer.reference
-        await observer.accepted(reference)
-    return await _poll(provider, reference, clock, observer)
+        await observer.on_accepted(reference)
+    return await _poll(provider, reference, deadline, observer)
 
 
-async def _submit(provider: Provider[Any], payload: Any, clock: Clock) -> Picture | Accepted:
+async def _submit(provider: Provider[Any], payload: Any, deadline: Deadline) -> Picture | Accepted:
     """A synchronous generation may use all the time that is left; handing over to a queue is a short call."""
     if not provider.has_queue:
-        return await _within(clock, provider.submit_job(payload))
+        return await _within(deadline, provider.submit_job(payload))
     try:
-        return await _within(clock, provider.submit_job(payload), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
+        return await _within(deadline, provider.submit_job(payload), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
     except TimeoutError:
         raise AmbiguousError(Reason.SLOW, "The provider's queue did not answer; the job may have been billed") from None
 
 
-async def _poll(provider: Provider[Any], reference: str, clock: Clock, observer: Observer) -> Picture:
+async def _poll(provider: Provider[Any], reference: str, deadline: Deadline, observer: Observer) -> Picture:
     """Asks until there is a picture. A poll costs nothing, so one that fails or whose answer is lost is repeated."""
     while True:
-        observer.polled()
+        observer.on_poll()
         try:
-            picture = await _within(clock, provider.poll_status(reference), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
+            picture = await _within(deadline, provider.poll_status(reference), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
         except (TransientError, AmbiguousError, TimeoutError) as error:
             logger.info("Poll of %s failed (%s); asking again", provider.id, type(error).__name__)
         else:
             if picture is not None:
                 return picture
-        pause = min(provider.poll_seconds, clock.left_in_all() - LAST_POLL_SECONDS)
+        pause = min(provider.poll_seconds, deadline.seconds_left_with_overtime() - LAST_POLL_SECONDS)
         if pause <= 0:
-            await asyncio.sleep(max(0, clock.left_in_all()))
+            await asyncio.sleep(max(0, deadline.seconds_left_with_overtime()))
             raise DeadlineReached
         await asyncio.sleep(pause)
 
 
-async def tell_cancelled(provider: Provider[Any], reference: str) -> None:
+async def cancel_at_provider(provider: Provider[Any], reference: str) -> None:
     """Best effort: the job has ended here already, whatever the provider answers."""
     try:
         async with asyncio.timeout(settings.PROVIDER_CALL_TIMEOUT_SECONDS):
@@ -203,9 +203,9 @@ async def tell_cancelled(provider: Provider[Any], reference: str) -> None:
         logger.warning("%s did not take the cancellation: %s", provider.id, type(error).__name__)
 
 
-async def _within(clock: Clock, call: Coroutine[Any, Any, T], limit: float | None = None) -> T:
+async def _within(deadline: Deadline, call: Coroutine[Any, Any, T], limit: float | None = None) -> T:
     """The call's answer. `TimeoutError` when it takes longer than its own limit, `DeadlineReached` when time is up."""
-    left = clock.left_in_all()
+    left = deadline.seconds_left_with_overtime()
     if left <= 0:
         call.close()  # never begun
         raise DeadlineReached
@@ -229,8 +229,8 @@ def may_repeat_ambiguous(provider: Provider[Any], settings: OperationSettings) -
     return provider.repeatable or bool(settings.retry and settings.retry.repeat_ambiguous)
 
 
-async def _pause(clock: Clock, observer: Observer, seconds: float, error: ProviderError) -> None:
+async def _back_off(deadline: Deadline, observer: Observer, seconds: float, error: ProviderError) -> None:
     """Waits before the next attempt; when that would be too late, the fault found is the answer, and at once."""
-    if seconds >= clock.left():
+    if seconds >= deadline.seconds_left():
         raise error
-    await observer.rest(seconds)
+    await observer.back_off(seconds)

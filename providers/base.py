@@ -267,10 +267,10 @@ class OperationSettings(BaseModel):
             raise fault(gettext_noop("Booths send nothing for the placeholder %(names)s."), names=listed)
         return text
 
-    def filled(self, fields: Mapping[str, str]) -> Self:
+    def fill_placeholders(self, fields: Mapping[str, str]) -> Self:
         """With the booth's fields in place of the prompts' placeholders."""
         prompts = {name: getattr(self, name, None) for name in self.prompt_fields}
-        return self.model_copy(update={n: placeholders.filled(text, fields) for n, text in prompts.items() if text})
+        return self.model_copy(update={n: placeholders.fill(text, fields) for n, text in prompts.items() if text})
 
     def template_keys(self) -> list[str]:
         """The keys of all template media that these settings point to."""

@@ -116,7 +116,7 @@ class NewCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Permit:
+class CallPermit:
     """A call that may be made now, or not before `wait_seconds` have passed."""
 
     call_id: int | None
@@ -140,7 +140,7 @@ class _Used:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class CallEnding:
     """How a call came out."""
 
     outcome: ProviderCall.Outcome
@@ -148,7 +148,7 @@ class Ending:
     usage: Usage | None = None
 
     @classmethod
-    def of(cls, error: ProviderError | None, usage: Usage | None) -> Ending:
+    def of(cls, error: ProviderError | None, usage: Usage | None) -> CallEnding:
         match error:
             case None:
                 return cls(ProviderCall.Outcome.MADE, usage=usage)
@@ -165,7 +165,7 @@ class Ending:
         return self.outcome in ANSWERED_OUTCOMES or (has_failed and self.reason in ANSWERED_REASONS)
 
 
-async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> Permit:
+async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> CallPermit:
     """Writes the call down if it may be made now. Raises `PermanentError` when the account is off, its breaker is open,
     its day is used up or the slot's money is spent."""
     await _refuse_spent(connection, call)
@@ -174,17 +174,17 @@ async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> Permit:
     if account is not None:
         _refuse_closed(account)
         if wait := await _wait(connection, call.provider_id, account):
-            return Permit(None, wait)
+            return CallPermit(None, wait)
     values = call.provider_id, call.slot_id, call.job_id, call.is_fallback
     row = await (await connection.execute(BEGIN, values)).fetchone()
     assert row
     if account is not None and account.open_seconds is not None:
         probe = {"provider_id": call.provider_id, "id": row[0], "rest": PROBE_SECONDS}
         await connection.execute(PROBE, probe)
-    return Permit(row[0])
+    return CallPermit(row[0])
 
 
-async def end_call(connection: AsyncConnection[Any], call_id: int, ending: Ending) -> None:
+async def end_call(connection: AsyncConnection[Any], call_id: int, ending: CallEnding) -> None:
     """Writes down how the call came out, and moves the breaker. The first ending stands."""
     usage = ending.usage
     values = {
@@ -200,7 +200,7 @@ async def end_call(connection: AsyncConnection[Any], call_id: int, ending: Endin
         await _move_breaker(connection, row[0], call_id, ending)
 
 
-async def _move_breaker(connection: AsyncConnection[Any], provider_id: str, call_id: int, ending: Ending) -> None:
+async def _move_breaker(connection: AsyncConnection[Any], provider_id: str, call_id: int, ending: CallEnding) -> None:
     """A failure counts, an answer closes it; what was torn down or lost says nothing, except that a probe is over."""
     values = {"provider_id": provider_id, "id": call_id}
     if ending.outcome == ProviderCall.Outcome.FAILED and ending.reason in BREAKER:

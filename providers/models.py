@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 
 from django.conf import settings
@@ -24,7 +24,7 @@ OPEN_CALL = timedelta(minutes=10)
 
 
 class AccountQuerySet(models.QuerySet["ProviderAccount"]):
-    def ask_again(self) -> int:
+    def close_breaker(self) -> int:
         """Closes the breakers: somebody has mended what was wrong, or wants to know."""
         return self.update(failures=0, open_until=None, open_reason=None, probe_call_id=None)
 
@@ -100,7 +100,7 @@ class ProviderAccount(models.Model):
         provider = registry.classes().get(self.provider_id)
         return provider is not None and (not provider.needs_key or bool(self.encrypted_key))
 
-    def opened(self) -> Account:
+    def decrypt(self) -> Account:
         """The account as an adapter takes it. Raises `crypto.UnreadableSecretError`."""
         provider = registry.classes()[self.provider_id]
         return Account(
@@ -190,17 +190,17 @@ class ProviderCall(models.Model):
         return gettext("unknown") if self.cost_usd is None else f"{self.cost_usd:.4f}"
 
 
-def first_accounts(environment: Mapping[str, str]) -> list[ProviderAccount]:
+def build_missing_accounts(read: Callable[[str], str]) -> list[ProviderAccount]:
     """Accounts for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
-    `_BASE_URL` and `_PROXY_URL`. Not saved. Raises `ImproperlyConfigured`."""
+    `_BASE_URL` and `_PROXY_URL`. Not saved. `read` gives a variable's value. Raises `ImproperlyConfigured`."""
     known = set(ProviderAccount.objects.values_list("provider_id", flat=True))
-    return [_first(provider_id, environment) for provider_id in registry.classes() if provider_id not in known]
+    return [_build_account(provider_id, read) for provider_id in registry.classes() if provider_id not in known]
 
 
-def _first(provider_id: str, environment: Mapping[str, str]) -> ProviderAccount:
-    def given(name: str, check: Callable[[str], None]) -> str:
+def _build_account(provider_id: str, read: Callable[[str], str]) -> ProviderAccount:
+    def read_checked(name: str, check: Callable[[str], None]) -> str:
         variable = f"{provider_id.upper()}_{name}"
-        value = environment.get(variable, "").strip()
+        value = read(variable)
         try:
             if value:
                 check(value)
@@ -208,9 +208,11 @@ def _first(provider_id: str, environment: Mapping[str, str]) -> ProviderAccount:
             raise ImproperlyConfigured(f"{variable}: {' '.join(error.messages)}") from None
         return value
 
-    account = ProviderAccount(provider_id=provider_id, base_url=given("BASE_URL", account_validators.check_address))
-    account.set_proxy_url(given("PROXY_URL", account_validators.check_proxy_address))
-    if key := given("API_KEY", account_validators.check_key):
+    account = ProviderAccount(
+        provider_id=provider_id, base_url=read_checked("BASE_URL", account_validators.check_address)
+    )
+    account.set_proxy_url(read_checked("PROXY_URL", account_validators.check_proxy_address))
+    if key := read_checked("API_KEY", account_validators.check_key):
         account.set_key(key)
         account.key_updated_at = timezone.now()
     return account

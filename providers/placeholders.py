@@ -22,7 +22,7 @@ def unknown(text: str) -> list[str]:
     return [name for name in names if name not in FIELDS and not SURVEY.fullmatch(name)]
 
 
-def filled(text: str, fields: Mapping[str, str]) -> str:
+def fill(text: str, fields: Mapping[str, str]) -> str:
     """The text with each placeholder replaced by the field's value on one line; by nothing where it was not sent."""
     return _PLACEHOLDER.sub(lambda found: _value(fields.get(found[1], "")), text)
 

@@ -35,7 +35,7 @@ class _NotLosslessError(ValueError):
     """The file is not built as expected: better decoded and encoded."""
 
 
-def prepared(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Picture:
+def prepare(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Picture:
     """The picture for a provider that takes the types `accepts` and makes no use of more than `max_side` pixels a side.
     Raises `images.ImageError` when it cannot be read."""
     header = images.probe(photo.data)
@@ -45,10 +45,10 @@ def prepared(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Pictu
             return Picture(_STRIPPERS[header.mime_type](photo.data), header.mime_type)
         except (_NotLosslessError, struct.error, IndexError):
             pass
-    return reencoded(photo, max_side=max_side, accepts=accepts)
+    return reencode(photo, max_side=max_side, accepts=accepts)
 
 
-def reencoded(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Picture:
+def reencode(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Picture:
     """The same by decoding and encoding, whether needed or not. Raises `images.ImageError`."""
     header = images.probe(photo.data)
     scale = min(1.0, max_side / max(header.width, header.height))
@@ -60,7 +60,7 @@ def reencoded(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Pict
 
 
 class Templates:
-    """Template images as they go to providers, prepared once for all photos that use them. Threads may share it."""
+    """Template images as they go to providers, prepare once for all photos that use them. Threads may share it."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -68,7 +68,7 @@ class Templates:
         self._lock = Lock()
         self.hits = 0
 
-    def prepared(self, picture: Picture, *, max_side: int, accepts: frozenset[str]) -> Picture:
+    def prepare(self, picture: Picture, *, max_side: int, accepts: frozenset[str]) -> Picture:
         """As the function. Two threads that ask for the same new one at once both do the work."""
         key = sha256(picture.data).digest(), max_side, accepts
         with self._lock:
@@ -76,7 +76,7 @@ class Templates:
                 self.hits += 1
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        ready = prepared(picture, max_side=max_side, accepts=accepts)
+        ready = prepare(picture, max_side=max_side, accepts=accepts)
         with self._lock:
             self._kept[key] = ready
             while sum(len(kept.data) for kept in self._kept.values()) > self._max_bytes:

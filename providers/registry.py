@@ -24,7 +24,7 @@ def operation(provider_id: str, operation_id: str) -> Operation | None:
     return next((o for o in provider.operations if o.id == operation_id), None) if provider else None
 
 
-def parsed(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
+def parse_settings(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
     """A job's snapshot of settings, checked again: since then the service may have been upgraded. Raises
     `PermanentError`."""
     known = operation(provider_id, operation_id)

@@ -1,6 +1,6 @@
 """The history of slots: who changed what, when, from what to what. It is kept for good.
 
-Triggers write it (migration `history`), a row of `SlotChange` for each row that comes to say something else. So it has
+Triggers write it (migration `0002_history`), a row of `SlotChange` for each row that comes to say something else. So it has
 every change, also those of `update()` and of plain SQL, and what was really there before, which of two who write at
 once neither knows. django-simple-history goes by Django's signals, which those do not send. All that is left to say
 here is who it is (`sign`) and how an entry reads.

@@ -61,12 +61,12 @@ VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, clock_timestamp()))
 """
 
 # The slot's row is locked first, so that a job is counted either before a reset or knowing of it: what came in before
-# the reset belongs to the era that it ended.
+# the reset belongs to the generation before it.
 COUNT = """
 WITH figures AS (
     INSERT INTO stats_slotfigures AS old (slot_id) VALUES (%(slot_id)s)
     ON CONFLICT (slot_id) DO UPDATE SET version = old.version + 1
-    RETURNING era - coalesce(%(received_at)s < last_reset_at, false)::int AS era,
+    RETURNING reset_generation - coalesce(%(received_at)s < last_reset_at, false)::int AS reset_generation,
         date_trunc('hour', %(received_at)s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
 ), total AS (
     INSERT INTO stats_hourlytotal AS old (
@@ -82,14 +82,15 @@ WITH figures AS (
         errors = old.errors + excluded.errors
 )
 INSERT INTO stats_hourlycounter AS old (
-    hour, slot_id, provider_id, source, era, ingest_count, success, timeouts, provider_errors, cancelled, errors,
+    hour, slot_id, provider_id, source, reset_generation,
+    ingest_count, success, timeouts, provider_errors, cancelled, errors,
     duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors, provider_seconds, polls)
 SELECT hour, %(slot_id)s, %(provider_id)s, %(source)s,
-    era, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
+    reset_generation, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
     %(duration)s, %(duration_buckets)s, %(wait)s, %(wait_buckets)s,
     %(attempts)s, %(attempt_errors)s, %(provider_seconds)s, %(polls)s
 FROM figures
-ON CONFLICT (hour, slot_id, provider_id, source, era) DO UPDATE SET
+ON CONFLICT (hour, slot_id, provider_id, source, reset_generation) DO UPDATE SET
     ingest_count = old.ingest_count + 1,
     success = old.success + excluded.success,
     timeouts = old.timeouts + excluded.timeouts,
@@ -112,7 +113,7 @@ WHERE id = (
     SELECT id FROM stats_hourlycounter
     WHERE hour = date_trunc('hour', %s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
       AND slot_id = %s AND provider_id = %s AND source = %s
-    ORDER BY era LIMIT 1)
+    ORDER BY reset_generation LIMIT 1)
 """
 
 OUTCOMES = ("success", "timeouts", "provider_errors", "cancelled", "errors")

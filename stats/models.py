@@ -86,13 +86,14 @@ class Outcomes(models.Model):
 
 
 class HourlyCounter(Outcomes):
-    """What finished, by the hour (UTC) in which its photo came in. One row per hour, slot, provider, source and era."""
+    """What finished, by the hour (UTC) in which its photo came in. One row per hour, slot, provider, source and reset
+    generation."""
 
     hour = models.DateTimeField()
     slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
     provider_id = models.CharField(max_length=32)
     source = models.CharField(max_length=8)
-    era = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo came in
+    reset_generation = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo came in
 
     late_answers = models.PositiveIntegerField(db_default=0)
 
@@ -109,7 +110,7 @@ class HourlyCounter(Outcomes):
         constraints = [
             # The upsert's target, and the reports' index: a period of one slot.
             models.UniqueConstraint(
-                fields=["slot", "hour", "provider_id", "source", "era"], name="counter_once_per_hour"
+                fields=["slot", "hour", "provider_id", "source", "reset_generation"], name="counter_once_per_hour"
             ),
         ]
 
@@ -143,9 +144,9 @@ class SlotFigures(models.Model):
     # Grows with each photo that is counted, so that an older report is known as such in every process. It begins with
     # the clock: a row that is made anew repeats no version of the one before.
     version = models.BigIntegerField(db_default=Cast(Extract(Now(), "epoch") * 1_000_000, models.BigIntegerField()))
-    # How often the slot's statistics were reset. Its reports count what came in during the present era; nothing is
-    # deleted, for Prometheus counters never fall.
-    era = models.PositiveIntegerField(db_default=0)
+    # How often the slot's statistics were reset. Its reports count what came in since the last reset. Nothing is
+    # deleted, since Prometheus counters never fall.
+    reset_generation = models.PositiveIntegerField(db_default=0)
     last_reset_at = models.DateTimeField(null=True)
 
     def __str__(self) -> str:

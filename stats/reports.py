@@ -26,8 +26,8 @@ NOTHING = dict.fromkeys(COUNTERS, 0)
 Row = dict[str, Any]
 
 RESET = """
-INSERT INTO stats_slotfigures AS old (slot_id, era, last_reset_at) VALUES (%s, 1, clock_timestamp())
-ON CONFLICT (slot_id) DO UPDATE SET era = old.era + 1, last_reset_at = clock_timestamp()
+INSERT INTO stats_slotfigures AS old (slot_id, reset_generation, last_reset_at) VALUES (%s, 1, clock_timestamp())
+ON CONFLICT (slot_id) DO UPDATE SET reset_generation = old.reset_generation + 1, last_reset_at = clock_timestamp()
 """
 
 

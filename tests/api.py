@@ -15,7 +15,7 @@ from django.conf import settings
 from django.test import Client
 from jsonschema import Draft202012Validator, FormatChecker
 
-from photoslot.bootstrap import permission
+from photoslot.bootstrap import get_permission
 from staff.api.base import SCOPES
 from tests.staff import PASSWORD, person
 
@@ -132,7 +132,7 @@ def token_of(username: str, password: str = PASSWORD) -> str:
 def may(*scopes: str) -> Api:
     """A member of staff with these permissions of the API, and no other."""
     user = person()
-    user.user_permissions.set(permission(name) for scope in scopes for name in SCOPES[scope])
+    user.user_permissions.set(get_permission(name) for scope in scopes for name in SCOPES[scope])
     return Api(token_of(user.username))
 
 

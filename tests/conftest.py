@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
 from pytest_django.plugin import DjangoDbBlocker
 
+from core.database import open_database
 from ingest.models import IngestSettings
-from jobs.queue.verbs import Queue, open_queue
+from jobs.queue.verbs import Queue
 from photoslot.booth_client import Reply, fields, post_photo
 from photoslot.supervisor import free_port, web_command
 from providers.models import ProviderAccount, ProviderCall
@@ -98,6 +99,13 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
             shutil.rmtree(settings.MEDIA_ROOT / folder, ignore_errors=True)
         assert not found, "secrets in rows that staff read"
         assert not unlike, "rows of the log that are not as the document says"
+
+
+@asynccontextmanager
+async def open_queue(connections: int = 8) -> AsyncIterator[Queue]:
+    """The queue on a pool of its own."""
+    async with open_database(connections) as database:
+        yield Queue(database)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
-from core.database import connection_kwargs
-from jobs.queue.records import Claim, NewJob, Outcome, Report, Result
+from core.database import Database, connection_kwargs
+from jobs.queue.records import Claim, JobOutcome, JobReport, NewJob, Result
 from jobs.queue.verbs import Queue
 from jobs.storage import files
 from tests.conftest import jpeg
@@ -24,7 +24,7 @@ from tests.conftest import jpeg
 T = TypeVar("T")
 PATIENCE_SECONDS = 25.0  # a test that waits longer for something has failed
 PICTURE = Result(path="results/x.jpg", mime_type="image/jpeg", size_bytes=3, checksum="c" * 64)
-REPORT = Report(attempts=2, attempt_errors=1, provider_seconds=1.5, polls=3)
+REPORT = JobReport(attempts=2, attempt_errors=1, provider_seconds=1.5, polls=3)
 
 
 def new_job(**changes: Any) -> NewJob:
@@ -69,7 +69,7 @@ async def posted(
 
 
 async def sql(queue: Queue, statement: str, *values: Any) -> list[dict[str, Any]]:
-    async with queue.connection() as opened:
+    async with queue.database.connection() as opened:
         cursor = await opened.cursor(row_factory=dict_row).execute(statement, values)
         return await cursor.fetchall() if cursor.description else []
 
@@ -110,9 +110,9 @@ async def until(look: Callable[[], Awaitable[T]]) -> T:
         return seen
 
 
-async def ended(queue: Queue, job_id: UUID) -> Outcome:
-    async def look() -> Outcome | None:
-        outcome = await queue.look(job_id)
+async def ended(queue: Queue, job_id: UUID) -> JobOutcome:
+    async def look() -> JobOutcome | None:
+        outcome = await queue.get_outcome(job_id)
         return outcome if outcome and outcome.is_finalized else None
 
     outcome = await until(look)
@@ -214,7 +214,7 @@ async def _to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 async def open_queue_over(cable: Wire) -> AsyncIterator[Queue]:
     way = {"host": "127.0.0.1", "port": cable.port, "autocommit": True}
     async with AsyncConnectionPool[AsyncConnection[Any]](kwargs=connection_kwargs() | way, min_size=1) as pool:
-        yield Queue(pool)
+        yield Queue(Database(pool))
 
 
 @asynccontextmanager

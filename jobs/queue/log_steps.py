@@ -6,11 +6,11 @@ from typing import Any
 
 from django.utils.translation import gettext_noop
 
-from jobs.queue.records import Claim, Closed, Failure, NewJob, Report, Result, Ticket
+from jobs.queue.records import Claim, EndedJob, Failure, JobReport, NewJob, Result, Ticket
 from stats.journal import Step, Tally
 
 
-def tally(closed: Closed, outcome: str, report: Report) -> Tally:
+def make_tally(closed: EndedJob, outcome: str, report: JobReport) -> Tally:
     wait = (closed.claimed_at - closed.created_at).total_seconds() if closed.claimed_at else None
     return Tally(
         slot_id=closed.slot_id,
@@ -27,7 +27,7 @@ def tally(closed: Closed, outcome: str, report: Report) -> Tally:
     )
 
 
-def received(job: NewJob, ticket: Ticket) -> Step:
+def make_received(job: NewJob, ticket: Ticket) -> Step:
     again = gettext_noop("Posted again; joins the job under way")
     return Step(
         job_id=ticket.job_id,
@@ -43,19 +43,19 @@ def received(job: NewJob, ticket: Ticket) -> Step:
     )
 
 
-def _step(claim: Claim, status: str, message: str, **details: Any) -> Step:
+def _make_step(claim: Claim, status: str, message: str, **details: Any) -> Step:
     about = {"provider_id": claim.provider_id, "claim": claim.claims}
     return Step(claim.id, claim.slot_id, status, message, details=about | details)
 
 
-def dispatched(claim: Claim) -> Step:
+def make_dispatched(claim: Claim) -> Step:
     again = gettext_noop("Taken up again by a worker")
     message = gettext_noop("Taken up by a worker") if claim.claims == 1 else again
-    return _step(claim, "dispatched", message, provider_reference=claim.provider_job_reference)
+    return _make_step(claim, "dispatched", message, provider_reference=claim.provider_job_reference)
 
 
-def succeeded(claim: Claim, result: Result) -> Step:
-    return _step(
+def make_succeeded(claim: Claim, result: Result) -> Step:
+    return _make_step(
         claim,
         "succeeded",
         gettext_noop("Picture made"),
@@ -65,18 +65,18 @@ def succeeded(claim: Claim, result: Result) -> Step:
     )
 
 
-def finished_late(claim: Claim, result: Result) -> Step:
+def make_late_result(claim: Claim, result: Result) -> Step:
     message = gettext_noop("The picture came after the deadline; it is under the job's public link")
     details = {"result_file_path": result.path, "result_checksum": result.checksum}
-    return _step(claim, "provider_responded", message, **details)
+    return _make_step(claim, "provider_responded", message, **details)
 
 
-def late(claim: Claim) -> Step:
-    return _step(claim, "provider_responded", gettext_noop("The answer came after the job's end and was dropped"))
+def make_late_answer(claim: Claim) -> Step:
+    return _make_step(claim, "provider_responded", gettext_noop("The answer came after the job's end and was dropped"))
 
 
-def failed(claim: Claim, failure: Failure) -> Step:
-    return _step(
+def make_failed(claim: Claim, failure: Failure) -> Step:
+    return _make_step(
         claim,
         "failed",
         gettext_noop("No picture could be made"),
@@ -86,7 +86,7 @@ def failed(claim: Claim, failure: Failure) -> Step:
     )
 
 
-def ended(closed: Closed, outcome: str, by: str | None) -> Step:
+def make_ended(closed: EndedJob, outcome: str, by: str | None) -> Step:
     """The last step of a job that its worker did not end."""
     status, reason = ("timeout", "timeout") if outcome == "timeouts" else ("failed", "cancelled")
     if outcome == "timeouts":

@@ -17,8 +17,8 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, sql
 
-from core.database import listen_kwargs
-from jobs.queue.verbs import Queue, QueueUnavailable
+from core.database import DatabaseUnavailable, listen_kwargs
+from jobs.queue.verbs import Queue
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +105,8 @@ class Waiters:
             if not self._events:
                 continue
             try:
-                finished = await self._queue.finished_of(self._events)
-            except QueueUnavailable:
+                finished = await self._queue.list_finished(self._events)
+            except DatabaseUnavailable:
                 continue  # the next look may succeed; each waiter has its own deadline
             for job_id in finished:
                 self.wake(str(job_id))

@@ -43,7 +43,7 @@ class Ticket:
 
 
 @dataclass(frozen=True, slots=True)
-class SealedAccount:
+class EncryptedAccount:
     """A provider's account as it is stored; the defaults are those of a provider that has none and needs none."""
 
     is_enabled: bool = True
@@ -74,7 +74,7 @@ class Claim:
     created_at: datetime
     expires_at: datetime
     seconds_left: float
-    account: SealedAccount = SealedAccount()  # of the slot's first provider
+    account: EncryptedAccount = EncryptedAccount()  # of the slot's first provider
     # What earlier workers did with the provider whose turn it is: how many calls, the one that is still under way, and
     # whether one may have been billed.
     earlier_calls: int = 0
@@ -102,7 +102,7 @@ class Failure:
 
 
 @dataclass(slots=True)
-class Report:
+class JobReport:
     """What the provider was asked and how long it took; filled while the job runs."""
 
     attempts: int = 0
@@ -113,7 +113,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class EndedJob:
     """A job that a verb has just ended: what its caller needs for tidying up and for the figures."""
 
     id: UUID
@@ -127,11 +127,11 @@ class Closed:
     payload_path: str | None
     provider_job_reference: str | None
     used_fallback: bool
-    photo_is_wanted: bool  # by the booth's answer: the slot has `on_failure`
+    returns_original: bool  # by the booth's answer: the slot has `on_failure`
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class JobOutcome:
     """How a job stands, for whoever waits for it."""
 
     id: UUID
@@ -152,16 +152,16 @@ class Outcome:
     provider_job_reference: str | None
     used_fallback: bool
     reply: str | None  # the setting of this name
-    photo_is_wanted: bool
+    returns_original: bool
 
-    def was_made_by(self, claim: Claim) -> bool:
+    def was_ended_by(self, claim: Claim) -> bool:
         """Whether the holder of this claim ended the job; nobody else can end it in these two ways."""
         own_end = self.failure_reason in (None, Job.Failure.PROVIDER_ERROR)
         return self.is_finalized and own_end and self.claim_token == claim.token
 
 
 @dataclass(frozen=True, slots=True)
-class JobRecipe:
+class JobInput:
     """A job's photo and what was to be made of it."""
 
     provider_id: str

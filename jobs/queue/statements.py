@@ -31,8 +31,6 @@ SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp
 FROM (SELECT *, false AS joined FROM made UNION ALL SELECT *, true FROM twin) AS ticket
 """
 
-CLAIM_LOCK = 0x636C61696D  # "claim"
-
 # Claims take turns where an account or a waiting job's slot has a limit, so that two never see the same free place.
 CLAIM_TURN = """
 SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
@@ -120,13 +118,13 @@ SELECT account.max_concurrent IS NULL OR account.max_concurrent > (
     + ") FROM providers_provideraccount AS account WHERE provider_id = %s"
 )
 
-ACCOUNT = """
+GET_ACCOUNT = """
 SELECT is_enabled, encrypted_key, base_url, encrypted_proxy_url,
     coalesce(max_concurrent, per_minute, per_day) IS NOT NULL AS is_limited
 FROM providers_provideraccount WHERE provider_id = %s
 """
 
-EARLIER_CALLS = """
+GET_EARLIER_CALLS = """
 SELECT job_id, count(*) FILTER (WHERE ended_at IS NOT NULL) AS earlier_calls,
     max(call.id) FILTER (WHERE ended_at IS NULL) AS open_call,
     bool_or(ended_at IS NULL OR outcome = 'ambiguous') AS may_have_been_billed
@@ -140,7 +138,7 @@ WHERE id = ANY(%(ids)s) AND claim_token = ANY(%(tokens)s) AND NOT is_finalized
 RETURNING id
 """
 
-REFER = """
+STORE_PROVIDER_REFERENCE = """
 UPDATE jobs_job SET provider_job_reference = %s, updated_at = clock_timestamp()
 WHERE id = %s AND claim_token = %s AND NOT is_finalized
 """
@@ -158,17 +156,17 @@ RETURNING id
 
 # The four ends. Each leaves the lease and the hand-off of a result as its kind of end wants them.
 # A job that failed leaves its photo to the booth's answer where the slot says so (`on_failure`).
-_PHOTO_IS_WANTED = """
+_RETURNS_ORIGINAL = """
     coalesce(settings_json ->> 'on_failure' = 'original' AND failure_reason IN ('timeout', 'provider_error'), false)
-        AS photo_is_wanted
+        AS returns_original
 """
 
-_CLOSED = (
+_RETURNING_ENDED = (
     """
 RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at, payload_path,
     provider_job_reference, used_fallback,
 """
-    + _PHOTO_IS_WANTED
+    + _RETURNS_ORIGINAL
 )
 
 SUCCEED = (
@@ -180,7 +178,7 @@ UPDATE jobs_job SET
     result_checksum = %(checksum)s, result_inline_base64 = %(inline_base64)s
 WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
 """
-    + _CLOSED
+    + _RETURNING_ENDED
 )
 
 FAIL = (
@@ -190,7 +188,7 @@ UPDATE jobs_job SET
     failure_reason = 'provider_error', error_reason = %(reason)s, error_message = %(message)s
 WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
 """
-    + _CLOSED
+    + _RETURNING_ENDED
 )
 
 EXPIRE = (
@@ -200,7 +198,7 @@ UPDATE jobs_job SET
     failure_reason = 'timeout', error_reason = 'slow'
 WHERE id = %(id)s AND NOT is_finalized AND expires_at <= statement_timestamp()
 """
-    + _CLOSED
+    + _RETURNING_ENDED
 )
 
 CANCEL = (
@@ -210,7 +208,7 @@ UPDATE jobs_job SET
     failure_reason = 'cancelled'
 WHERE id = %(id)s AND NOT is_finalized
 """
-    + _CLOSED
+    + _RETURNING_ENDED
 )
 
 # A picture that came after the deadline, for a slot with `finish_late`: the job stays a timeout.
@@ -222,34 +220,34 @@ UPDATE jobs_job SET
 WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout' AND result_checksum IS NULL
 """
 
-OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= clock_timestamp() ORDER BY created_at"
+LIST_OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= clock_timestamp() ORDER BY created_at"
 
-LOOK = (
+GET_OUTCOME = (
     """
 SELECT id, slot_id, source, provider_id, payload_path, is_finalized, failure_reason, error_reason, result_file_path,
     result_inline_base64, result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token,
     provider_job_reference, used_fallback, settings_json ->> 'reply' AS reply,
 """
-    + _PHOTO_IS_WANTED
+    + _RETURNS_ORIGINAL
     + "FROM jobs_job WHERE id = %s"
 )
 
-RECIPE = """
+GET_JOB_INPUT = """
 SELECT provider_id, operation_id, settings_json, template_media, payload_path, payload_mime_type
 FROM jobs_job WHERE id = %s
 """
 
-FINISHED_OF = "SELECT id FROM jobs_job WHERE id = ANY(%s) AND is_finalized"
+LIST_FINISHED = "SELECT id FROM jobs_job WHERE id = ANY(%s) AND is_finalized"
 
-DELIVERED = """
+MARK_DELIVERED = """
 UPDATE jobs_job SET delivered_at = coalesce(delivered_at, clock_timestamp()), result_inline_base64 = NULL
 WHERE id = %s
 """
 
-SEEN = """
+RECORD_PROCESS = """
 INSERT INTO jobs_process (id, kind, name, capacity, busy, is_listening)
 VALUES (%(id)s, %(kind)s, %(name)s, %(capacity)s, %(busy)s, %(is_listening)s)
 ON CONFLICT (id) DO UPDATE SET busy = excluded.busy, is_listening = excluded.is_listening, seen_at = clock_timestamp()
 """
 
-GONE = "DELETE FROM jobs_process WHERE id = %s"
+REMOVE_PROCESS = "DELETE FROM jobs_process WHERE id = %s"

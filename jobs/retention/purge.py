@@ -38,7 +38,7 @@ PURGE_RUNS_KEPT = timedelta(days=30)
 
 
 @dataclass(slots=True)
-class Removed:
+class PurgeResult:
     """What a purge of all that had expired at `cutoff` removed, or with `dry_run` would have; `failed` counts files
     that could not be."""
 
@@ -66,22 +66,22 @@ class Removed:
             self.bytes += size
         return True
 
-    def add(self, other: Removed) -> None:
+    def add(self, other: PurgeResult) -> None:
         self.files += other.files
         self.bytes += other.bytes
         self.rows += other.rows
         self.failed += other.failed
 
 
-def purge(kinds: Iterable[str], dry_run: bool = False) -> Removed:
+def purge(kinds: Iterable[str], dry_run: bool = False) -> PurgeResult:
     """Purges the given `KINDS`, and leaves a record of it (`PurgeRun`, `PurgeTotal`)."""
     now, kinds = timezone.now(), list(kinds)
     if dry_run:
         return _removed(kinds, now, dry_run=True)
-    return carry_out(PurgeRun.objects.create(kinds=kinds, cutoff_at=now, started_at=now))
+    return run_purge(PurgeRun.objects.create(kinds=kinds, cutoff_at=now, started_at=now))
 
 
-def carry_out(run: PurgeRun) -> Removed:
+def run_purge(run: PurgeRun) -> PurgeResult:
     """Purges what had expired at its cutoff; the run says then what that was. If another process has taken it
     meanwhile, it says what that one removed."""
     removed = _removed(run.kinds, run.cutoff_at)
@@ -92,10 +92,10 @@ def carry_out(run: PurgeRun) -> Removed:
     return removed
 
 
-def _removed(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = False) -> Removed:
-    sum_of_all = Removed(cutoff, dry_run)
+def _removed(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = False) -> PurgeResult:
+    sum_of_all = PurgeResult(cutoff, dry_run)
     for kind in kinds:
-        removed = Removed(cutoff, dry_run)
+        removed = PurgeResult(cutoff, dry_run)
         KINDS[kind](removed)
         sum_of_all.add(removed)
         if not dry_run:
@@ -103,7 +103,7 @@ def _removed(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = False) -
     return sum_of_all
 
 
-def _add_to_total(kind: str, removed: Removed) -> None:
+def _add_to_total(kind: str, removed: PurgeResult) -> None:
     PurgeTotal.objects.get_or_create(pk=kind)
     PurgeTotal.objects.filter(pk=kind).update(
         runs=F("runs") + 1,
@@ -114,7 +114,7 @@ def _add_to_total(kind: str, removed: Removed) -> None:
     )
 
 
-def _media(removed: Removed) -> None:
+def _media(removed: PurgeResult) -> None:
     """Links past their time, photos of jobs that are over, hand-off copies of results, files never finished."""
     now = removed.cutoff
     expired = MediaObject.objects.filter(expires_at__lte=now)
@@ -132,7 +132,7 @@ def _media(removed: Removed) -> None:
                 removed.file(path)
 
 
-def _results(removed: Removed) -> None:
+def _results(removed: PurgeResult) -> None:
     """Results past their retention with their thumbnails, and such files of jobs that have no result."""
     now = removed.cutoff
     due = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lte=now).order_by("result_expires_at")
@@ -145,7 +145,7 @@ def _results(removed: Removed) -> None:
         _orphans(folder, without, ORPHAN_SECONDS, removed)
 
 
-def _log(removed: Removed) -> None:
+def _log(removed: PurgeResult) -> None:
     """Log entries and calls past LOG_RETENTION_DAYS and the jobs they were about; traces of processes and purges."""
     now = removed.cutoff
     cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
@@ -158,10 +158,10 @@ def _log(removed: Removed) -> None:
     _rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUNS_KEPT), removed)
 
 
-KINDS: Mapping[str, Callable[[Removed], None]] = {"media": _media, "results": _results, "log": _log}
+KINDS: Mapping[str, Callable[[PurgeResult], None]] = {"media": _media, "results": _results, "log": _log}
 
 
-def _rows(due: QuerySet[Any], removed: Removed) -> None:
+def _rows(due: QuerySet[Any], removed: PurgeResult) -> None:
     """Counted by the database, so that of two purges at once each counts its own; without what goes along."""
     model: Any = due.model
     label = model._meta.label  # noqa: SLF001 - Django documents it
@@ -172,7 +172,7 @@ def _rows(due: QuerySet[Any], removed: Removed) -> None:
             removed.rows += model.objects.filter(pk__in=keys).delete()[1].get(label, 0)
 
 
-def _orphans(folder: str, is_over: Q, older_than: float, removed: Removed) -> None:
+def _orphans(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -> None:
     """Files that their job needs no more, and files whose job is not there (any more, not: not yet)."""
     old = set(_files_in(folder, ORPHAN_SECONDS))
     for batch in _batches(_files_in(folder, older_than)):

@@ -19,24 +19,26 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from jobs.models import PurgeRun
-from jobs.retention.purge import Removed, carry_out
+from jobs.retention.purge import PurgeResult, run_purge
 
 logger = logging.getLogger(__name__)
 
 SCOPES: Mapping[str, Sequence[str]] = {"full": ("media", "results"), "media_objects": ("media",)}
-TAKEN_FOR = timedelta(minutes=5)  # thousands of files take seconds: who has not finished by then failed or was killed
-TRIED_FOR = timedelta(days=1)  # by then the scheduled purges have done it, or tell why they cannot
+CLAIM_TIMEOUT = timedelta(
+    minutes=5
+)  # thousands of files take seconds: who has not finished by then failed or was killed
+RETRY_PERIOD = timedelta(days=1)  # by then the scheduled purges have done it, or tell why they cannot
 
 
-def ask(scope: str, by: Any) -> tuple[PurgeRun, bool]:
+def request_purge(scope: str, by: Any) -> tuple[PurgeRun, bool]:
     """A purge of what has expired by now; or the one of that scope that waits already, and False."""
     try:
-        return _waiting(scope, by)
+        return _get_or_create(scope, by)
     except IntegrityError:  # another asked at this moment, and that purge has begun already
-        return _waiting(scope, by)
+        return _get_or_create(scope, by)
 
 
-def _waiting(scope: str, by: Any) -> tuple[PurgeRun, bool]:
+def _get_or_create(scope: str, by: Any) -> tuple[PurgeRun, bool]:
     run, is_new = PurgeRun.objects.get_or_create(
         {"request_id": uuid4(), "requested_by": by},
         request_id__isnull=False,
@@ -47,10 +49,10 @@ def _waiting(scope: str, by: Any) -> tuple[PurgeRun, bool]:
     return run, is_new
 
 
-def take() -> PurgeRun | None:
+def claim() -> PurgeRun | None:
     """The next that is to be carried out; nobody else gets it. None: there is none."""
     newer = PurgeRun.objects.filter(request_id__isnull=False, kinds=OuterRef("kinds"), id__gt=OuterRef("id"))
-    is_left = Q(started_at__lt=Now() - TAKEN_FOR, cutoff_at__gt=Now() - TRIED_FOR) & ~Exists(newer)
+    is_left = Q(started_at__lt=Now() - CLAIM_TIMEOUT, cutoff_at__gt=Now() - RETRY_PERIOD) & ~Exists(newer)
     asked = PurgeRun.objects.filter(request_id__isnull=False, finished_at=None).order_by("id")
     due = asked.filter(Q(started_at=None) | is_left)
     for run in due:
@@ -60,26 +62,26 @@ def take() -> PurgeRun | None:
     return None
 
 
-def carry_out_all() -> Removed:
+def run_all() -> PurgeResult:
     """All that wait."""
-    removed = Removed(timezone.now())
-    while run := take():
-        removed.add(_carried_out(run))
+    removed = PurgeResult(timezone.now())
+    while run := claim():
+        removed.add(_run(run))
     return removed
 
 
-def carry_out_in_thread(run: PurgeRun) -> None:
+def run_in_thread(run: PurgeRun) -> None:
     """As a thread's whole work: what goes wrong is told, and tried again when the purge is taken again."""
     try:
-        _carried_out(run)
+        _run(run)
     except Exception:  # whatever it is, the photos go on
         logger.exception("Purge %s failed", run.request_id)
     finally:
         connection.close()
 
 
-def _carried_out(run: PurgeRun) -> Removed:
-    removed = carry_out(run)
+def _run(run: PurgeRun) -> PurgeResult:
+    removed = run_purge(run)
     logger.info(
         "Purge %s of %s, expired by %s: removed %s files (%s bytes) and %s rows; %s files could not be removed",
         run.request_id,

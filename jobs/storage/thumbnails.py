@@ -11,7 +11,7 @@ from jobs.storage import files
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 5.0  # in a rush without end one is made this often all the same
+MAX_PAUSE_SECONDS = 5.0  # where photos come without a break, one thumbnail is made this often all the same
 CLOSE_SECONDS = 3.0  # at the end of the worker; a usual backlog takes less
 
 
@@ -23,28 +23,28 @@ class Thumbnails:
         self._is_quiet = threading.Event()
         self._is_quiet.set()
 
-    def rush(self) -> None:
+    def pause(self) -> None:
         """A photo is under way."""
         self._is_quiet.clear()
 
-    def rest(self) -> None:
+    def resume(self) -> None:
         """No photo is under way any more."""
         self._is_quiet.set()
 
-    def make_later(self, job_id: UUID, path: str) -> None:
-        """Of the result under `path`."""
+    def schedule(self, job_id: UUID, path: str) -> None:
+        """Makes a thumbnail of the result under `path` when there is time."""
         self._thread.submit(self._make, job_id, path)
 
     def close(self) -> None:
-        """Makes what is still to be made, as far as that goes quickly: after a long rush it is the whole evening's, and
+        """Makes what is still to be made, for CLOSE_SECONDS at most: after a busy evening there may be hundreds, and
         whoever stops the worker waits. Blocks."""
-        self.rest()
+        self.resume()
         wait([self._thread.submit(lambda: None)], CLOSE_SECONDS)
         self._thread.shutdown(cancel_futures=True)
 
     def _make(self, job_id: UUID, path: str) -> None:
         """A picture that has no thumbnail is still a picture, so a fault here is only logged."""
-        self._is_quiet.wait(PATIENCE_SECONDS)
+        self._is_quiet.wait(MAX_PAUSE_SECONDS)
         try:
             files.save_thumbnail(job_id, files.read(path))
         except (OSError, ValueError):

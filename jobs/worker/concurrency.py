@@ -1,4 +1,4 @@
-"""The places of a worker: how many jobs it works on at once."""
+"""How many jobs a worker runs at once: a semaphore whose permits a job gives up while it only waits."""
 
 from __future__ import annotations
 
@@ -7,65 +7,68 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 
-class Places:
-    """A job that only waits for a time gives its place back, so that a busy provider never holds up another's jobs."""
+class JobSemaphore:
+    """A job that backs off releases its permit meanwhile, so that a busy provider never holds up another's jobs.
+
+    Not `asyncio.Semaphore`: the worker must know how many permits are free before it claims that many jobs, and a job
+    that comes back from its back-off goes before a new one.
+    """
 
     def __init__(self, count: int, on_free: Callable[[], None]) -> None:
         self.free = count
         self._on_free = on_free
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def reserve(self) -> list[Place]:
-        """All that are free: while jobs are claimed for them, none that comes back may take one."""
+    def acquire_all(self) -> list[JobPermit]:
+        """All free permits: while jobs are claimed for them, no job that comes back may take one."""
         count, self.free = self.free, 0
-        return [Place(self) for _ in range(count)]
+        return [JobPermit(self) for _ in range(count)]
 
-    def give_back(self) -> None:
-        if not self._pass_on():
+    def release(self) -> None:
+        if not self._hand_over():
             self._on_free()
 
-    def leave_unused(self, reserved: Iterable[Place]) -> None:
-        """No job came for them. Nobody is told: whoever claims has just looked."""
-        for _ in reserved:
-            self._pass_on()
+    def release_unused(self, permits: Iterable[JobPermit]) -> None:
+        """No job was claimed for these. Does not call `on_free`: whoever claims has just looked."""
+        for _ in permits:
+            self._hand_over()
 
-    def _pass_on(self) -> bool:
-        """Whether a job that comes back from waiting got it: those go before new ones."""
+    def _hand_over(self) -> bool:
+        """Gives the permit to the job that has waited longest for one. False: none waits, the permit is free."""
         while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
                 return True
         self.free += 1
         return False
 
-    async def take_again(self) -> None:
-        """Waits for its turn."""
+    async def reacquire(self) -> None:
         if self.free > 0:
             self.free -= 1
             return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # cancelled in the very turn in which it was given one
-                self.give_back()
+            if waiter.done() and not waiter.cancelled():  # cancelled in the same turn in which it got the permit
+                self.release()
             raise
 
 
-class Place:
-    """One job's place; leaving it twice is leaving it."""
+class JobPermit:
+    """One job's permit. Releasing it twice is the same as once."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._is_taken = True
+    def __init__(self, semaphore: JobSemaphore) -> None:
+        self._semaphore = semaphore
+        self._is_held = True
 
-    def leave(self) -> None:
-        if self._is_taken:
-            self._is_taken = False
-            self._places.give_back()
+    def release(self) -> None:
+        if self._is_held:
+            self._is_held = False
+            self._semaphore.release()
 
-    async def take_again(self) -> None:
-        await self._places.take_again()
-        self._is_taken = True
+    async def reacquire(self) -> None:
+        await self._semaphore.reacquire()
+        self._is_held = True

@@ -1,4 +1,4 @@
-"""One claimed job: from the stored photo through its providers to the stored picture and the finished row."""
+"""One claimed job: from the stored photo through its providers to the stored picture and the finalized row."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+from django.conf import settings
+
 from core import crypto
+from core.database import DatabaseUnavailable
 from core.logs import correlation_id
+from jobs import lifecycle
 from jobs.models import Job
-from jobs.queue.records import Claim, Failure, Outcome, Result, SealedAccount
-from jobs.queue.verbs import LEASE_SECONDS, Queue, QueueUnavailable
-from jobs.storage import files, media
+from jobs.queue.records import Claim, EncryptedAccount, Failure, JobOutcome, Result
+from jobs.queue.verbs import Queue
+from jobs.storage import files
 from jobs.storage.thumbnails import Thumbnails
-from jobs.worker.concurrency import Place
-from jobs.worker.provider_run import CallOutcome, Desk, Recipe, Stage
+from jobs.worker.concurrency import JobPermit
+from jobs.worker.provider_run import CallOutcome, ProviderPlan, ProviderRun, RunContext
 from providers import registry
-from providers.attempts import Clock, DeadlineReached
+from providers.attempts import Deadline, DeadlineReached
 from providers.base import (
     Account,
     Fallback,
@@ -30,7 +34,7 @@ from providers.base import (
     ProviderError,
     Reason,
 )
-from providers.limits import Ending
+from providers.limits import CallEnding
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +52,16 @@ class LeaseLost(Exception):
 
 @dataclass(slots=True)
 class Lease:
-    """How long the job is surely ours, on this process's monotonic clock; the worker's heartbeat prolongs it."""
+    """How long the job is surely ours, on this process's monotonic clock; the worker's heartbeat extends it."""
 
     until: float
 
     @classmethod
     def begin(cls) -> Lease:
-        return cls(time.monotonic() + LEASE_SECONDS)
+        return cls(time.monotonic() + settings.LEASE_SECONDS)
 
-    def prolong(self) -> None:
-        self.until = time.monotonic() + LEASE_SECONDS
+    def extend(self) -> None:
+        self.until = time.monotonic() + settings.LEASE_SECONDS
 
     def seconds_left(self) -> float:
         return self.until - time.monotonic()
@@ -67,12 +71,12 @@ class Providers:
     """The adapters of this process, one instance an account: jobs share its connections."""
 
     def __init__(self) -> None:
-        self._instances: dict[tuple[str, SealedAccount], Provider[Any]] = {}
+        self._instances: dict[tuple[str, EncryptedAccount], Provider[Any]] = {}
 
-    def of(self, provider_id: str, account: SealedAccount) -> Provider[Any]:
+    def get(self, provider_id: str, account: EncryptedAccount) -> Provider[Any]:
         """Raises `PermanentError` where the account cannot be used."""
         if (provider_id, account) not in self._instances:
-            self._instances[provider_id, account] = _provider(provider_id, account)
+            self._instances[provider_id, account] = _make_provider(provider_id, account)
         return self._instances[provider_id, account]
 
     async def aclose(self) -> None:
@@ -80,7 +84,7 @@ class Providers:
             await provider.aclose()
 
 
-def _provider(provider_id: str, account: SealedAccount) -> Provider[Any]:
+def _make_provider(provider_id: str, account: EncryptedAccount) -> Provider[Any]:
     provider = registry.classes()[provider_id]
     try:
         key, proxy_url = crypto.decrypt(account.encrypted_key), crypto.decrypt(account.encrypted_proxy_url)
@@ -91,21 +95,21 @@ def _provider(provider_id: str, account: SealedAccount) -> Provider[Any]:
     return provider(Account(key, account.base_url or provider.default_base_url, proxy_url or None))
 
 
-class Runner:
-    """Runs jobs with the providers of this process."""
+class JobRunner:
+    """Starts jobs with the providers of this process."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._providers = Providers()
         self._thumbnails = Thumbnails()
 
-    def begin(self, claim: Claim, place: Place) -> JobRun:
-        self._thumbnails.rush()
-        return JobRun(self._queue, place, self._providers, claim, self._thumbnails)
+    def begin(self, claim: Claim, permit: JobPermit) -> JobRun:
+        self._thumbnails.pause()
+        return JobRun(self._queue, permit, self._providers, claim, self._thumbnails)
 
-    def rest(self) -> None:
+    def on_idle(self) -> None:
         """No job is under way any more."""
-        self._thumbnails.rest()
+        self._thumbnails.resume()
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._thumbnails.close)
@@ -115,51 +119,53 @@ class Runner:
 class JobRun:
     """One job while this process has it."""
 
-    def __init__(self, queue: Queue, place: Place, providers: Providers, claim: Claim, thumbnails: Thumbnails) -> None:
+    def __init__(
+        self, queue: Queue, permit: JobPermit, providers: Providers, claim: Claim, thumbnails: Thumbnails
+    ) -> None:
         self.claim = claim
         self.lease = Lease.begin()
-        self.place = place
+        self.permit = permit
         self._queue = queue
         self._providers = providers
         self._thumbnails = thumbnails
         overtime = OVERTIME_SECONDS if claim.settings_json.get("finish_late") is True else 0
-        self._clock = Clock.of(claim.seconds_left, overtime)
-        self._desk = Desk(queue, place, self._clock)
-        self._stage: Stage | None = None
+        self._deadline = Deadline.after(claim.seconds_left, overtime)
+        self._context = RunContext(queue, permit, self._deadline)
+        self._provider_run: ProviderRun | None = None
         self._making: asyncio.Task[Picture] | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """The job has ended elsewhere: the provider call is torn down, or after its time may finish without a place.
-        Harmless when the job has ended here."""
-        if self._clock.overtime and self._clock.left() < CLOCK_SECONDS:
-            self.place.leave()
+        """The job has ended elsewhere: tears down the provider call. With `finish_late` and past the deadline the call
+        goes on, without the worker's permit. Harmless when the job has ended here."""
+        if self._deadline.overtime and self._deadline.seconds_left() < CLOCK_SECONDS:
+            self.permit.release()
             return
         self._is_stopped = True
         if self._making:
             self._making.cancel()
 
-    async def bring_to_its_end(self) -> None:
+    async def run(self) -> None:
         """From photo to picture or failure. Cancelling this stops the work and leaves the job to another worker."""
         correlation_id.set(str(self.claim.id))
-        self._making = asyncio.create_task(self._made(), name=f"make {self.claim.id}")
+        self._making = asyncio.create_task(self._make_picture(), name=f"make {self.claim.id}")
         try:
             picture = await self._making
-            await self._hold()
+            await self._confirm_lease()
             ending: Result | Failure = await asyncio.to_thread(self._store, picture)
         except asyncio.CancelledError:
             if not self._is_stopped:
-                await self._handed_back()
+                await self._hand_back()
                 raise
-            await self._torn_down()
+            await self._tear_down()
             return
         except DeadlineReached as late:
-            await self._out_of_time(late)
+            await self._handle_deadline(late)
             return
         except LeaseLost:
-            await self._drop(None, await self._queue.look(self.claim.id))
+            await self._drop(None, await self._queue.get_outcome(self.claim.id))
             return
-        except QueueUnavailable:
+        except DatabaseUnavailable:
             raise
         except ProviderError as error:
             ending = Failure(error.reason, error.message)
@@ -168,24 +174,24 @@ class JobRun:
             ending = Failure(Reason.INTERNAL, f"{type(error).__name__} in this service; see the worker's log")
         await self._finalize(ending)
 
-    async def _made(self) -> Picture:
+    async def _make_picture(self) -> Picture:
         """By the slot's provider, else by its fallback (design, rule 5)."""
         claim = self.claim
-        parsed = registry.parsed(claim.provider_id, claim.operation_id, claim.settings_json)
+        own = registry.parse_settings(claim.provider_id, claim.operation_id, claim.settings_json)
         if not claim.used_fallback:
             try:
-                return await self._made_by(claim.provider_id, claim.operation_id, parsed, parsed.daily_budget)
+                return await self._ask(claim.provider_id, claim.operation_id, own, own.daily_budget)
             except ProviderError as error:
-                if parsed.fallback is None or self._clock.left() <= 0:
+                if own.fallback is None or self._deadline.seconds_left() <= 0:
                     raise
                 logger.info("No picture by %s (%s): falling back", claim.provider_id, error.reason)
-            await self._desk.insist(self._queue.fall_back, claim)
-        assert parsed.fallback
-        instead = _fallback_settings(parsed, parsed.fallback)
-        chosen = parsed.fallback
-        return await self._made_by(chosen.provider_id, chosen.operation_id, instead, parsed.daily_budget, chosen)
+            await self._context.retry(self._queue.fall_back, claim)
+        assert own.fallback
+        fallback = own.fallback
+        settings = _merge_fallback_settings(own, fallback)
+        return await self._ask(fallback.provider_id, fallback.operation_id, settings, own.daily_budget, fallback)
 
-    async def _made_by(
+    async def _ask(
         self,
         provider_id: str,
         operation_id: str,
@@ -193,31 +199,32 @@ class JobRun:
         daily_budget: float | None,
         fallback: Fallback | None = None,
     ) -> Picture:
-        account = await self._desk.insist(self._queue.account, provider_id) if fallback else self.claim.account
+        """One provider's picture. Raises `ProviderError`, `DeadlineReached`."""
+        account = await self._context.retry(self._queue.get_account, provider_id) if fallback else self.claim.account
         if not account.is_enabled:
             raise PermanentError(Reason.OVERLOADED, "The provider is switched off in its account")
-        recipe = Recipe(
-            self._providers.of(provider_id, account),
+        plan = ProviderPlan(
+            self._providers.get(provider_id, account),
             operation_id,
-            settings.filled(self.claim.metadata),
+            settings.fill_placeholders(self.claim.metadata),
             is_fallback=fallback is not None,
             is_limited=account.is_limited,
             daily_budget=daily_budget,
         )
-        is_resumed = self.claim.used_fallback == recipe.is_fallback
-        self._stage = Stage(self._desk, self.claim, recipe, is_resumed=is_resumed)
-        return await self._stage.make()
+        is_resumed = self.claim.used_fallback == plan.is_fallback
+        self._provider_run = ProviderRun(self._context, self.claim, plan, is_resumed=is_resumed)
+        return await self._provider_run.run()
 
-    async def _hold(self) -> None:
+    async def _confirm_lease(self) -> None:
         """Only the worker that has the job may write its file, since all workers write to the same name."""
-        if self._clock.left() <= 0:
-            if self._clock.left_in_all() <= 0:
+        if self._deadline.seconds_left() <= 0:
+            if self._deadline.seconds_left_with_overtime() <= 0:
                 raise DeadlineReached
             return  # the job has timed out: nobody else takes it
         if self.lease.seconds_left() <= 0:  # no heartbeat came through; that alone makes the job nobody else's
-            if not await self._desk.insist(self._queue.extend, [self.claim]):
+            if not await self._context.retry(self._queue.extend, [self.claim]):
                 raise LeaseLost
-            self.lease.prolong()
+            self.lease.extend()
 
     def _store(self, picture: Picture) -> Result:
         path = files.result_path(self.claim.id, picture.mime_type)
@@ -227,69 +234,72 @@ class JobRun:
         return Result(path, picture.mime_type, size, files.checksum(picture.data), inline)
 
     async def _finalize(self, ending: Result | Failure) -> None:
-        closed = await self._desk.insist(self._queue.finalize, self.claim, ending, self._desk.report)
-        if closed is not None:
-            await media.tidy_up(closed)
+        ended = await self._context.retry(self._queue.finalize, self.claim, ending, self._context.report)
+        if ended is not None:
+            await lifecycle.clean_up(ended)
         else:
             await self._expire()
-            outcome = await self._queue.look(self.claim.id)
-            # What a first try has done, whose answer was lost with the connection, is no late answer.
-            if outcome is not None and outcome.was_made_by(self.claim):
-                await media.tidy_up(outcome)
-            elif not await self._finished_late(ending):
+            outcome = await self._queue.get_outcome(self.claim.id)
+            # A first try whose acknowledgement was lost with the connection has finalized the job: no late answer.
+            if outcome is not None and outcome.was_ended_by(self.claim):
+                await lifecycle.clean_up(outcome)
+            elif not await self._add_late_result(ending):
                 await self._drop(ending, outcome)
                 return
         if isinstance(ending, Result) and self.claim.source == Job.Source.BOOTH:
-            self._thumbnails.make_later(self.claim.id, ending.path)
+            self._thumbnails.schedule(self.claim.id, ending.path)
 
-    async def _finished_late(self, ending: Result | Failure) -> bool:
+    async def _add_late_result(self, ending: Result | Failure) -> bool:
         """Whether the picture is now under the public link of a job that has timed out, as its slot wants."""
-        if not self._clock.overtime or isinstance(ending, Failure):
+        if not self._deadline.overtime or isinstance(ending, Failure):
             return False
-        return await self._desk.insist(self._queue.add_late_result, self.claim, ending, self._desk.report.steps)
+        steps = self._context.report.steps
+        return await self._context.retry(self._queue.add_late_result, self.claim, ending, steps)
 
     async def _expire(self) -> None:
-        if closed := await self._queue.expire(self.claim.id, self._desk.report):
-            self._desk.report.steps.clear()  # they are written
-            await media.tidy_up(closed)
+        if ended := await self._queue.expire(self.claim.id, self._context.report):
+            self._context.report.steps.clear()  # they are written
+            await lifecycle.clean_up(ended)
 
-    async def _out_of_time(self, late: DeadlineReached) -> None:
-        if self._stage:
-            await self._stage.end_call(Ending(CallOutcome.LATE, usage=late.usage))
-            await self._stage.tell_provider()
+    async def _handle_deadline(self, late: DeadlineReached) -> None:
+        if self._provider_run:
+            await self._provider_run.end_call(CallEnding(CallOutcome.LATE, usage=late.usage))
+            await self._provider_run.cancel_at_provider()
         await self._expire()
 
-    async def _torn_down(self) -> None:
-        """The provider is told to stop, unless another worker goes on with this very reference."""
-        outcome = await self._queue.look(self.claim.id)
-        if self._stage is None:
+    async def _tear_down(self) -> None:
+        """Tells the provider to stop, unless another worker goes on with this very reference."""
+        outcome = await self._queue.get_outcome(self.claim.id)
+        run = self._provider_run
+        if run is None:
             return
-        if outcome is None or outcome.is_finalized or outcome.provider_job_reference != self._stage.reference:
+        if outcome is None or outcome.is_finalized or outcome.provider_job_reference != run.reference:
             is_late = outcome is not None and outcome.failure_reason == "timeout"
-            await self._stage.end_call(Ending(CallOutcome.LATE if is_late else CallOutcome.CANCELLED))
-            await self._stage.tell_provider()
+            await run.end_call(CallEnding(CallOutcome.LATE if is_late else CallOutcome.CANCELLED))
+            await run.cancel_at_provider()
 
-    async def _handed_back(self) -> None:
+    async def _hand_back(self) -> None:
         """Another worker goes on with a reference; an immediate call is torn down, and may have been billed."""
-        if self._stage and self._stage.reference is None:
+        if self._provider_run and self._provider_run.reference is None:
             try:
-                await self._stage.end_call(Ending(CallOutcome.AMBIGUOUS))
-            except QueueUnavailable:
+                await self._provider_run.end_call(CallEnding(CallOutcome.AMBIGUOUS))
+            except DatabaseUnavailable:
                 logger.warning("The database is away: a call of job %s stays open", self.claim.id)
 
-    async def _drop(self, ending: Result | Failure | None, outcome: Outcome | None) -> None:
+    async def _drop(self, ending: Result | Failure | None, outcome: JobOutcome | None) -> None:
         """An answer for a job that has ended, or that is another worker's, which then writes the file itself."""
-        steps = self._desk.report.steps
+        steps = self._context.report.steps
         if outcome is None or not outcome.is_finalized:
             logger.warning("The lease ran out while the picture was made; the job is another worker's")
-            await self._queue.log(steps)
+            await self._queue.write_log(steps)
             return
         await self._queue.drop_late_answer(self.claim, steps)
         if isinstance(ending, Result) and outcome.result_file_path is None:
             await asyncio.to_thread(files.delete, ending.path)
 
 
-def _fallback_settings(slot: OperationSettings, fallback: Fallback) -> OperationSettings:
-    """With the slot's own size and frame where it says nothing about them: the booth prints what it always prints."""
-    own = registry.parsed(fallback.provider_id, fallback.operation_id, fallback.settings_json)
+def _merge_fallback_settings(slot: OperationSettings, fallback: Fallback) -> OperationSettings:
+    """The fallback's settings, with the slot's size and frame where they name none: the booth prints what it always
+    prints."""
+    own = registry.parse_settings(fallback.provider_id, fallback.operation_id, fallback.settings_json)
     return own.model_copy(update={"output": own.output or slot.output, "frame": own.frame or slot.frame})

@@ -13,7 +13,7 @@ from core import images
 from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 
 
-def finish(
+def postprocess(
     picture: Picture, settings: OperationSettings, templates: Mapping[str, Picture], max_pixels: int = images.MAX_PIXELS
 ) -> Picture:
     """The picture as the booth gets it. Its bytes stay as they are unless something must change. They are decoded all

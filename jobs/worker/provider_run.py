@@ -1,4 +1,4 @@
-"""One provider's turn at a job: its calls, permitted, written down and priced one by one, until picture or failure."""
+"""One provider's run at a job: each call is permitted, recorded and priced, until there is a picture or a failure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
-from core.database import in_thread
-from jobs.queue.records import Claim, Report
-from jobs.queue.verbs import Queue, QueueUnavailable
+from core.database import DatabaseUnavailable, in_thread
+from jobs.queue.records import Claim, JobReport
+from jobs.queue.verbs import Queue
 from jobs.storage import files, media
-from jobs.worker.concurrency import Place
-from jobs.worker.postprocess import finish
+from jobs.worker.concurrency import JobPermit
+from jobs.worker.postprocess import postprocess
 from providers import attempts
-from providers.attempts import Clock
+from providers.attempts import Deadline
 from providers.base import (
     AmbiguousError,
     OperationSettings,
@@ -32,7 +32,7 @@ from providers.base import (
     Request,
     Usage,
 )
-from providers.limits import Ending, NewCall
+from providers.limits import CallEnding, NewCall
 from providers.models import ProviderCall
 from slots import template_media
 from stats.journal import Step
@@ -46,30 +46,30 @@ DATABASE_RETRY_SECONDS = 0.5
 
 
 @dataclass(slots=True)
-class Desk:
+class RunContext:
     """What a running job works with."""
 
     queue: Queue
-    place: Place
-    clock: Clock
-    report: Report = field(default_factory=Report)
+    permit: JobPermit
+    deadline: Deadline
+    report: JobReport = field(default_factory=JobReport)
 
-    async def insist(self, verb: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """The verb's answer. While the database is away and there is time it is asked again, so that no provider is
-        ever called twice for that. Raises `QueueUnavailable`."""
+    async def retry(self, verb: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Calls the verb, again and again while the database is away and there is time, so that this never makes
+        anybody call a provider twice. Raises `DatabaseUnavailable`."""
         while True:
             try:
                 return await verb(*arguments)
-            except (QueueUnavailable, OperationalError, InterfaceError) as error:
-                if self.clock.left_in_all() <= DATABASE_RETRY_SECONDS:
-                    raise QueueUnavailable(str(error)) from error
+            except (DatabaseUnavailable, OperationalError, InterfaceError) as error:
+                if self.deadline.seconds_left_with_overtime() <= DATABASE_RETRY_SECONDS:
+                    raise DatabaseUnavailable(str(error)) from error
                 logger.warning("The database is away; the job waits for it")
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What a stage is to do, and with whose account."""
+class ProviderPlan:
+    """Which provider a run asks, with whose account, and for what."""
 
     provider: Provider[Any]
     operation_id: str
@@ -84,69 +84,69 @@ class Recipe:
         return self.provider.repeatable and not self.is_limited
 
 
-class Stage:
-    """The observer of the attempts of one provider."""
+class ProviderRun:
+    """The observer of one provider's attempts."""
 
-    def __init__(self, desk: Desk, claim: Claim, recipe: Recipe, *, is_resumed: bool) -> None:
+    def __init__(self, context: RunContext, claim: Claim, plan: ProviderPlan, *, is_resumed: bool) -> None:
         """`is_resumed`: the claim's reference and earlier calls are this provider's."""
         self.claim = claim
-        self.recipe = recipe
+        self.plan = plan
         self.reference = claim.provider_job_reference if is_resumed else None
         self._call = claim.open_call if is_resumed else None
         self._earlier = claim.earlier_calls if is_resumed else 0
         self._may_have_been_billed = is_resumed and claim.may_have_been_billed
-        self._desk = desk
+        self._context = context
 
-    async def make(self) -> Picture:
-        """The finished picture; nothing of it is kept yet. Raises `ProviderError`, `DeadlineReached`."""
-        recipe = self.recipe
+    async def run(self) -> Picture:
+        """The finished picture; nothing of it is stored yet. Raises `ProviderError`, `DeadlineReached`."""
+        plan = self.plan
         await self._settle_lost_call()
-        request = await self._request()
+        request = await self._build_request()
 
-        async def finished(picture: Picture) -> Picture:
+        async def finish(picture: Picture) -> Picture:
             return await asyncio.to_thread(
-                finish, picture, recipe.settings, request.templates, settings.INGEST_MAX_PIXELS
+                postprocess, picture, plan.settings, request.templates, settings.INGEST_MAX_PIXELS
             )
 
         return await attempts.make_picture(
-            recipe.provider, request, self._desk.clock, self, finished, self.reference, self._earlier
+            plan.provider, request, self._context.deadline, self, finish, self.reference, self._earlier
         )
 
-    async def end_call(self, ending: Ending) -> None:
-        """Of the call under way, if there is one."""
+    async def end_call(self, ending: CallEnding) -> None:
+        """Records how the call under way came out, if there is one."""
         if self._call is not None:
-            await self._desk.insist(self._desk.queue.end_call, self._call, ending)
+            await self._context.retry(self._context.queue.end_call, self._call, ending)
             self._call = None
 
-    async def tell_provider(self) -> None:
-        """That nobody waits for it any more."""
+    async def cancel_at_provider(self) -> None:
+        """Tells the provider that nobody waits for the picture any more."""
         if self.reference is not None:
-            await attempts.tell_cancelled(self.recipe.provider, self.reference)
+            await attempts.cancel_at_provider(self.plan.provider, self.reference)
 
     async def _settle_lost_call(self) -> None:
-        """A worker was lost while it waited for an answer. Where there is no reference to ask by, that call may have
-        been billed and is not repeated. Raises `AmbiguousError`."""
+        """A worker was lost while it waited for an answer. Where there is no reference to poll, that call may have been
+        billed and is not repeated. Raises `AmbiguousError`."""
         if self.reference is not None:
             return
-        await self.end_call(Ending(CallOutcome.AMBIGUOUS))
-        if self._may_have_been_billed and not attempts.may_repeat_ambiguous(self.recipe.provider, self.recipe.settings):
+        await self.end_call(CallEnding(CallOutcome.AMBIGUOUS))
+        if self._may_have_been_billed and not attempts.may_repeat_ambiguous(self.plan.provider, self.plan.settings):
             raise AmbiguousError(Reason.INTERNAL, "The worker was lost during the call, which may have been billed")
 
-    async def _request(self) -> Request:
-        claim, recipe = self.claim, self.recipe
+    async def _build_request(self) -> Request:
+        claim, plan = self.claim, self.plan
         try:
             photo = Picture(await asyncio.to_thread(files.read, claim.payload_path), claim.payload_mime_type)
         except FileNotFoundError:
             raise PermanentError(Reason.INTERNAL, "The stored photo is gone") from None
-        ids = {key: claim.template_media[key] for key in recipe.settings.template_keys() if key in claim.template_media}
-        images = await self._desk.insist(in_thread, template_media.load, ids) if ids else {}
+        ids = {key: claim.template_media[key] for key in plan.settings.template_keys() if key in claim.template_media}
+        images = await self._context.retry(in_thread, template_media.load, ids) if ids else {}
         links: dict[str, str] = {}
-        if recipe.provider.requires_public_media and self.reference is None:
-            links = await self._desk.insist(in_thread, media.publish, claim, recipe.provider, photo, images)
+        if plan.provider.requires_public_media and self.reference is None:
+            links = await self._context.retry(in_thread, media.publish, claim, plan.provider, photo, images)
         return Request(
             job_id=claim.id,
-            operation=recipe.operation_id,
-            settings=recipe.settings,
+            operation=plan.operation_id,
+            settings=plan.settings,
             photo=photo,
             templates=images,
             photo_url=links.pop(media.PHOTO, None),
@@ -155,59 +155,59 @@ class Stage:
 
     # attempts.Observer
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         self.reference = reference
-        await self._desk.insist(self._desk.queue.refer, self.claim, reference)
+        await self._context.retry(self._context.queue.store_provider_reference, self.claim, reference)
 
-    def polled(self) -> None:
-        self._desk.report.polls += 1
+    def on_poll(self) -> None:
+        self._context.report.polls += 1
 
-    async def permit(self) -> None:
-        if self.recipe.is_free:
+    async def wait_for_permit(self) -> None:
+        if self.plan.is_free:
             return
-        claim, recipe = self.claim, self.recipe
-        call = NewCall(recipe.provider.id, claim.slot_id, claim.id, recipe.is_fallback, recipe.daily_budget)
+        claim, plan = self.claim, self.plan
+        call = NewCall(plan.provider.id, claim.slot_id, claim.id, plan.is_fallback, plan.daily_budget)
         while True:
-            permit = await self._desk.insist(self._desk.queue.begin_call, claim, call)
+            permit = await self._context.retry(self._context.queue.begin_call, claim, call)
             if permit.call_id is not None:
                 self._call = permit.call_id
                 return
-            if permit.wait_seconds >= self._desk.clock.left():
+            if permit.wait_seconds >= self._context.deadline.seconds_left():
                 raise PermanentError(Reason.QUOTA, "The account's own limits leave no time for a call")
-            await self.rest(permit.wait_seconds)
+            await self.back_off(permit.wait_seconds)
 
-    async def rest(self, seconds: float) -> None:
-        """Meanwhile another job may have the place."""
-        self._desk.place.leave()
+    async def back_off(self, seconds: float) -> None:
+        """Meanwhile another job may have the worker's permit."""
+        self._context.permit.release()
         await asyncio.sleep(seconds)
-        await self._desk.place.take_again()
+        await self._context.permit.reacquire()
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         """Failed attempts are logged at once; the last step of the report goes with the job's end."""
-        await self.end_call(Ending.of(error, usage))
-        report = self._desk.report
+        await self.end_call(CallEnding.of(error, usage))
+        report = self._context.report
         report.attempts += 1
         report.attempt_errors += error is not None
         report.provider_seconds += seconds
-        report.steps.append(self._step(number, seconds, error, usage))
+        report.steps.append(self._make_step(number, seconds, error, usage))
         if error is not None:
             await self._log_attempt()
 
     async def _log_attempt(self) -> None:
-        steps = self._desk.report.steps
+        steps = self._context.report.steps
         try:
-            await self._desk.queue.log(steps)
-        except QueueUnavailable:
+            await self._context.queue.write_log(steps)
+        except DatabaseUnavailable:
             return  # the steps stay in the report and are written with the job's end
         steps.clear()
 
-    def _step(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> Step:
+    def _make_step(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> Step:
         usage = error.usage if error else usage
         details = {
-            "provider_id": self.recipe.provider.id,
+            "provider_id": self.plan.provider.id,
             "provider_reference": self.reference,
             "attempt": number,
-            "fallback": self.recipe.is_fallback or None,
+            "fallback": self.plan.is_fallback or None,
             "model": usage and usage.model,
             "cost_usd": str(usage.cost) if usage and usage.cost is not None else None,
             "error": error and error.message,

@@ -2,14 +2,14 @@
 
 Side tasks, each named; one that dies takes the worker down loudly, so that whoever supervises it starts it anew:
 
-    listen      wakes the claiming when a job is ready, and ends a job's work when the job has ended
-    claim       fills free places; looks at least once a second, notified or not
-    heartbeat   extends the leases, and stops work on jobs that are no longer ours
+    listen      wakes `claim` when a job is ready, and stops the work on a job that has ended
+    claim       claims a job for each free permit; looks at least once a second, notified or not
+    heartbeat   extends the leases, and stops the work on jobs that are no longer ours
     sweep       ends jobs that are past their deadline and that nobody waits for any more
-    purge       has what staff asked to purge purged, in a thread of its own
+    purge       runs the purges that staff asked for, in a thread of its own
 
-Leaving: the first signal lets running jobs finish within the grace, then hands the rest back; a second one hands them
-back at once.
+Shutdown: the first signal lets running jobs finish within the grace period, then releases the rest; a second one
+releases them at once.
 """
 
 from __future__ import annotations
@@ -23,56 +23,58 @@ from collections.abc import Collection
 from threading import Thread
 from uuid import UUID, uuid4
 
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from core.database import in_thread
+from core.database import UNAVAILABLE_ERRORS, DatabaseUnavailable, in_thread
+from jobs import lifecycle
 from jobs.queue.notify import POLL_SECONDS, Listener
 from jobs.queue.records import Claim
-from jobs.queue.verbs import AWAY, DONE_CHANNEL, LEASE_SECONDS, READY_CHANNEL, Queue, QueueUnavailable
+from jobs.queue.verbs import DONE_CHANNEL, READY_CHANNEL, Queue
 from jobs.retention import requests
-from jobs.storage import media
-from jobs.worker.concurrency import Places
-from jobs.worker.job_run import JobRun, Runner
+from jobs.worker.concurrency import JobSemaphore
+from jobs.worker.job_run import JobRun, JobRunner
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = LEASE_SECONDS / 4  # three may get lost before a lease does
 SWEEP_SECONDS = 1.0
+HEARTBEATS_A_LEASE = 4  # three may get lost before a lease does
 
 
 class Worker:
-    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `QueueUnavailable`.
+    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `DatabaseUnavailable`.
 
-    `pulse` is for the heartbeat alone: however busy `queue` is, no lease runs out for want of a connection.
+    `heartbeat_queue` is for the heartbeat alone: however busy `queue` is, no lease runs out for want of a connection.
     """
 
     def __init__(
         self,
         queue: Queue,
-        pulse: Queue,
+        heartbeat_queue: Queue,
         providers: Collection[str],
         concurrency: int,
         grace_seconds: float,
         once: bool = False,
     ) -> None:
         self._queue = queue
-        self._pulse = pulse
+        self._heartbeat_queue = heartbeat_queue
         self._providers = providers
         self._concurrency = concurrency
         self._grace_seconds = grace_seconds
         self._once = once
         self._id = uuid4()
+        self._heartbeat_seconds = settings.LEASE_SECONDS / HEARTBEATS_A_LEASE
         self._wake = asyncio.Event()
-        self._places = Places(concurrency, self._wake_up)
-        self._runner = Runner(queue)
+        self._semaphore = JobSemaphore(concurrency, self._wake.set)
+        self._runner = JobRunner(queue)
         self._running: dict[UUID, tuple[JobRun, asyncio.Task[None]]] = {}
         self._leaving = asyncio.Event()
-        self._at_once = asyncio.Event()
+        self._releasing = asyncio.Event()
         self._listener = Listener({READY_CHANNEL: self._on_ready, DONE_CHANNEL: self._on_done}, self._wake.set)
 
     def stop(self) -> None:
         """Called by a signal. The first drains, the second releases."""
-        (self._at_once if self._leaving.is_set() else self._leaving).set()
+        (self._releasing if self._leaving.is_set() else self._leaving).set()
         self._wake.set()
 
     async def run(self) -> None:
@@ -96,7 +98,7 @@ class Worker:
             await self._leave(sides)
 
     async def _claim(self) -> None:
-        """Until told to leave: fill free places, then sleep until there is news or a second has passed."""
+        """Until told to leave: claim for the free permits, then sleep until notified or until a second has passed."""
         while not self._leaving.is_set():
             self._wake.clear()
             claimed = await self._claim_some()
@@ -110,23 +112,23 @@ class Worker:
 
     async def _claim_some(self) -> int:
         claims: list[Claim] = []
-        places = self._places.reserve()
+        permits = self._semaphore.acquire_all()
         try:
-            if places:
-                claims = await self._claimed(len(places))
+            if permits:
+                claims = await self._claim_jobs(len(permits))
         finally:
-            self._places.leave_unused(places[len(claims) :])
-        for claim, place in zip(claims, places, strict=False):
-            run = self._runner.begin(claim, place)
+            self._semaphore.release_unused(permits[len(claims) :])
+        for claim, permit in zip(claims, permits, strict=False):
+            run = self._runner.begin(claim, permit)
             self._running[claim.id] = run, asyncio.create_task(self._work(run), name=f"job {claim.id}")
         return len(claims)
 
-    async def _claimed(self, limit: int) -> list[Claim]:
+    async def _claim_jobs(self, limit: int) -> list[Claim]:
         try:
-            if any(run.lease.seconds_left() < HEARTBEAT_SECONDS for run, _ in self._running.values()):
+            if any(run.lease.seconds_left() < self._heartbeat_seconds for run, _ in self._running.values()):
                 await self._beat()  # the database was away: our own jobs must not look like those of a dead worker
             return await self._queue.claim(self._providers, limit)
-        except QueueUnavailable as error:
+        except DatabaseUnavailable as error:
             if self._once:
                 raise
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
@@ -134,26 +136,26 @@ class Worker:
 
     async def _work(self, run: JobRun) -> None:
         try:
-            await run.bring_to_its_end()
-        except QueueUnavailable:
+            await run.run()
+        except DatabaseUnavailable:
             logger.error("The database went away; job %s is left to its deadline or another worker", run.claim.id)
         finally:
             self._running.pop(run.claim.id, None)
-            run.place.leave()
+            run.permit.release()
             if not self._running:
-                self._runner.rest()
+                self._runner.on_idle()
             self._wake.set()
 
     async def _heartbeat(self) -> None:
         while True:
             try:
                 await self._beat()
-            except QueueUnavailable:
+            except DatabaseUnavailable:
                 logger.warning("No heartbeat: the database does not answer")
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(self._heartbeat_seconds)
 
     async def _beat(self) -> None:
-        await self._pulse.seen(
+        await self._heartbeat_queue.record_process(
             id=self._id,
             kind="worker",
             name=f"{socket.gethostname()} {os.getpid()}",
@@ -162,47 +164,47 @@ class Worker:
             is_listening=self._listener.is_connected,
         )
         runs = [run for run, _ in self._running.values()]
-        ours = await self._pulse.extend([run.claim for run in runs]) if runs else set()
+        ours = await self._heartbeat_queue.extend([run.claim for run in runs]) if runs else set()
         for run in runs:
             if run.claim.id in ours:
-                run.lease.prolong()
+                run.lease.extend()
             else:
                 run.stop()
 
     async def _sweep(self) -> None:
         while True:
             try:
-                for job_id in await self._queue.overdue():
+                for job_id in await self._queue.list_overdue():
                     if job_id not in self._running:
-                        await close_overdue(self._queue, job_id)
-            except QueueUnavailable:
+                        await lifecycle.expire(self._queue, job_id)
+            except DatabaseUnavailable:
                 pass  # said by the others; the next sweep sees the same jobs
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _purge(self) -> None:
-        """One at a time. No photo waits for it, and neither does leaving: it may be broken off anywhere."""
+        """One at a time. Neither photos nor the shutdown wait for it: a purge may be broken off anywhere."""
         thread = Thread()
         while True:
             try:
-                if not thread.is_alive() and (run := await in_thread(requests.take)):
-                    thread = Thread(target=requests.carry_out_in_thread, args=[run], name="purge", daemon=True)
+                if not thread.is_alive() and (run := await in_thread(requests.claim)):
+                    thread = Thread(target=requests.run_in_thread, args=[run], name="purge", daemon=True)
                     thread.start()
             except (DatabaseError, InterfaceError) as error:
-                if not isinstance(error.__cause__, AWAY):
+                if not isinstance(error.__cause__, UNAVAILABLE_ERRORS):
                     raise
                 # said by the others; the request waits
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _drain(self) -> None:
-        """Waits for the running jobs, as long as the grace lasts and nobody insists."""
+        """Waits for the running jobs until the grace period ends or a second signal comes."""
         tasks = [task for _, task in self._running.values()]
         if not tasks:
             return
         logger.info("Leaving: %s running jobs may take %s s", len(tasks), self._grace_seconds)
         done = asyncio.ensure_future(asyncio.wait(tasks))
-        insisted = asyncio.ensure_future(self._at_once.wait())
-        await asyncio.wait([done, insisted], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (done, insisted):
+        signalled = asyncio.ensure_future(self._releasing.wait())
+        await asyncio.wait([done, signalled], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (done, signalled):
             waiting.cancel()
 
     async def _leave(self, sides: Collection[asyncio.Task[None]]) -> None:
@@ -212,38 +214,26 @@ class Worker:
             if left:
                 await self._queue.release([run.claim for run, _ in left])
                 logger.info("Handed back %s jobs", len(left))
-            await self._queue.gone(self._id)
-        except QueueUnavailable:
+            await self._queue.remove_process(self._id)
+        except DatabaseUnavailable:
             logger.warning("The database is away: unfinished jobs go on when their lease runs out")
         await _cancel(sides)
         await self._runner.aclose()
         logger.info("Worker stopped")
 
-    def _wake_up(self) -> None:
-        self._wake.set()
-
     def _on_ready(self, payload: str) -> None:
         self._wake.set()
 
     def _on_done(self, payload: str) -> None:
-        """The job has ended: elsewhere, or by our own hand, which `stop` does not mind. Its provider has room again."""
+        """The job has ended: elsewhere, or here, which `stop` ignores. Its provider has room again."""
         self._wake.set()
         if running := self._running.get(UUID(payload)):
             running[0].stop()
 
 
-async def close_overdue(queue: Queue, job_id: UUID) -> bool:
-    """Ends a job past its deadline and removes its photo. False: somebody else was quicker."""
-    closed = await queue.expire(job_id)
-    if closed is None:
-        return False
-    await media.tidy_up(closed)
-    return True
-
-
 async def _first_of(main: asyncio.Task[None], sides: Collection[asyncio.Task[None]]) -> None:
-    """Waits for `main`. A side task that ends with an error ends the worker with it, and `main` first: it would claim
-    again what is being handed back."""
+    """Waits for `main`. A side task that fails ends the worker, and `main` first: it would claim again what is being
+    released."""
     pending: set[asyncio.Task[None]] = {main, *sides}
     try:
         while main in pending:

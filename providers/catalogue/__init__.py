@@ -12,13 +12,13 @@ PROVIDER_CATALOGUE_DIR names is laid over ours, model by model.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.utils.translation import gettext_noop as _
 
 from providers.faults import fault
@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 def models(provider_id: str) -> dict[str, dict[str, Any]]:
     """All models of the provider by id, retired ones included."""
     known: dict[str, dict[str, Any]] = json.loads((HERE / f"{provider_id}.json").read_text())["models"]
-    folder = os.environ.get("PROVIDER_CATALOGUE_DIR")
+    folder = settings.PROVIDER_CATALOGUE_DIR
     own = Path(folder) / f"{provider_id}.json" if folder else None
     if own and own.exists():
         for model, facts in json.loads(own.read_text())["models"].items():

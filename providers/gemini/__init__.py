@@ -26,7 +26,7 @@ from providers.gemini.errors import Fault, error_of
 from providers.gemini.files import FileCache, Files, MemoryCache, RemoteFile, control
 from providers.gemini.settings import PROVIDER, IdentityTransfer, ImageEdit, StyleTransfer
 from providers.http import Answer, Http
-from providers.prepare import prepared, reencoded, templates
+from providers.prepare import prepare, reencode, templates
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Gemini(Provider[Payload]):
                 await self._files.forget(digest)
         elif fault.is_unreadable_image:
             side = _useful_side(payload.settings)
-            payload.photo = await asyncio.to_thread(reencoded, payload.photo, max_side=side, accepts=ACCEPTS)
+            payload.photo = await asyncio.to_thread(reencode, payload.photo, max_side=side, accepts=ACCEPTS)
         else:
             return False
         await self._fill(payload)
@@ -176,11 +176,11 @@ def _useful_side(settings: ImageEdit) -> int:
 
 
 async def _ready_photo(photo: Picture, settings: ImageEdit) -> Picture:
-    return await _ready(prepared, photo, _useful_side(settings), Reason.BAD_PHOTO)
+    return await _ready(prepare, photo, _useful_side(settings), Reason.BAD_PHOTO)
 
 
 async def _ready_template(picture: Picture) -> Picture:
-    return await _ready(templates.prepared, picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE)
+    return await _ready(templates.prepare, picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE)
 
 
 async def _ready(prepare: Callable[..., Picture], picture: Picture, side: int, bad: Reason) -> Picture:

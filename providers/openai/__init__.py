@@ -27,7 +27,7 @@ from providers.base import (
 from providers.http import Http
 from providers.openai import answers
 from providers.openai.form import ImageEdit, StyleTransfer
-from providers.prepare import prepared, templates
+from providers.prepare import prepare, templates
 
 USEFUL_SIDE = 2048  # pixels; a larger input shows up in the bill and hardly in a picture of 1536
 ACCEPTS = frozenset({"image/jpeg", "image/png", "image/webp"})
@@ -82,11 +82,11 @@ def _payload(request: Request) -> Payload:
     settings = request.settings
     assert isinstance(settings, ImageEdit)
     side = max((USEFUL_SIDE, *settings.sides()))
-    files = [_file("photo", request.photo, side, prepared, Reason.BAD_PHOTO)]
+    files = [_file("photo", request.photo, side, prepare, Reason.BAD_PHOTO)]
     for key in settings.image_keys():
         if key not in request.templates:
             raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}")
-        files.append(_file(key, request.templates[key], side, templates.prepared, Reason.BAD_TEMPLATE))
+        files.append(_file(key, request.templates[key], side, templates.prepare, Reason.BAD_TEMPLATE))
     return Payload(settings.fields(), files)
 
 

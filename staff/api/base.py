@@ -1,12 +1,17 @@
-"""What the endpoints of the staff API share (contract §6): who may ask, parsers and renderers, and the base views."""
+"""What the endpoints of the staff API share (contract §6): permissions, parsers, renderers and the base views.
+
+A resource's views subclass `StaffView` and decorate each method with `operation`, which names its permission.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import AbstractBaseUser, AnonymousUser, PermissionsMixin
 from django.core.exceptions import SuspiciousOperation
+from django.db import models
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 from rest_framework import exceptions
@@ -24,7 +29,6 @@ from rest_framework_simplejwt.tokens import Token
 from core.errors import ApiError
 
 VERBS = ("view", "add", "change", "delete")
-
 # What each permission of the contract is in Django's: who has all of them has it. `bootstrap` makes a group for each.
 SCOPES: Mapping[str, tuple[str, ...]] = {
     "settings:read": ("ingest.view_ingestsettings", "providers.view_provideraccount"),
@@ -42,7 +46,7 @@ BODY_BYTES = 1024 * 1024  # a slot's settings, by far the largest body of JSON, 
 User = AbstractBaseUser | AnonymousUser
 
 
-def scopes_of(user: User) -> list[str]:
+def get_scopes(user: User) -> list[str]:
     """What the user may do now."""
     assert isinstance(user, PermissionsMixin | AnonymousUser)
     return [scope for scope, permissions in SCOPES.items() if user.has_perms(permissions)]
@@ -60,8 +64,8 @@ class StaffTokens(JWTAuthentication):
 
 
 class HasScope(BasePermission):
-    """The scope that `openapi.operation` names for the method: where it names none, nobody has it. A method that the
-    view does not have is left to its 405."""
+    """The scope that `operation` names for the method; where it names none, nobody has it. A method that the view does
+    not have is left to its 405."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
@@ -69,7 +73,7 @@ class HasScope(BasePermission):
         if request.method not in view.allowed_methods:
             return True
         handler = getattr(view, str(request.method).lower())
-        return getattr(handler, "scope", "") in scopes_of(request.user)
+        return getattr(handler, "scope", "") in get_scopes(request.user)
 
 
 class BoundedJSONParser(JSONParser):
@@ -128,3 +132,10 @@ class StaffView(OpenView):
 
     authentication_classes = (StaffTokens,)
     permission_classes = (HasScope,)
+
+
+def log_change(changed: models.Model, flag: int, message: Any, by: Any) -> None:
+    """An entry in the admin's history of the object, as if the change had been made there: who, when and which fields,
+    never a value."""
+    assert isinstance(by, AbstractBaseUser)
+    LogEntry.objects.log_actions(by.pk, [changed], flag, message, single_object=True)

@@ -22,7 +22,7 @@ class DocumentView(OpenView):
     # Plain JSON for who does not say what they want; the vendor's types, and YAML, for who asks for them.
     renderer_classes = (OpenApiJsonRenderer2, OpenApiJsonRenderer, OpenApiYamlRenderer)
 
-    @extend_schema(exclude=True)  # told in `doors`: its answer is no object of ours
+    @extend_schema(exclude=True)  # described in `openapi_paths`: its answer is no object of ours
     def get(self, request: Request) -> Response:
         return Response(document())
 

@@ -15,10 +15,10 @@ from rest_framework.views import APIView
 
 from core.errors import ApiError, from_exception
 
-UNKNOWN = "unknown_field"
+UNKNOWN_FIELD = "unknown_field"
 
-# DRF's and Django's words, in ours.
-ANSWERS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Promise], ...] = (
+# Code and message of the envelope, by DRF's and Django's exceptions.
+ENVELOPES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Promise], ...] = (
     (exceptions.ParseError, "invalid_payload", gettext_lazy("The body is not a JSON object.")),
     ((exceptions.PermissionDenied, PermissionDenied), "forbidden", gettext_lazy("You have no permission to do this.")),
     ((exceptions.NotFound, Http404), "not_found", gettext_lazy("There is nothing at this address.")),
@@ -27,53 +27,54 @@ ANSWERS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Promise
 )
 
 
-def unknown_field() -> exceptions.ErrorDetail:
-    return exceptions.ErrorDetail(_("There is no such field."), code=UNKNOWN)
+def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponseBase:
+    """DRF's EXCEPTION_HANDLER: the envelope for all that a view raises."""
+    return from_exception(_convert(error, context["view"])).response()
 
 
-def by_field(detail: Any, path: str = "") -> Iterator[tuple[str, exceptions.ErrorDetail]]:
-    """DRF's nested complaints, each with the dotted name of its field."""
-    match detail:
-        case dict():
-            for name, inner in detail.items():
-                is_whole = name == "non_field_errors"  # of the object itself
-                yield from by_field(inner, path if is_whole else f"{path}.{name}".lstrip("."))
-        case list():
-            for inner in detail:
-                yield from by_field(inner, path)
-        case _:
-            yield path, detail
+def _convert(error: Exception, view: APIView) -> Exception:
+    match error:
+        case exceptions.ValidationError():
+            return refuse_fields(error.detail)
+        case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
+            # One message for every token that is not valid: it says nothing about its owner.
+            return ApiError("invalid_credentials", _("Log in and send the token as a bearer token."))
+        case exceptions.UnsupportedMediaType():
+            allowed = view.parser_classes[0].media_type
+            message = _("Send it with Content-Type: %(type)s.") % {"type": allowed}
+            return ApiError("unsupported_media_type", message, allowed=[allowed])
+    known = next(((code, message) for kinds, code, message in ENVELOPES if isinstance(error, kinds)), None)
+    return ApiError(known[0], str(known[1])) if known else error
 
 
-def refused_fields(error: exceptions.ValidationError, code: str = "validation_failed") -> ApiError:
-    """Fields that there are not make the request malformed (400), whatever the others are."""
+def make_unknown_field() -> exceptions.ErrorDetail:
+    return exceptions.ErrorDetail(_("There is no such field."), code=UNKNOWN_FIELD)
+
+
+def refuse_fields(detail: Any, code: str = "validation_failed") -> ApiError:
+    """The envelope of a serializer's errors. Unknown fields make the request malformed (400), whatever the others
+    are."""
     details: dict[str, list[str]] = {}
     codes = set()
-    for name, complaint in by_field(error.detail):
-        details.setdefault(name or "body", []).append(str(complaint))
-        codes.add(complaint.code)
-    is_malformed = UNKNOWN in codes or code == "invalid_payload"
+    for name, error in _walk(detail):
+        details.setdefault(name or "body", []).append(str(error))
+        codes.add(getattr(error, "code", ""))
+    is_malformed = UNKNOWN_FIELD in codes or code == "invalid_payload"
     message = _("Some fields are missing, unknown or not as they must be: see details.")
     refusal = ApiError("invalid_payload" if is_malformed else code, message)
     refusal.details = details
     return refusal
 
 
-def handled(error: Exception, context: Mapping[str, Any]) -> HttpResponseBase:
-    """DRF's exception handler: the envelope for all that a view raises."""
-    return from_exception(_as_ours(error, context["view"])).response()
-
-
-def _as_ours(error: Exception, view: APIView) -> Exception:
-    match error:
-        case exceptions.ValidationError():
-            return refused_fields(error)
-        case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
-            # One answer for every token that is none: it says nothing about its owner.
-            return ApiError("invalid_credentials", _("Log in and send the token as a bearer token."))
-        case exceptions.UnsupportedMediaType():
-            allowed = view.parser_classes[0].media_type
-            message = _("Send it with Content-Type: %(type)s.") % {"type": allowed}
-            return ApiError("unsupported_media_type", message, allowed=[allowed])
-    known = next(((code, message) for kinds, code, message in ANSWERS if isinstance(error, kinds)), None)
-    return ApiError(known[0], str(known[1])) if known else error
+def _walk(detail: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """DRF's nested errors, each with the dotted name of its field."""
+    match detail:
+        case dict():
+            for name, inner in detail.items():
+                is_whole = name == "non_field_errors"  # of the object itself
+                yield from _walk(inner, path if is_whole else f"{path}.{name}".lstrip("."))
+        case list():
+            for inner in detail:
+                yield from _walk(inner, path)
+        case _:
+            yield path, detail

@@ -9,7 +9,7 @@ from operator import or_
 from typing import Any
 from uuid import UUID
 
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import CHANGE
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -17,14 +17,14 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.errors import ApiError, queue_unavailable
-from jobs.cancel import cancel_job
+from core.errors import ApiError
+from jobs.lifecycle import cancel_job
 from jobs.models import Job
-from jobs.queue.verbs import QueueUnavailable
-from staff.api.base import StaffView
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.base import StaffView, log_change
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.operation import operation
 from staff.api.processing_log import STEP, Steps
-from staff.api.serializers import Fields, QueryWhole, WrittenFlag, asked
+from staff.api.serializers import QueryBooleanField, QueryIntegerField, StrictSerializer
 from stats.models import ProcessingLog
 
 # Jobs that a list counts and pages through. Counting a million takes a tenth of a second and more; what is older is
@@ -41,11 +41,11 @@ PARTS: Mapping[str | None, tuple[Q, ...]] = {
 }
 
 
-class JobsQuery(Fields):
+class JobsQuery(StrictSerializer):
     status = serializers.ChoiceField(
         choices=Job.Status.values, required=False, help_text="Of a job that has ended: where it was then."
     )
-    is_finalized = WrittenFlag(required=False)
+    is_finalized = QueryBooleanField(required=False)
     failure_reason = serializers.ChoiceField(choices=Job.Failure.values, required=False)
     slot_id = serializers.CharField(required=False)
     sort_by = serializers.ChoiceField(choices=("created_at", "expires_at"), default="created_at")
@@ -53,8 +53,8 @@ class JobsQuery(Fields):
     after = serializers.UUIDField(
         required=False, help_text="Id of the last job that was seen: the list goes on behind it, and pages begin there."
     )
-    page = QueryWhole(min_value=1, max_value=COUNT_LIMIT, default=1)
-    page_size = QueryWhole(min_value=1, max_value=PAGE_SIZE, default=20)
+    page = QueryIntegerField(min_value=1, max_value=COUNT_LIMIT, default=1)
+    page_size = QueryIntegerField(min_value=1, max_value=PAGE_SIZE, default=20)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["page"] * attrs["page_size"] > COUNT_LIMIT:
@@ -159,25 +159,24 @@ class JobsView(StaffView):
         "The booths' jobs",
         about="Without test runs. Counting and paging end at ten thousand; `after` goes on from any job.",
         tag="jobs",
-        takes="stats:read",
-        parameters=[JobsQuery],
+        scope="stats:read",
+        query=JobsQuery,
         answer=JobList,
         example={"data": [SUMMARY], "meta": {"page": 1, "page_size": 20, "total": 1, "is_total_exact": True}},
         refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
-    def get(self, request: Request) -> Response:
-        query = asked(request, JobsQuery)
-        rows, parts = _chosen(query), PARTS[query.get("status")]
-        found = sum(_by_index(rows.filter(part), query)[: COUNT_LIMIT + 1].count() for part in parts)
+    def get(self, request: Request, query: dict[str, Any]) -> Response:
+        rows, parts = _filter(query), PARTS[query.get("status")]
+        found = sum(_order_for_count(rows.filter(part), query)[: COUNT_LIMIT + 1].count() for part in parts)
         page, size = query["page"], query["page_size"]
-        shown = _told(_in_order(rows.filter(reduce(or_, parts)), query))[(page - 1) * size : page * size]
+        shown = _select_columns(_order(rows.filter(reduce(or_, parts)), query))[(page - 1) * size : page * size]
         meta = {
             "page": page,
             "page_size": size,
             "total": min(found, COUNT_LIMIT),
             "is_total_exact": found <= COUNT_LIMIT,
         }
-        return Response({"data": [_summary(row) for row in shown], "meta": meta})
+        return Response({"data": [_summarize(row) for row in shown], "meta": meta})
 
 
 class JobView(StaffView):
@@ -185,15 +184,14 @@ class JobView(StaffView):
         "getJob",
         "A job and its processing log",
         tag="jobs",
-        takes="stats:read",
+        scope="stats:read",
         answer=JobStory,
         example=SUMMARY | {"processing_log": [STEP]},
         refusals=("invalid_payload", *NOT_FOUND),
     )
     def get(self, request: Request, job_id: UUID) -> Response:
-        asked(request, Fields)
         steps = ProcessingLog.objects.filter(job_id=job_id).order_by("id")
-        return Response(_summary(_job(job_id)) | {"processing_log": Steps().to_representation(steps)})
+        return Response(_summarize(_get_job(job_id)) | {"processing_log": Steps().to_representation(steps)})
 
 
 class CancelJobView(StaffView):
@@ -202,40 +200,33 @@ class CancelJobView(StaffView):
         "Cancel a job that is under way",
         about="Its booth gets 503 `job_cancelled` at once, and its provider is not waited for.",
         tag="jobs",
-        takes="slots:write",  # as archiving a slot with its jobs does: who may only read ends nobody's job
+        scope="slots:write",  # as archiving a slot with its jobs does: who may only read ends nobody's job
         status=202,
         answer=JobSummary,
         example=CANCELLED,
         refusals=(*BODY_REFUSALS, "job_finalized", *NOT_FOUND),
     )
     def post(self, request: Request, job_id: UUID) -> Response:
-        asked(request, Fields)
-        Fields(data=request.data).is_valid(raise_exception=True)
-        _job(job_id)
-        try:
-            is_cancelled = cancel_job(job_id, request.user.get_username())
-        except QueueUnavailable:
-            raise queue_unavailable() from None
-        if not is_cancelled:
+        _get_job(job_id)
+        if not cancel_job(job_id, request.user.get_username()):
             raise ApiError("job_finalized", _("The job had already ended, nothing was changed."))
-        assert request.user.is_authenticated
-        LogEntry.objects.log_actions(request.user.pk, [Job(pk=job_id)], CHANGE, _("Cancelled"), single_object=True)
-        return Response(_summary(_job(job_id)), status=202)
+        log_change(Job(pk=job_id), CHANGE, _("Cancelled"), request.user)
+        return Response(_summarize(_get_job(job_id)), status=202)
 
 
-def _job(job_id: UUID) -> dict[str, Any]:
-    row: dict[str, Any] | None = _told(Job.objects.filter(pk=job_id)).first()
+def _get_job(job_id: UUID) -> dict[str, Any]:
+    row: dict[str, Any] | None = _select_columns(Job.objects.filter(pk=job_id)).first()
     if row is None:
         raise ApiError("not_found", _("There is no such job."))
     return row
 
 
-def _chosen(query: Mapping[str, Any]) -> QuerySet[Job]:
+def _filter(query: Mapping[str, Any]) -> QuerySet[Job]:
     rows = Job.objects.filter(source=Job.Source.BOOTH, **{name: query[name] for name in FILTERS if name in query})
-    return _behind(rows, query) if "after" in query else rows
+    return _after(rows, query) if "after" in query else rows
 
 
-def _behind(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
+def _after(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
     by, last = query["sort_by"], query["after"]
     at = Job.objects.filter(pk=last).values_list(by, flat=True).first()
     if at is None:
@@ -245,23 +236,23 @@ def _behind(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
     return rows.filter(~Q(**{by: at, f"id__{side}": last}), **{f"{by}__{side}": at})
 
 
-def _by_index(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
+def _order_for_count(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
     """For counting: in the order of an index that the rows are found by, or Postgres walks through the table."""
     return rows.order_by(f"-{query['sort_by']}" if "after" in query else "-created_at")
 
 
-def _in_order(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
+def _order(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
     """Down to a unique field, as the indexes `job_newest_first` and `job_by_deadline` have it, or backwards."""
     by = query["sort_by"]
     return rows.order_by(f"-{by}", "id") if query["sort_order"] == "desc" else rows.order_by(by, "-id")
 
 
-def _told(rows: QuerySet[Job]) -> Any:
+def _select_columns(rows: QuerySet[Job]) -> Any:
     """With what the answers show and nothing else; and the database's clock, by which the jobs' times were set."""
     return rows.values(*COLUMNS, "claimed_at", now=Now())
 
 
-def _summary(row: dict[str, Any]) -> dict[str, Any]:
+def _summarize(row: dict[str, Any]) -> dict[str, Any]:
     now, claimed_at, created_at, expires_at = row["now"], row["claimed_at"], row["created_at"], row["expires_at"]
     end = row["finalized_at"] or now
     return {

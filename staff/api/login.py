@@ -9,21 +9,22 @@ from django.contrib.auth import authenticate, get_user_model
 from django.contrib.auth.signals import user_logged_in
 from django.utils.translation import gettext as _
 from rest_framework import serializers
-from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt.tokens import AccessToken
 
 from core.errors import ApiError
-from staff.api.base import OpenView, scopes_of
-from staff.api.exceptions import refused_fields
-from staff.api.openapi import BODY_REFUSALS, OPEN_REFUSALS, operation
-from staff.api.serializers import Fields, Text, asked
+from staff.api.base import OpenView, get_scopes
+from staff.api.openapi import BODY_REFUSALS, OPEN_REFUSALS
+from staff.api.operation import operation
+from staff.api.serializers import StrictCharField, StrictSerializer
 
 
-class Credentials(Fields):
-    username = Text(max_length=150, trim_whitespace=False)  # as long as names may be
-    password = Text(max_length=128, trim_whitespace=False)
+class Credentials(StrictSerializer):
+    refusal_code = "invalid_payload"  # there is no rule about them that could be told
+
+    username = StrictCharField(max_length=150, trim_whitespace=False)  # as long as names may be
+    password = StrictCharField(max_length=128, trim_whitespace=False)
 
 
 class TokenAnswer(serializers.Serializer[Any]):
@@ -38,29 +39,18 @@ class LogInView(OpenView):
         "Name and password for a token",
         tag="login",
         about="Good for `expires_in_sec`, and while its owner is staff with this password. Guesses are limited.",
-        request=Credentials,
+        body=Credentials,
         request_examples={"A member of staff": {"username": "serg", "password": "correct horse battery"}},
         answer=TokenAnswer,
         example={"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "token_type": "bearer", "expires_in_sec": 3600},
         refusals=(*BODY_REFUSALS, "invalid_credentials", "rate_limited", *OPEN_REFUSALS),
     )
-    def post(self, request: Request) -> Response:
-        asked(request)
-        user = authenticate(request._request, **_credentials(request.data))  # noqa: SLF001 - what axes marks
+    def post(self, request: Request, body: dict[str, Any]) -> Response:
+        username = get_user_model().normalize_username(body["username"])  # as the admin's page does
+        user = authenticate(request._request, username=username, password=body["password"])  # noqa: SLF001 - what axes marks
         if user is None:
             raise ApiError("invalid_credentials", _("User name or password is wrong."))
         user_logged_in.send(sender=type(user), request=request._request, user=user)  # noqa: SLF001
         token = AccessToken.for_user(user)
-        token["permissions"] = scopes_of(user)
+        token["permissions"] = get_scopes(user)
         return Response({"access_token": str(token), "token_type": "bearer", "expires_in_sec": settings.TOKEN_SECONDS})
-
-
-def _credentials(data: Any) -> dict[str, str]:
-    """Whatever is wrong with them is a 400: there is no rule about them that could be told."""
-    form = Credentials(data=data)
-    try:
-        form.is_valid(raise_exception=True)
-    except ValidationError as error:
-        raise refused_fields(error, "invalid_payload") from None
-    username = get_user_model().normalize_username(form.validated_data["username"])  # as the admin's page does
-    return {"username": username, "password": form.validated_data["password"]}

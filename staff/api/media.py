@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -18,18 +17,19 @@ from rest_framework.response import Response
 
 from core import images
 from core.errors import ApiError
+from ingest.models import IngestSettings
 from jobs.models import Job, MediaObject
 from jobs.retention import requests
-from jobs.storage import media
+from jobs.storage import links, media
 from slots import template_media
-from staff.api.base import FormParser, StaffView
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from staff.api.serializers import Fields, asked, posted
-from staff.api.slots import log
-from staff.api.template_media import refused_image
+from staff.api.base import FormParser, StaffView, log_change
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.operation import operation
+from staff.api.serializers import StrictSerializer
+from staff.api.template_media import refuse_image
 
 
-class MediaRegistration(Fields):
+class MediaRegistration(StrictSerializer):
     file = serializers.FileField(help_text="JPEG, PNG or WebP by its bytes, at most as large as a booth's photo.")
     job_id = serializers.UUIDField(
         required=False, help_text="A job under way: the link ends at its deadline at the latest."
@@ -45,7 +45,7 @@ class MediaAnswer(serializers.Serializer[Any]):
     job_id = serializers.UUIDField(allow_null=True)
 
 
-class PurgeRequest(Fields):
+class PurgeRequest(StrictSerializer):
     scope = serializers.ChoiceField(
         tuple(requests.SCOPES), help_text="media_objects: temporary files, as photos are; full: results too."
     )
@@ -76,34 +76,30 @@ PURGE = {
 
 class RegisterMediaView(StaffView):
     parser_classes = (FormParser,)
-    # T_public_link_ttl (contract §2): staff set it in a room above; passed in where the rooms are put together.
-    link_seconds: Callable[[], int] = staticmethod(lambda: settings.SYNC_RESPONSE_SECONDS)
 
     @operation(
         "registerMedia",
         "Publish a picture for a short while",
         tag="media",
-        takes="slots:write",
+        scope="slots:write",
         about=(
             "Whoever has its link can fetch it for `public_link_ttl_sec` (see the settings), and no longer than until "
             "the job's deadline; a job that ends earlier does not end it. What is kept has no metadata (EXIF, GPS) and "
             "stands upright, like what providers get; an animation becomes its first picture."
         ),
-        request={"multipart/form-data": MediaRegistration},
+        form=MediaRegistration,
         answer=MediaAnswer,
         example=MEDIA,
         status=201,
         headers=("Location",),
         refusals=(*BODY_REFUSALS, "not_found", "job_finalized", "validation_failed", *STAFF_REFUSALS),
     )
-    def post(self, request: Request) -> Response:
-        asked(request)
-        given = posted(request, MediaRegistration)
-        job = _under_way(given["job_id"]) if "job_id" in given else None
-        published = _published(given["file"], job, self.link_seconds())
-        log(published, ADDITION, [{"added": {}}], request.user)
+    def post(self, request: Request, form: dict[str, Any]) -> Response:
+        job = _get_job_under_way(form["job_id"]) if "job_id" in form else None
+        published = _publish(form["file"], job)
+        log_change(published, ADDITION, [{"added": {}}], request.user)
         headers = {"Location": reverse("public-media", args=[published.pk])}
-        return Response(_shown(published), status=201, headers=headers)
+        return Response(_represent(published), status=201, headers=headers)
 
 
 class PurgeView(StaffView):
@@ -111,31 +107,28 @@ class PurgeView(StaffView):
         "purgeMediaCache",
         "Remove what has expired now, not at the next scheduled purge",
         tag="media",
-        takes="settings:write",  # it concerns the whole service, no slot
+        scope="settings:write",  # it concerns the whole service, no slot
         about=(
             "In the background, within seconds; never what has not expired. Asked again before it has begun, it is "
             "still the one purge, with its first `expires_cutoff`."
         ),
-        request=PurgeRequest,
+        body=PurgeRequest,
         request_examples={"Temporary files and results": {"scope": "full"}},
         answer=PurgeAnswer,
         example=PURGE,
         status=202,
         refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
-    def post(self, request: Request) -> Response:
-        asked(request)
-        form = PurgeRequest(data=request.data)
-        form.is_valid(raise_exception=True)
-        scope = form.validated_data["scope"]
-        run, is_new = requests.ask(scope, request.user)
+    def post(self, request: Request, body: dict[str, Any]) -> Response:
+        scope = body["scope"]
+        run, is_new = requests.request_purge(scope, request.user)
         if is_new:
-            log(run, ADDITION, [{"added": {}}], request.user)
+            log_change(run, ADDITION, [{"added": {}}], request.user)
         told = {"scope": scope, "job_id": str(run.request_id), "expires_cutoff": run.cutoff_at}
         return Response({"status": "queued_for_gc", **told}, status=202)
 
 
-def _under_way(job_id: UUID) -> Job:
+def _get_job_under_way(job_id: UUID) -> Job:
     named = Job.objects.filter(pk=job_id)
     job = named.filter(is_finalized=False, expires_at__gt=Now()).first()
     if job is None:
@@ -145,21 +138,23 @@ def _under_way(job_id: UUID) -> Job:
     return job
 
 
-def _published(upload: Any, job: Job | None, seconds: int) -> MediaObject:
+def _publish(upload: Any, job: Job | None) -> MediaObject:
     limit = settings.INGEST_MAX_FILE_BYTES
     try:
         picture = template_media.read_image(upload, limit // (1024 * 1024))
+        # T_public_link_ttl is T_sync_response (contract §2).
+        seconds = IngestSettings.objects.values_list("sync_response_seconds", flat=True).get()
         return media.register(picture, job, seconds)
     except ValidationError as error:
-        raise refused_image(error, limit) from None
+        raise refuse_image(error, limit) from None
     except images.ImageError:  # what was looked at there in a smaller size
-        raise refused_image(ValidationError(template_media.NO_IMAGE, "unreadable"), limit) from None
+        raise refuse_image(ValidationError(template_media.NO_IMAGE, "unreadable"), limit) from None
 
 
-def _shown(published: MediaObject) -> dict[str, Any]:
+def _represent(published: MediaObject) -> dict[str, Any]:
     return {
         "id": str(published.pk),
-        "public_url": media.url(published),
+        "public_url": links.media_url(published),
         "expires_at": published.expires_at,
         "mime": published.mime_type,
         "size_bytes": published.size_bytes,

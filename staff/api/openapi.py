@@ -1,27 +1,24 @@
-"""The published OpenAPI document (contract §6): what a view's `operation` decorator says of it, and error responses.
+"""The published OpenAPI document (contract §6): its error responses, headers and security scheme.
 
-drf-spectacular reads the DRF views; `openapi_paths` describes the paths that are not DRF's.
+drf-spectacular reads the DRF views, which `operation` describes; `openapi_paths` describes the other paths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from drf_spectacular.contrib.rest_framework_simplejwt import SimpleJWTScheme
 from drf_spectacular.extensions import OpenApiSerializerExtension
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 
 from core.errors import STATUS_OF
 from staff.api.base import BODY_BYTES
-
-View = TypeVar("View", bound=Callable[..., Any])
 
 # What may go wrong at any endpoint of the API, and at any that takes a login, or a body.
 OPEN_REFUSALS = ("not_acceptable", "queue_unavailable", "internal_error")
 STAFF_REFUSALS = ("invalid_credentials", "forbidden", *OPEN_REFUSALS)
 BODY_REFUSALS = ("invalid_payload", "payload_too_large", "unsupported_media_type")
-REFUSALS = "x-refusals"  # of an operation, until `with_refusals` has written them out
+REFUSALS = "x-refusals"  # of an operation, until `add_refusals` has written them out
 
 MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "invalid_payload": ("The request is malformed; details name the fields, if it is one of them.", {}),
@@ -125,7 +122,7 @@ OF_REFUSAL = {
     "429": "Retry-After",
     "503": "Retry-After",
 }
-CARRIES = "x-carries"  # an operation's headers, until `with_refusals` has written them out
+HEADER_NAMES = "x-header-names"  # of an operation's answer, until `add_refusals` has written them out
 # The example of a refusal, where a body of JSON has another than a form.
 OF_JSON: Mapping[str, Mapping[str, Any]] = {
     "payload_too_large": {"limit_bytes": BODY_BYTES},
@@ -139,9 +136,9 @@ class BearerToken(SimpleJWTScheme):  # type: ignore[no-untyped-call]
 
 
 class ClosedObjects(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
-    """What `Fields` refuses, the document refuses."""
+    """What `StrictSerializer` refuses, the document refuses."""
 
-    target_class = "staff.api.serializers.Fields"
+    target_class = "staff.api.serializers.StrictSerializer"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
@@ -149,54 +146,7 @@ class ClosedObjects(OpenApiSerializerExtension):  # type: ignore[no-untyped-call
         return {**schema, "additionalProperties": False}
 
 
-def operation(
-    operation_id: str,
-    summary: str,
-    *,
-    tag: str,
-    takes: str = "",
-    answer: Any,
-    example: Any = None,
-    status: int = 200,
-    request: Any = None,
-    request_examples: Mapping[str, Any] | None = None,
-    headers: Iterable[str] = (),
-    refusals: Iterable[str] = (),
-    about: str = "",
-    **more: Any,
-) -> Callable[[View], View]:
-    """What the document says of one method of a view, and the permission that a `StaffView` has it take. `answer` is a
-    serializer, or what there is by status and media type; `headers` are names for `carried`; `refusals` are codes of
-    the envelope."""
-    examples = []
-    if example is not None:
-        examples.append(OpenApiExample("Answer", value=example, response_only=True, status_codes=[str(status)]))
-    for name, value in (request_examples or {}).items():
-        examples.append(OpenApiExample(name, value=value, request_only=True))
-    rights = f"Takes the permission `{takes}`." if takes else "Takes no token."
-    documented = extend_schema(
-        operation_id=operation_id,
-        summary=summary,
-        description=f"{about} {rights}".lstrip(),
-        tags=[tag],
-        request=request,
-        responses={
-            key: OpenApiResponse(each, description="Done.")
-            for key, each in (answer if isinstance(answer, dict) else {status: answer}).items()
-        },
-        examples=examples,
-        extensions={REFUSALS: [*refusals], CARRIES: [*headers]},
-        **more,
-    )
-
-    def decorate(view: View) -> View:
-        view.scope = takes  # type: ignore[attr-defined]
-        return documented(view)
-
-    return decorate
-
-
-def with_refusals(document: dict[str, Any]) -> None:
+def add_refusals(document: dict[str, Any]) -> None:
     """Writes out each operation's refusals, and what every answer carries."""
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = ERROR
@@ -204,7 +154,7 @@ def with_refusals(document: dict[str, Any]) -> None:
     components["responses"] = refusals = {}
     for path in document["paths"].values():
         for each in path.values():
-            headers = carried("X-Correlation-Id", *each.pop(CARRIES, ()))
+            headers = refer_to_headers("X-Correlation-Id", *each.pop(HEADER_NAMES, ()))
             for answer in each["responses"].values():
                 answer["headers"] = answer.get("headers", {}) | headers
             is_form = "multipart/form-data" in each.get("requestBody", {}).get("content", {})
@@ -234,7 +184,7 @@ def _response(status: str, codes: list[str], of_json: Mapping[str, Any]) -> dict
     return {
         "description": " ".join(f"`{code}`: {MEANINGS[code][0]}" for code in codes),
         "content": {"application/json": content},
-        "headers": carried("X-Correlation-Id", *named),
+        "headers": refer_to_headers("X-Correlation-Id", *named),
     }
 
 
@@ -243,7 +193,7 @@ def _example(code: str, of_json: Mapping[str, Any]) -> dict[str, Any]:
     return {"error": {"code": code, "message": message, "details": dict(of_json.get(code, details))}}
 
 
-def carried(*names: str) -> dict[str, Any]:
+def refer_to_headers(*names: str) -> dict[str, Any]:
     """Headers of an answer. With a question mark: not of each, as `HEADERS` has it."""
     return {
         name.rstrip("?"): {"$ref": f"#/components/headers/{name}"} if name in HEADERS else _header(name)

@@ -1,4 +1,4 @@
-"""The published document's part that is not DRF's: the doors of booths, guests, providers and operators.
+"""The document's paths that are not DRF's: those of booths, guests, providers and operators.
 
 `tests/photoslot/test_openapi.py` holds it to the addresses that there are, and to what they answer.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from staff.api.openapi import OF_PICTURE, REFUSALS, carried, with_refusals
+from staff.api.openapi import OF_PICTURE, REFUSALS, add_refusals, refer_to_headers
 
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 PHOTO_REFUSALS = (
@@ -78,11 +78,11 @@ READY = {
 }
 
 
-def described(result: dict[str, Any], **_more: Any) -> dict[str, Any]:
+def complete_document(result: dict[str, Any], **_more: Any) -> dict[str, Any]:
     """drf-spectacular's hook: the whole document."""
-    result["paths"] |= _doors()
+    result["paths"] |= _describe_paths()
     result["paths"] = dict(sorted(result["paths"].items()))
-    with_refusals(result)
+    add_refusals(result)
     _tidy(result)
     return result
 
@@ -95,7 +95,7 @@ def _tidy(part: Any) -> None:
         _tidy(each)
 
 
-def _doors() -> dict[str, Any]:
+def _describe_paths() -> dict[str, Any]:
     return {
         "/ingest/{slot_id}": {"post": _ingest("postPhoto", "Post a photo and wait for its picture")},
         "/api/ingest/{slot_id}": {"post": _ingest("postPhotoToApi", "The same as /ingest/{slot_id}")},
@@ -129,7 +129,7 @@ def _doors() -> dict[str, Any]:
             {
                 "307": {
                     "description": "The picture is at Location, for as long as the result is kept.",
-                    "headers": carried("Location", *LIFETIME),
+                    "headers": refer_to_headers("Location", *LIFETIME),
                 }
             },
             ("result_not_found", "result_expired", *READ_REFUSALS),
@@ -193,7 +193,7 @@ def _operators() -> dict[str, Any]:
 
 def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in (*PICTURE_TYPES, "multipart/form-data")}
-    headers = carried(*OF_PICTURE, "X-Result-Url", "X-Result-Expires-At")
+    headers = refer_to_headers(*OF_PICTURE, "X-Result-Url", "X-Result-Expires-At")
     return {
         "operationId": operation_id,
         "summary": summary,
@@ -224,8 +224,8 @@ def _read(
 def _bytes(*more: str) -> dict[str, Any]:
     """A file, whole or in part; what else its answers carry."""
     content: dict[str, Any] = {kind: {} for kind in PICTURE_TYPES}
-    headers = carried("ETag", "Accept-Ranges", *more)
-    part = headers | carried("Content-Range")
+    headers = refer_to_headers("ETag", "Accept-Ranges", *more)
+    part = headers | refer_to_headers("Content-Range")
     return {
         "200": {"description": "The file.", "content": content, "headers": headers},
         "206": {"description": "The range that was asked for.", "content": content, "headers": part},
@@ -239,7 +239,7 @@ def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 def _page(description: str, *headers: str) -> dict[str, Any]:
     content = {"text/html": {"schema": {"type": "string"}}}
-    return {"description": description, "content": content, "headers": carried(*headers)}
+    return {"description": description, "content": content, "headers": refer_to_headers(*headers)}
 
 
 def _in_path(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from providers import declaration, registry
 from providers.base import Operation, Provider
 from providers.models import ProviderAccount
 from staff.api.base import StaffView
-from staff.api.openapi import STAFF_REFUSALS, operation
-from staff.api.serializers import asked
+from staff.api.openapi import STAFF_REFUSALS
+from staff.api.operation import operation
 
 
 class OperationAnswer(serializers.Serializer[Any]):
@@ -59,14 +59,13 @@ class ProvidersView(StaffView):
         "listProviders",
         "The providers that a slot may name",
         tag="providers",
-        takes="slots:write",
+        scope="slots:write",
         answer=ProviderList,
         example={"providers": [STUDIO]},
         refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
-        asked(request)
-        return Response({"providers": [_summary(provider) for provider in registry.classes().values()]})
+        return Response({"providers": [_summarize(provider) for provider in registry.classes().values()]})
 
 
 class ProviderView(StaffView):
@@ -74,13 +73,12 @@ class ProviderView(StaffView):
         "getProvider",
         "A provider and what it does",
         tag="providers",
-        takes="slots:write",
+        scope="slots:write",
         answer=ProviderAnswer,
         example=STUDIO | {"requires_public_media": False, "is_configured": True, "operations": [LOOK]},
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )
     def get(self, request: Request, provider_id: str) -> Response:
-        asked(request)
         provider = registry.classes().get(provider_id)
         if provider is None:
             raise ApiError("not_found", gettext("There is no such provider."))
@@ -88,9 +86,9 @@ class ProviderView(StaffView):
         about = {
             "requires_public_media": provider.requires_public_media,
             "is_configured": account.is_configured,
-            "operations": [_operation(provider_id, each) for each in provider.operations],
+            "operations": [_represent_operation(provider_id, each) for each in provider.operations],
         }
-        return Response(_summary(provider) | about)
+        return Response(_summarize(provider) | about)
 
 
 @never_cache
@@ -103,11 +101,11 @@ def operation_schema(request: HttpRequest, provider_id: str, operation_id: str) 
     return JsonResponse(declaration.json_schema(provider_id, known))
 
 
-def _summary(provider: type[Provider[Any]]) -> dict[str, str]:
+def _summarize(provider: type[Provider[Any]]) -> dict[str, str]:
     return {"id": provider.id, "name": str(provider.name)}
 
 
-def _operation(provider_id: str, known: Operation) -> dict[str, Any]:
+def _represent_operation(provider_id: str, known: Operation) -> dict[str, Any]:
     return {
         "id": known.id,
         "name": str(known.name),

@@ -1,4 +1,5 @@
-"""Serializers that take exactly what the document names, by type and by field; pages of a list."""
+"""Serializers that take what the document names and nothing else: other fields and other types are refused, not
+converted."""
 
 from __future__ import annotations
 
@@ -11,22 +12,25 @@ from django.http import QueryDict
 from django.utils.translation import gettext as _
 from rest_framework import exceptions, serializers
 from rest_framework.request import Request
+from rest_framework.utils import json
 
-from staff.api.exceptions import refused_fields, unknown_field
+from staff.api.exceptions import make_unknown_field, refuse_fields
 
 
-# What a request may say, at one level; other fields are refused by name. (Not a docstring: the document would show it.)
-class Fields(serializers.Serializer[Any]):
+# Fields that are not declared are refused by name. (Not a docstring: the document would show it.)
+class StrictSerializer(serializers.Serializer[Any]):
+    refusal_code = "validation_failed"  # of the envelope, when a value is not accepted
+
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, Mapping) and self.parent is None:
             raise exceptions.ParseError
         if isinstance(data, Mapping) and (unknown := data.keys() - self.fields.keys()):
-            raise serializers.ValidationError({name: [unknown_field()] for name in sorted(unknown)})
+            raise serializers.ValidationError({name: [make_unknown_field()] for name in sorted(unknown)})
         return super().to_internal_value(data)
 
 
-class Text(serializers.CharField):
-    """A string, and nothing that could be made one."""
+class StrictCharField(serializers.CharField):
+    """A JSON string."""
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -34,8 +38,8 @@ class Text(serializers.CharField):
         return super().to_internal_value(data)
 
 
-class Whole(serializers.IntegerField):
-    """A whole number, and nothing that could be made one."""
+class StrictIntegerField(serializers.IntegerField):
+    """A JSON number without a fraction."""
 
     def to_internal_value(self, data: Any) -> int:
         if type(data) is not int:
@@ -43,8 +47,8 @@ class Whole(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
-class Flag(serializers.BooleanField):
-    """True or false, and nothing that could be made one."""
+class StrictBooleanField(serializers.BooleanField):
+    """JSON's true or false."""
 
     def to_internal_value(self, data: Any) -> bool:
         if not isinstance(data, bool):
@@ -52,8 +56,8 @@ class Flag(serializers.BooleanField):
         return data
 
 
-class QueryWhole(serializers.IntegerField):
-    """A whole number as an address has it: digits, as many as fit into a column."""
+class QueryIntegerField(serializers.IntegerField):
+    """An integer in a query string: digits, as many as fit into a column."""
 
     def to_internal_value(self, data: Any) -> int:
         if not re.fullmatch(r"-?[0-9]{1,18}", data):
@@ -61,8 +65,8 @@ class QueryWhole(serializers.IntegerField):
         return super().to_internal_value(data)
 
 
-class WrittenFlag(serializers.BooleanField):
-    """`true` or `false`, in an address or a form."""
+class QueryBooleanField(serializers.BooleanField):
+    """`true` or `false` in a query string or a form."""
 
     def to_internal_value(self, data: Any) -> bool:
         if data not in ("true", "false"):
@@ -70,9 +74,22 @@ class WrittenFlag(serializers.BooleanField):
         return bool(data == "true")
 
 
-class PageQuery(Fields):
-    page = QueryWhole(min_value=1, max_value=100_000, default=1)
-    page_size = QueryWhole(min_value=1, max_value=100, default=20)
+class JSONTextField(serializers.DictField):
+    """A JSON object as the text of a form's field."""
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        try:
+            value = json.loads(data)
+        except (TypeError, ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise serializers.ValidationError(_("Must be an object."))
+        return value
+
+
+class PageQuery(StrictSerializer):
+    page = QueryIntegerField(min_value=1, max_value=100_000, default=1)
+    page_size = QueryIntegerField(min_value=1, max_value=100, default=20)
 
 
 class PageMeta(serializers.Serializer[Any]):
@@ -81,34 +98,41 @@ class PageMeta(serializers.Serializer[Any]):
     total = serializers.IntegerField(help_text="Of all pages.")
 
 
-def asked(request: Request, form: type[Fields] = Fields) -> dict[str, Any]:
-    """What stands in the address behind the question mark, each once; what the form does not have is refused."""
-    given = form(data=_each_once(request.query_params))
-    given.is_valid(raise_exception=True)
-    return dict(given.validated_data)
-
-
-def posted(request: Request, form: type[Fields]) -> dict[str, Any]:
-    """The parts of a form with a `file`, each once. No file is malformed, as at the booths' door; other values are
-    refused."""
-    parts: Any = request.data or QueryDict()  # of no body, DRF makes a dict
-    given = form(data=_each_once(parts))
-    if not given.is_valid():
-        code = "invalid_payload" if "file" in given.errors else "validation_failed"
-        raise refused_fields(exceptions.ValidationError(given.errors), code)
-    return dict(given.validated_data)
-
-
-def _each_once(given: QueryDict) -> dict[str, Any]:
-    again = {name: [_("Give it once.")] for name, values in given.lists() if len(values) > 1}
-    if again:
-        raise refused_fields(exceptions.ValidationError(again), "invalid_payload")
-    return given.dict()
-
-
-def page_of(rows: QuerySet[Any, Any], query: Mapping[str, Any], shown: Callable[[Any], Any]) -> dict[str, Any]:
+def paginate(rows: QuerySet[Any, Any], query: Mapping[str, Any], represent: Callable[[Any], Any]) -> dict[str, Any]:
     """The page that `PageQuery` asks for."""
     page, size = query["page"], query["page_size"]
     found = rows[(page - 1) * size : page * size]
     meta = {"page": page, "page_size": size, "total": rows.count()}
-    return {"data": [shown(row) for row in found], "meta": meta}
+    return {"data": [represent(row) for row in found], "meta": meta}
+
+
+def parse_query(request: Request, serializer: type[StrictSerializer]) -> dict[str, Any]:
+    """The validated query string, each parameter at most once. Raises `ApiError`."""
+    return _validate(serializer, _flatten(request.query_params))
+
+
+def parse_body(request: Request, serializer: type[StrictSerializer]) -> dict[str, Any]:
+    """The validated JSON body. Raises `ApiError`."""
+    return _validate(serializer, request.data)
+
+
+def parse_form(request: Request, serializer: type[StrictSerializer]) -> dict[str, Any]:
+    """The validated parts of a form with a `file`, each at most once. Raises `ApiError`: without a file the form is
+    malformed, as for booths."""
+    parts: Any = request.data or QueryDict()  # of no body, DRF makes a dict
+    return _validate(serializer, _flatten(parts))
+
+
+def _validate(serializer: type[StrictSerializer], data: Any) -> dict[str, Any]:
+    given = serializer(data=data)
+    if not given.is_valid():
+        code = "invalid_payload" if "file" in given.errors else serializer.refusal_code
+        raise refuse_fields(given.errors, code)
+    return dict(given.validated_data)
+
+
+def _flatten(given: QueryDict) -> dict[str, Any]:
+    repeated = {name: [_("Give it once.")] for name, values in given.lists() if len(values) > 1}
+    if repeated:
+        raise refuse_fields(repeated, "invalid_payload")
+    return given.dict()

@@ -3,13 +3,13 @@ come out, but for a password that was generated, which is in that one answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import CHANGE
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.db import models, transaction
+from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
 from rest_framework import serializers
@@ -20,10 +20,11 @@ from ingest import password
 from ingest.models import IngestSettings
 from providers import account_validators, accounts, registry
 from providers.models import ProviderAccount
-from staff.api.base import StaffView
-from staff.api.exceptions import unknown_field
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from staff.api.serializers import Fields, Flag, Text, Whole, asked
+from staff.api.base import StaffView, log_change
+from staff.api.exceptions import make_unknown_field
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.operation import operation
+from staff.api.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 
 SECONDS: dict[str, Any] = {"min_value": 10, "max_value": 60}  # contract §2
 # The largest is the column's.
@@ -31,13 +32,16 @@ LIMIT: dict[str, Any] = {"min_value": 1, "max_value": 2_147_483_647, "allow_null
 KEY_LENGTH = 1000  # some times the longest of today
 
 
-class NewPassword(Fields):
+class NewPassword(StrictSerializer):
     """Either a value, or one that is generated. Photos under way are not asked again."""
 
-    value = Text(
-        required=False, trim_whitespace=False, max_length=password.PASSWORD_LENGTH, validators=[password.check_new]
+    value = StrictCharField(
+        required=False,
+        trim_whitespace=False,
+        max_length=password.PASSWORD_LENGTH,
+        validators=[password.validate_new_password],
     )
-    generate = Flag(required=False, help_text="true: a safe one is made and shown in this answer only.")
+    generate = StrictBooleanField(required=False, help_text="true: a safe one is made and shown in this answer only.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if ("value" in attrs) == attrs.get("generate", False):
@@ -45,48 +49,48 @@ class NewPassword(Fields):
         return attrs
 
 
-class AccountChanges(Fields):
+class AccountChanges(StrictSerializer):
     """What is not given stays as it is."""
 
-    api_key = Text(
+    api_key = StrictCharField(
         required=False,
         allow_blank=True,
         max_length=KEY_LENGTH,
         validators=[account_validators.check_key],
         help_text="Empty: none.",
     )
-    is_enabled = Flag(required=False)
-    base_url = Text(
+    is_enabled = StrictBooleanField(required=False)
+    base_url = StrictCharField(
         required=False,
         allow_blank=True,
         max_length=200,
         validators=[account_validators.check_address],
         help_text="Empty: the provider's own.",
     )
-    proxy_url = Text(
+    proxy_url = StrictCharField(
         required=False,
         allow_blank=True,
         max_length=KEY_LENGTH,
         validators=[account_validators.check_proxy_address],
         help_text="Empty: none.",
     )
-    max_concurrent = Whole(**LIMIT, help_text="Calls at once; null: no limit.")
-    per_minute = Whole(**LIMIT, help_text="Calls a minute; null: no limit.")
-    per_day = Whole(**LIMIT, help_text="Calls a day (UTC); null: no limit.")
+    max_concurrent = StrictIntegerField(**LIMIT, help_text="Calls at once; null: no limit.")
+    per_minute = StrictIntegerField(**LIMIT, help_text="Calls a minute; null: no limit.")
+    per_day = StrictIntegerField(**LIMIT, help_text="Calls a day (UTC); null: no limit.")
 
 
-class IngestChanges(Fields):
-    sync_response_timeout_sec = Whole(**SECONDS, required=False, help_text="Holds for new photos only.")
+class IngestChanges(StrictSerializer):
+    sync_response_timeout_sec = StrictIntegerField(**SECONDS, required=False, help_text="Holds for new photos only.")
 
 
-class SettingsChanges(Fields):
+class SettingsChanges(StrictSerializer):
     dslr_password = NewPassword(required=False)
     provider_keys = serializers.DictField(child=AccountChanges(), required=False, help_text="By provider id.")
     ingest = IngestChanges(required=False)
 
     def validate_provider_keys(self, value: dict[str, Any]) -> dict[str, Any]:
         if unknown := value.keys() - registry.classes().keys():
-            raise serializers.ValidationError({name: [unknown_field()] for name in sorted(unknown)})
+            raise serializers.ValidationError({name: [make_unknown_field()] for name in sorted(unknown)})
         return value
 
 
@@ -159,33 +163,29 @@ class SettingsView(StaffView):
         "getSettings",
         "What holds for all booths, and how providers are reached",
         tag="settings",
-        takes="settings:read",
+        scope="settings:read",
         answer=SettingsAnswer,
         example=EXAMPLE,
         refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
-        asked(request)
-        return Response(_settings())
+        return Response(_represent_settings())
 
     @operation(
         "changeSettings",
         "Change some of it: all that is given, or nothing",
         tag="settings",
-        takes="settings:write",
-        request=SettingsChanges,
+        scope="settings:write",
+        body=SettingsChanges,
         request_examples=REQUESTS,
         answer=SettingsAnswer,
         example=EXAMPLE,
         refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
-    def put(self, request: Request) -> Response:
-        asked(request)
-        form = SettingsChanges(data=request.data)
-        form.is_valid(raise_exception=True)
+    def put(self, request: Request, body: dict[str, Any]) -> Response:
         assert request.user.is_authenticated
-        generated = _change(form.validated_data, request.user)
-        answer = _settings()
+        generated = _change(body, request.user)
+        answer = _represent_settings()
         if generated:
             answer["dslr_password"]["generated_value"] = generated
         return Response(answer)
@@ -203,31 +203,27 @@ def _change(changes: Mapping[str, Any], by: AbstractBaseUser) -> str:
         IngestSettings.objects.filter(pk=1).update(sync_response_seconds=seconds, updated_at=Now())
         changed.append("sync_response_timeout_sec")
     if changed:
-        _log(IngestSettings.objects.get(), changed, by)
+        log_change(IngestSettings.objects.get(), CHANGE, _changed_fields(changed), by)
     for provider_id, wanted in sorted(changes.get("provider_keys", {}).items()):  # in one order: nobody waits in a ring
         account, _created = ProviderAccount.objects.get_or_create(pk=provider_id)
         if wanted:
             accounts.save(account, accounts.apply(account, wanted), by)
-            _log(account, list(wanted), by)
+            log_change(account, CHANGE, _changed_fields(wanted), by)
     return generated
 
 
-def _log(changed: models.Model, fields: list[str], by: AbstractBaseUser) -> None:
-    """In the admin's history, as a change made there would be: who, when and which fields; never a value."""
-    message = [{"changed": {"fields": fields}}]
-    LogEntry.objects.log_actions(by.pk, [changed], CHANGE, message, single_object=True)
-
-
-def _settings() -> dict[str, Any]:
+def _represent_settings() -> dict[str, Any]:
     row = IngestSettings.objects.select_related("password_updated_by").get()
     known = {account.pk: account for account in ProviderAccount.objects.select_related("key_updated_by")}
     return {
         "dslr_password": {
             "is_set": bool(row.password_hash),
             "updated_at": row.password_updated_at,
-            "updated_by": _name(row.password_updated_by),
+            "updated_by": _get_username(row.password_updated_by),
         },
-        "provider_keys": {pk: _account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.classes()},
+        "provider_keys": {
+            pk: _represent_account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.classes()
+        },
         # An artefact of a job lives as long as the job may take (contract §2).
         "ingest": {
             "sync_response_timeout_sec": row.sync_response_seconds,
@@ -240,20 +236,19 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def link_seconds() -> int:
-    """T_public_link_ttl, contract §2."""
-    return IngestSettings.objects.values_list("sync_response_seconds", flat=True).get()
+def _changed_fields(names: Iterable[str]) -> list[Any]:
+    return [{"changed": {"fields": list(names)}}]
 
 
-def _account(account: ProviderAccount) -> dict[str, Any]:
+def _represent_account(account: ProviderAccount) -> dict[str, Any]:
     return {
         "is_configured": account.is_configured,
         "updated_at": account.key_updated_at,
-        "updated_by": _name(account.key_updated_by),
+        "updated_by": _get_username(account.key_updated_by),
         "has_proxy": bool(account.encrypted_proxy_url),
         **{name: getattr(account, name) for name in PUBLIC},
     }
 
 
-def _name(user: AbstractBaseUser | None) -> str | None:
+def _get_username(user: AbstractBaseUser | None) -> str | None:
     return user.get_username() if user else None

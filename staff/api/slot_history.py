@@ -11,15 +11,16 @@ from rest_framework.response import Response
 from slots.history import differences
 from slots.models import Slot, SlotChange
 from staff.api.base import StaffView
-from staff.api.openapi import STAFF_REFUSALS, operation
-from staff.api.serializers import PageMeta, PageQuery, Text, asked, page_of
-from staff.api.slots import slot_of
+from staff.api.openapi import STAFF_REFUSALS
+from staff.api.operation import operation
+from staff.api.serializers import PageMeta, PageQuery, StrictCharField, paginate
+from staff.api.slots import get_slot
 
 EVENTS = ("created", "changed")
 
 
 class HistoryQuery(PageQuery):
-    user = Text(required=False, max_length=150, help_text="Only what the user of this name did.")
+    user = StrictCharField(required=False, max_length=150, help_text="Only what the user of this name did.")
 
 
 class DifferenceAnswer(serializers.Serializer[Any]):
@@ -65,26 +66,25 @@ class HistoryView(StaffView):
         "listSlotHistory",
         "Who changed what of a slot, newest first",
         tag="slots",
-        takes="slots:write",
+        scope="slots:write",
         about=(
             "Every change, by the API, in the admin or past both, also of the template images that its keys mean and "
             "of slots in the archive. What changed nothing leaves no entry. Entries are kept for good, also when their "
             "user is removed; the slot's and each image's are entries of their own."
         ),
-        parameters=[HistoryQuery],
+        query=HistoryQuery,
         answer=HistoryAnswer,
         example={"data": [CHANGE], "meta": {"page": 1, "page_size": 20, "total": 1}},
         refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
     )
-    def get(self, request: Request, slot_id: str) -> Response:
-        query = asked(request, HistoryQuery)
-        rows = SlotChange.objects.filter(slot=slot_of(Slot.objects, slot_id)).order_by("-id")
+    def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
+        rows = SlotChange.objects.filter(slot=get_slot(Slot.objects, slot_id)).order_by("-id")
         if "user" in query:
             rows = rows.filter(username=query["user"])
-        return Response(page_of(rows, query, _shown))
+        return Response(paginate(rows, query, _represent))
 
 
-def _shown(entry: SlotChange) -> dict[str, Any]:
+def _represent(entry: SlotChange) -> dict[str, Any]:
     return {
         "id": entry.pk,
         "at": entry.at,

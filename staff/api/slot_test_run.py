@@ -1,6 +1,4 @@
-"""`POST /api/slots/{slot_id}/test-run`: staff try a recipe on a photo, on the way that booths' photos go.
-
-(By another name than the address has, which pytest would take for that of tests.)"""
+"""`POST /api/slots/{slot_id}/test-run`: staff try a slot's settings on a photo, which takes the way of a booth's."""
 
 from __future__ import annotations
 
@@ -16,20 +14,19 @@ from drf_spectacular.types import OpenApiTypes
 from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
-from rest_framework.utils import json
 
-from core.errors import ApiError, queue_unavailable
+from core.errors import ApiError
 from core.images import FORMATS
-from ingest.admission import Admission, Door, let_in, look_up
-from ingest.response import answered
+from ingest.admission import Admission, IngestState, admit, take_snapshot
+from ingest.response import wait_and_respond
+from jobs import lifecycle
 from jobs.models import Job
-from jobs.queue.verbs import QueueUnavailable
-from jobs.storage import media
 from slots.models import Slot
 from staff.api.base import FormParser, PictureRenderer, StaffView
-from staff.api.openapi import BODY_REFUSALS, OF_PICTURE, STAFF_REFUSALS, operation
-from staff.api.serializers import Fields, Text, asked, posted
-from staff.api.slots import judge, slot_of
+from staff.api.openapi import BODY_REFUSALS, OF_PICTURE, STAFF_REFUSALS
+from staff.api.operation import operation
+from staff.api.serializers import JSONTextField, StrictCharField, StrictSerializer
+from staff.api.slots import get_slot, validate_slot
 
 BOOTHS_OWN = ("reply", "finish_late")  # how its answer is wrapped, and a picture after it: neither is for staff
 ABOUT = (
@@ -44,27 +41,14 @@ ABOUT = (
 )
 
 
-class WrittenObject(serializers.DictField):
-    """A JSON object as the text of a form's field."""
-
-    def to_internal_value(self, data: Any) -> dict[str, Any]:
-        try:
-            written = json.loads(data)
-        except (TypeError, ValueError, RecursionError):
-            written = None
-        if not isinstance(written, dict):
-            raise serializers.ValidationError(_("Must be an object."))
-        return written
-
-
-class Trial(Fields):
+class SlotTestRun(StrictSerializer):
     file = serializers.FileField(help_text="The photo: JPEG to HEIC, as from a booth.")
-    settings_json = WrittenObject(required=False, help_text="As text. All settings, not only those that differ.")
-    provider_id = Text(required=False, max_length=32)
-    operation_id = Text(required=False, max_length=32)
+    settings_json = JSONTextField(required=False, help_text="As text. All settings, not only those that differ.")
+    provider_id = StrictCharField(required=False, max_length=32)
+    operation_id = StrictCharField(required=False, max_length=32)
 
 
-class TrialView(StaffView):
+class SlotTestRunView(StaffView):
     parser_classes = (FormParser,)
     renderer_classes = (PictureRenderer, JSONRenderer)
 
@@ -72,9 +56,9 @@ class TrialView(StaffView):
         "testRun",
         "Try a slot, or what it might become, on a photo",
         tag="slots",
-        takes="slots:write",
+        scope="slots:write",
         about=ABOUT,
-        request={"multipart/form-data": Trial},
+        form=SlotTestRun,
         answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in FORMATS},
         headers=OF_PICTURE,
         refusals=(
@@ -90,59 +74,58 @@ class TrialView(StaffView):
             *STAFF_REFUSALS,
         ),
     )
-    def post(self, request: Request, slot_id: str) -> HttpResponseBase:
-        asked(request)
-        slot = slot_of(Slot.objects.filter(archived_at=None), slot_id)
-        given = posted(request, Trial)
-        upload = given.pop("file")
-        if given:
-            for name, value in given.items():
+    def post(self, request: Request, slot_id: str, form: dict[str, Any]) -> HttpResponseBase:
+        slot = get_slot(Slot.objects.filter(archived_at=None), slot_id)
+        upload = form.pop("file")
+        if form:
+            for name, value in form.items():
                 setattr(slot, name, value)
-            judge(slot)
+            validate_slot(slot)
         state = request.scope["state"]  # type: ignore[attr-defined]
         connection.close()  # back to the pool: a test run may wait for a minute, and ten of them would have it all
-        try:
-            # On the server's own event loop, which the door belongs to.
-            by = request.user.get_username()
-            return async_to_sync(_run)(state["door"], slot, upload, by, state["gone"])
-        except QueueUnavailable:
-            raise queue_unavailable() from None
+        # On the server's own event loop, which the ingest state belongs to.
+        by = request.user.get_username()
+        return async_to_sync(_run)(state["ingest"], slot, upload, by, state["disconnected"])
 
 
-async def _run(door: Door, slot: Slot, upload: UploadedFile[Any], by: str, gone: asyncio.Event) -> HttpResponseBase:
-    """In a task of its own, for which the process waits when it leaves, and this when it is cancelled: it still has the
-    upload to read, or the job to cancel."""
-    trying = asyncio.create_task(_tried(door, slot, upload, by, gone), name="test run")
-    door.trials.add(trying)
-    trying.add_done_callback(door.trials.discard)
+async def _run(
+    state: IngestState, slot: Slot, upload: UploadedFile[Any], by: str, disconnected: asyncio.Event
+) -> HttpResponseBase:
+    """Runs in a task of its own. Shutdown waits for the task, and so does this function when it is cancelled: the task
+    still has the upload to read, or the job to cancel."""
+    task = asyncio.create_task(_admit_and_respond(state, slot, upload, by, disconnected), name="test run")
+    state.test_runs.add(task)
+    task.add_done_callback(state.test_runs.discard)
     try:
-        return await asyncio.shield(trying)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.gather(trying, return_exceptions=True)
+        await asyncio.gather(task, return_exceptions=True)
         raise
 
 
-async def _tried(door: Door, slot: Slot, upload: UploadedFile[Any], by: str, gone: asyncio.Event) -> HttpResponseBase:
+async def _admit_and_respond(
+    state: IngestState, slot: Slot, upload: UploadedFile[Any], by: str, disconnected: asyncio.Event
+) -> HttpResponseBase:
     settings_json = {name: value for name, value in slot.settings_json.items() if name not in BOOTHS_OWN}
-    recipe = {"provider_id": slot.provider_id, "operation_id": slot.operation_id, "settings_json": settings_json}
-    tried = await look_up(door.queue, slot.pk, recipe | {"is_active": True})
-    if tried.slot_id is None:  # archived just now
+    unsaved = {"provider_id": slot.provider_id, "operation_id": slot.operation_id, "settings_json": settings_json}
+    snapshot = await take_snapshot(state.database, slot.pk, unsaved | {"is_active": True})
+    if snapshot.slot_id is None:  # archived just now
         raise ApiError("not_found", _("There is no such slot."))
-    if gone.is_set():
+    if disconnected.is_set():
         raise asyncio.CancelledError
-    admission = await let_in(door.queue, tried, upload, {}, Job.Source.TEST, asked_by=by)
-    return await _answered_or_cancelled(door, admission, gone)
+    admission = await admit(state.queue, snapshot, upload, {}, Job.Source.TEST, asked_by=by)
+    return await _respond_or_cancel(state, admission, disconnected)
 
 
-async def _answered_or_cancelled(door: Door, admission: Admission, gone: asyncio.Event) -> HttpResponseBase:
+async def _respond_or_cancel(state: IngestState, admission: Admission, disconnected: asyncio.Event) -> HttpResponseBase:
     """Nobody can come back for the picture: once nobody waits for it, no more is spent on it."""
-    answering = asyncio.create_task(answered(door, admission, gone), name="answer")
-    leaving = asyncio.create_task(gone.wait(), name="leave")
+    responding = asyncio.create_task(wait_and_respond(state, admission, disconnected), name="respond")
+    leaving = asyncio.create_task(disconnected.wait(), name="wait for disconnect")
     try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not answering.done() and (closed := await door.queue.cancel(admission.ticket.job_id, by=None)):
-            await media.tidy_up(closed)
-        return await answering
+        await asyncio.wait((responding, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not responding.done():
+            await lifecycle.cancel(state.queue, admission.ticket.job_id, by=None)
+        return await responding
     finally:
-        answering.cancel()
+        responding.cancel()
         leaving.cancel()

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
-from django.contrib.admin.models import ADDITION, CHANGE, LogEntry
-from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.admin.models import ADDITION, CHANGE
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 from django.urls import reverse
@@ -23,17 +21,26 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from core.errors import ApiError, queue_unavailable
-from jobs.cancel import cancel_job
+from core.errors import ApiError
+from jobs.lifecycle import cancel_job
 from jobs.models import Job
-from jobs.queue.verbs import QueueUnavailable
 from slots import settings_validation
 from slots.history import sign
 from slots.models import Slot
-from staff.api.base import StaffView
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.base import StaffView, log_change
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.operation import operation
 from staff.api.recent_results import RESULT, RecentResult, recent_results
-from staff.api.serializers import Fields, Flag, PageMeta, PageQuery, Text, Whole, WrittenFlag, asked, page_of
+from staff.api.serializers import (
+    PageMeta,
+    PageQuery,
+    QueryBooleanField,
+    StrictBooleanField,
+    StrictCharField,
+    StrictIntegerField,
+    StrictSerializer,
+    paginate,
+)
 
 SLOT_ID = RegexValidator(r"^slot-[0-9]{3,}\Z", gettext_lazy("A slot's id looks like slot-001."))
 SORTS = ("id", "name", "updated_at")
@@ -42,19 +49,21 @@ IF_MATCH = OpenApiParameter("If-Match", location="header", description=f"{TAG} N
 IF_MATCH_REQUIRED = OpenApiParameter("If-Match", location="header", description=TAG, required=True)
 
 
-class SlotChanges(Fields):
-    name = Text(max_length=120)
-    provider_id = Text(max_length=32)
-    operation_id = Text(max_length=32)
+class SlotChanges(StrictSerializer):
+    name = StrictCharField(max_length=120)
+    provider_id = StrictCharField(max_length=32)
+    operation_id = StrictCharField(max_length=32)
     settings_json = serializers.DictField(help_text="As the operation's schema says: `schema_ref` of the provider.")
-    is_active = Flag(required=False, help_text="A slot that is off answers booths with 404.")
-    size_limit_mb = Whole(
+    is_active = StrictBooleanField(required=False, help_text="A slot that is off answers booths with 404.")
+    size_limit_mb = StrictIntegerField(
         required=False, allow_null=True, min_value=1, max_value=2048, help_text="null: the service's."
     )
 
 
 class NewSlot(SlotChanges):
-    id = Text(required=False, max_length=32, validators=[SLOT_ID], help_text="Without: the next one that is free.")
+    id = StrictCharField(
+        required=False, max_length=32, validators=[SLOT_ID], help_text="Without: the next one that is free."
+    )
 
 
 class VersionedChanges(SlotChanges):
@@ -62,17 +71,19 @@ class VersionedChanges(SlotChanges):
 
 
 class SlotQuery(PageQuery):
-    provider_id = Text(required=False)
-    operation_id = Text(required=False)
-    search = Text(required=False, allow_blank=True, max_length=120, help_text="A part of the id or the name.")
-    is_active = WrittenFlag(required=False)
-    archived = WrittenFlag(default=False, help_text="true: those in the archive, and no others.")
+    provider_id = StrictCharField(required=False)
+    operation_id = StrictCharField(required=False)
+    search = StrictCharField(
+        required=False, allow_blank=True, max_length=120, help_text="A part of the id or the name."
+    )
+    is_active = QueryBooleanField(required=False)
+    archived = QueryBooleanField(default=False, help_text="true: those in the archive, and no others.")
     sort_by = serializers.ChoiceField(SORTS, default="id")
     sort_order = serializers.ChoiceField(("asc", "desc"), default="asc")
 
 
-class ArchiveQuery(Fields):
-    force = WrittenFlag(default=False, help_text="true: cancels the photos that are under way.")
+class ArchiveQuery(StrictSerializer):
+    force = QueryBooleanField(default=False, help_text="true: cancels the photos that are under way.")
 
 
 class SlotAnswer(serializers.Serializer[Any]):
@@ -127,25 +138,24 @@ class SlotsView(StaffView):
         "listSlots",
         "The slots",
         tag="slots",
-        takes="slots:write",
-        parameters=[SlotQuery],
+        scope="slots:write",
+        query=SlotQuery,
         answer=SlotList,
         example={"data": [SLOT], "meta": {"page": 1, "page_size": 20, "total": 1}},
         refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
-    def get(self, request: Request) -> Response:
-        query = asked(request, SlotQuery)
+    def get(self, request: Request, query: dict[str, Any]) -> Response:
         direction = "-" if query["sort_order"] == "desc" else ""
-        rows = Slot.objects.filter(_wanted(query)).order_by(direction + query["sort_by"], "id")
-        return Response(page_of(rows, query, shown))
+        rows = Slot.objects.filter(_filter(query)).order_by(direction + query["sort_by"], "id")
+        return Response(paginate(rows, query, represent_slot))
 
     @operation(
         "createSlot",
         "A new slot",
         tag="slots",
-        takes="slots:write",
+        scope="slots:write",
         about="It has no template images yet: settings that point to one are set once it is registered.",
-        request=NewSlot,
+        body=NewSlot,
         request_examples={"The next free id": RECIPE},
         answer=SlotAnswer,
         example=SLOT,
@@ -153,14 +163,11 @@ class SlotsView(StaffView):
         headers=("ETag", "Location"),
         refusals=(*BODY_REFUSALS, "slot_exists", "validation_failed", *STAFF_REFUSALS),
     )
-    def post(self, request: Request) -> Response:
-        asked(request)
-        form = NewSlot(data=request.data)
-        form.is_valid(raise_exception=True)
-        slot = _added(form.validated_data, request.user)
-        log(slot, ADDITION, [{"added": {}}], request.user)
+    def post(self, request: Request, body: dict[str, Any]) -> Response:
+        slot = _create(body, request.user)
+        log_change(slot, ADDITION, [{"added": {}}], request.user)
         headers = {"ETag": etag(slot), "Location": reverse("slot", args=[slot.pk])}
-        return Response(shown(slot), status=201, headers=headers)
+        return Response(represent_slot(slot), status=201, headers=headers)
 
 
 class SlotView(StaffView):
@@ -168,73 +175,71 @@ class SlotView(StaffView):
         "getSlot",
         "A slot, its latest pictures and, as ETag, its version",
         tag="slots",
-        takes="slots:write",
+        scope="slots:write",
         answer=OneSlotAnswer,
         example=SLOT | {"recent_results": [RESULT]},
         headers=("ETag",),
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )
     def get(self, request: Request, slot_id: str) -> Response:
-        asked(request)
-        slot = slot_of(Slot.objects, slot_id)
-        return Response(shown(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)})
+        slot = get_slot(Slot.objects, slot_id)
+        return Response(
+            represent_slot(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)}
+        )
 
     @operation(
         "changeSlot",
         "Change a slot, if it is still as it was seen",
         tag="slots",
-        takes="slots:write",
+        scope="slots:write",
         about="What is optional and not given stays. Photos under way keep the recipe that they came in with.",
         parameters=[IF_MATCH],
-        request=VersionedChanges,
+        body=VersionedChanges,
         request_examples={"With If-Match": RECIPE, "Without": RECIPE | {"updated_at": SLOT["updated_at"]}},
         answer=VersionAnswer,
         example={"id": SLOT["id"], "updated_at": SLOT["updated_at"]},
         headers=("ETag",),
         refusals=(*BODY_REFUSALS, *VERSIONS, "validation_failed", *STAFF_REFUSALS),
     )
-    def put(self, request: Request, slot_id: str) -> Response:
-        asked(request)
-        form = VersionedChanges(data=request.data)
-        form.is_valid(raise_exception=True)
-        changes = dict(form.validated_data)
-        seen = changes.pop("updated_at", None)
+    def put(self, request: Request, slot_id: str, body: dict[str, Any]) -> Response:
+        seen = body.pop("updated_at", None)
         with transaction.atomic():
             sign(request.user)
-            slot = _as_seen(request, slot_id, seen)
-            _change(slot, changes, request.user)
+            slot = _lock_version(request, slot_id, seen)
+            _change(slot, body, request.user)
         return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
 
     @operation(
         "archiveSlot",
         "Archive a slot, if it is still as it was seen",
         tag="slots",
-        takes="slots:write",
+        scope="slots:write",
         about="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
-        parameters=[IF_MATCH_REQUIRED, ArchiveQuery],
+        query=ArchiveQuery,
+        parameters=[IF_MATCH_REQUIRED],
         answer=None,
         status=204,
         refusals=("invalid_payload", *VERSIONS, "jobs_under_way", "validation_failed", *STAFF_REFUSALS),
     )
-    def delete(self, request: Request, slot_id: str) -> Response:
-        force = asked(request, ArchiveQuery)["force"]
+    def delete(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
+        force = query["force"]
         with transaction.atomic():
             sign(request.user)
-            slot = _as_seen(request, slot_id)
-            if not force and (count := _under_way(slot_id).count()):
+            slot = _lock_version(request, slot_id)
+            if not force and (count := _list_jobs_under_way(slot_id).count()):
                 raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
             if Slot.objects.filter(pk=slot_id).archive():
-                log(slot, CHANGE, [{"changed": {"fields": ["archived_at"]}}], request.user)
+                log_change(slot, CHANGE, [{"changed": {"fields": ["archived_at"]}}], request.user)
         if force:
             _cancel_all(slot_id, request.user.get_username())
         return Response(status=204)
 
 
-def shown(slot: Slot) -> dict[str, Any]:
+def represent_slot(slot: Slot) -> dict[str, Any]:
     return {name: getattr(slot, name) for name in SLOT}
 
 
-def slot_of(rows: Any, slot_id: str) -> Slot:
+def get_slot(rows: Any, slot_id: str) -> Slot:
     """The one of the rows that an address means. Raises the 404 where there is none."""
     slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
     if slot is None:
@@ -247,7 +252,7 @@ def etag(slot: Slot) -> str:
     return f'"{slot.updated_at.isoformat()}"'
 
 
-def judge(slot: Slot) -> None:
+def validate_slot(slot: Slot) -> None:
     """Raises the 422 of a slot that breaks a rule."""
     try:
         slot.full_clean(validate_unique=False)
@@ -258,13 +263,7 @@ def judge(slot: Slot) -> None:
         raise refusal from None
 
 
-def log(changed: models.Model, flag: int, message: Any, by: Any) -> None:
-    """In the admin's history, as if it had been done there."""
-    assert isinstance(by, AbstractBaseUser)
-    LogEntry.objects.log_actions(by.pk, [changed], flag, message, single_object=True)
-
-
-def _wanted(query: Mapping[str, Any]) -> Q:
+def _filter(query: Mapping[str, Any]) -> Q:
     same = {name: query[name] for name in ("provider_id", "operation_id", "is_active") if name in query}
     wanted = Q(**same, archived_at__isnull=not query["archived"])
     if text := query.get("search"):
@@ -272,11 +271,11 @@ def _wanted(query: Mapping[str, Any]) -> Q:
     return wanted
 
 
-def _added(given: Mapping[str, Any], by: Any) -> Slot:
+def _create(given: Mapping[str, Any], by: Any) -> Slot:
     """Of two who add a slot at once, each gets one of its own, or its 409."""
     while True:
         slot = Slot(**{"id": Slot.next_id(), **given})
-        judge(slot)
+        validate_slot(slot)
         try:
             with transaction.atomic():
                 sign(by)
@@ -289,12 +288,12 @@ def _added(given: Mapping[str, Any], by: Any) -> Slot:
             return slot
 
 
-def _as_seen(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
+def _lock_version(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
     """The slot, which nobody else changes until the transaction ends. Raises unless it is as the client has seen it."""
     given = request.headers.get("If-Match")
     if given is None and updated_at is None:
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
-    slot = slot_of(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
+    slot = get_slot(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
     tags = ["*"] if given is None else parse_etags(given)
     if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")
@@ -306,24 +305,15 @@ def _change(slot: Slot, changes: Mapping[str, Any], by: Any) -> None:
     changed = [name for name, value in changes.items() if getattr(slot, name) != value]
     for name in changed:
         setattr(slot, name, changes[name])
-    judge(slot)
+    validate_slot(slot)
     slot.save()
-    log(slot, CHANGE, [{"changed": {"fields": changed}}] if changed else [], by)
+    log_change(slot, CHANGE, [{"changed": {"fields": changed}}] if changed else [], by)
 
 
-def _under_way(slot_id: str) -> QuerySet[Job]:
+def _list_jobs_under_way(slot_id: str) -> QuerySet[Job]:
     return Job.objects.filter(slot_id=slot_id, is_finalized=False, expires_at__gt=Now())
 
 
-def jobs_with_image(media_id: UUID) -> int:
-    """How many photos under way came in while their slot had this template image."""
-    jobs = Job.objects.filter(is_finalized=False, expires_at__gt=Now()).values_list("template_media", flat=True)
-    return sum(str(media_id) in images.values() for images in jobs)
-
-
 def _cancel_all(slot_id: str, by: str) -> None:
-    try:
-        for job_id in _under_way(slot_id).values_list("pk", flat=True):
-            cancel_job(job_id, by)
-    except QueueUnavailable:
-        raise queue_unavailable() from None
+    for job_id in _list_jobs_under_way(slot_id).values_list("pk", flat=True):
+        cancel_job(job_id, by)

@@ -19,11 +19,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from slots.models import Slot
-from staff.api.base import StaffView
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
+from staff.api.base import StaffView, log_change
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.operation import operation
 from staff.api.recent_results import RESULT, RecentResult, RecentResults, recent_results
-from staff.api.serializers import Fields, PageMeta, PageQuery, Text, asked
-from staff.api.slots import SLOT, log, slot_of
+from staff.api.serializers import PageMeta, PageQuery, StrictCharField
+from staff.api.slots import SLOT, get_slot
 from staff.api.tables import OF_TABLE, TableQuery, TableView, as_json_or_csv
 from stats import reports
 from stats.models import SlotFigures
@@ -61,7 +62,7 @@ ZONES = (
 
 class PeriodQuery(TableQuery):
     usual = most = 0  # days of the window
-    tz = Text(default="UTC", max_length=64, help_text=ZONES)
+    tz = StrictCharField(default="UTC", max_length=64, help_text=ZONES)
 
     def get_fields(self) -> dict[str, Any]:
         usual = f"Without: the first period that begins in the {self.usual} days before the end."
@@ -94,8 +95,8 @@ class PeriodQuery(TableQuery):
 class GlobalQuery(PeriodQuery, PageQuery):
     usual, most = 56, 90
     group_by = serializers.ChoiceField(("day", "week", "month"), default="week", help_text="Weeks begin on Monday.")
-    provider_id = Text(required=False, max_length=32, help_text="Of the slot when the photo came in.")
-    slot_id = Text(required=False, max_length=32)
+    provider_id = StrictCharField(required=False, max_length=32, help_text="Of the slot when the photo came in.")
+    slot_id = StrictCharField(required=False, max_length=32)
     sort_by = serializers.ChoiceField(("period_start", *COUNTERS), default="period_start")
     sort_order = serializers.ChoiceField(("asc", "desc"), default="asc")
 
@@ -174,13 +175,13 @@ class GlobalStatsView(TableView):
         "getGlobalStats",
         "What came of the booths' photos, in all slots",
         tag="statistics",
-        takes="stats:read",
+        scope="stats:read",
         about=(
             "By the hour in which the photo came in. Periods in which nothing did are there too; filters narrow what "
             "is counted. Test runs are not counted; what came before a slot's reset is. At most a minute old, and "
             "fresh as soon as a job ends. As CSV: the rows of the page."
         ),
-        parameters=[GlobalQuery],
+        query=GlobalQuery,
         answer=as_json_or_csv(GlobalAnswer),
         headers=OF_TABLE,
         example={
@@ -190,8 +191,7 @@ class GlobalStatsView(TableView):
         },
         refusals=REFUSALS,
     )
-    def get(self, request: Request) -> Response:
-        query = asked(request, GlobalQuery)
+    def get(self, request: Request, query: dict[str, Any]) -> Response:
         of = {name: query[name] for name in ("provider_id", "slot_id") if name in query}
         rows = reports.report(query["window"], GLOBAL_SECONDS, reports.version_of_all(), **of)
         rows = sorted(rows, key=lambda row: row[query["sort_by"]], reverse=query["sort_order"] == "desc")
@@ -201,7 +201,12 @@ class GlobalStatsView(TableView):
             {
                 "summary": summary | {"total_runs": summary["ingest_count"]},
                 "data": rows[(page - 1) * size : page * size],
-                "meta": {"page": page, "page_size": size, "total": len(rows), "range": _range(query["window"])},
+                "meta": {
+                    "page": page,
+                    "page_size": size,
+                    "total": len(rows),
+                    "range": _represent_range(query["window"]),
+                },
             }
         )
 
@@ -214,13 +219,13 @@ class SlotStatsView(TableView):
         "getSlotStats",
         "What came of the photos of one slot",
         tag="statistics",
-        takes="stats:read",
+        scope="stats:read",
         about=(
             "By the hour in which the photo came in, from the slot's last reset on. Periods in which nothing did are "
             "there too; test runs are not counted. At most five minutes old, and fresh as soon as a job ends. As CSV: "
             "the rows of `metrics`."
         ),
-        parameters=[SlotQuery],
+        query=SlotQuery,
         answer=as_json_or_csv(SlotStatsAnswer),
         headers=OF_TABLE,
         example={
@@ -231,14 +236,21 @@ class SlotStatsView(TableView):
         },
         refusals=("not_found", *REFUSALS),
     )
-    def get(self, request: Request, slot_id: str) -> Response:
-        window = asked(request, SlotQuery)["window"]
-        slot = slot_of(Slot.objects.select_related("figures"), slot_id)
-        figures = getattr(slot, "figures", None) or SlotFigures(version=0, era=0)
-        rows = reports.report(window, SLOT_SECONDS, figures.version, slot_id=slot_id, era=figures.era)
+    def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
+        window = query["window"]
+        slot = get_slot(Slot.objects.select_related("figures"), slot_id)
+        figures = getattr(slot, "figures", None) or SlotFigures(version=0, reset_generation=0)
+        rows = reports.report(
+            window, SLOT_SECONDS, figures.version, slot_id=slot_id, reset_generation=figures.reset_generation
+        )
         about = {"title": slot.name, "last_reset_at": figures.last_reset_at}
         return Response(
-            {"slot_id": slot_id, "range": _range(window), "summary": reports.total(rows) | about, "metrics": rows}
+            {
+                "slot_id": slot_id,
+                "range": _represent_range(window),
+                "summary": reports.total(rows) | about,
+                "metrics": rows,
+            }
         )
 
 
@@ -247,18 +259,16 @@ class ResetView(StaffView):
         "resetSlotStats",
         "Begin a slot's statistics anew",
         tag="statistics",
-        takes="slots:write",
+        scope="slots:write",
         about="Its report counts the photos that come in from now on. The figures of all slots, and metrics, go on.",
         answer=None,
         status=204,
         refusals=(*BODY_REFUSALS, "not_found", *STAFF_REFUSALS),
     )
     def post(self, request: Request, slot_id: str) -> Response:
-        asked(request)
-        Fields(data=request.data).is_valid(raise_exception=True)
-        slot = slot_of(Slot.objects, slot_id)
+        slot = get_slot(Slot.objects, slot_id)
         with transaction.atomic():
-            log(slot, CHANGE, _("Statistics reset"), request.user)
+            log_change(slot, CHANGE, _("Statistics reset"), request.user)
             reports.reset(slot_id)
         return Response(status=204)
 
@@ -271,17 +281,16 @@ class RecentResultsView(TableView):
         "getRecentResults",
         "A slot's latest pictures",
         tag="statistics",
-        takes="stats:read",
+        scope="stats:read",
         about="The ten newest of the last 72 hours that can still be fetched; without test runs.",
-        parameters=[TableQuery],
+        query=TableQuery,
         answer=as_json_or_csv(RecentResults),
         headers=OF_TABLE,
         example={"slot_id": SLOT["id"], "results": [RESULT]},
         refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
     )
-    def get(self, request: Request, slot_id: str) -> Response:
-        asked(request, TableQuery)
-        slot_of(Slot.objects, slot_id)
+    def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
+        get_slot(Slot.objects, slot_id)
         return Response({"slot_id": slot_id, "results": recent_results(slot_id)})
 
 
@@ -291,6 +300,6 @@ def _zones() -> set[str]:
     return available_timezones()
 
 
-def _range(window: Window) -> dict[str, Any]:
+def _represent_range(window: Window) -> dict[str, Any]:
     start, end = (moment.astimezone(window.zone) for moment in (window.start, window.end))
     return {"from": start, "to": end, "group_by": window.group_by, "tz": window.zone.key}

@@ -16,12 +16,12 @@ from rest_framework.request import Request
 from rest_framework.utils.encoders import JSONEncoder
 
 from staff.api.base import StaffView
-from staff.api.serializers import Fields
+from staff.api.serializers import StrictSerializer
 
 OF_TABLE = ("Content-Disposition?",)  # of the CSV
 
 
-class TableQuery(Fields):
+class TableQuery(StrictSerializer):
     format = serializers.ChoiceField(
         ("json", "csv"), required=False, help_text="csv: the rows as CSV, as by `Accept: text/csv`."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.core.validators import RegexValidator
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Now
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -25,35 +25,48 @@ from rest_framework.response import Response
 
 from core import images
 from core.errors import ApiError
+from jobs.models import Job
 from slots import settings_validation, template_media
 from slots.history import sign
 from slots.models import Slot, TemplateBinding, TemplateMedia
-from staff.api.base import FormParser, PictureRenderer, StaffView
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS, operation
-from staff.api.serializers import Fields, PageMeta, PageQuery, Text, WrittenFlag, asked, page_of, posted
-from staff.api.slots import SLOT_ID, log
+from staff.api.base import FormParser, PictureRenderer, StaffView, log_change
+from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.operation import operation
+from staff.api.serializers import (
+    PageMeta,
+    PageQuery,
+    QueryBooleanField,
+    StrictCharField,
+    StrictSerializer,
+    paginate,
+)
+from staff.api.slots import SLOT_ID
 
 KEY = RegexValidator(r"^[a-z][a-z0-9_-]*\Z", gettext_lazy("Use a-z, 0-9, - and _."))
 
 
-class Registration(Fields):
+class Registration(StrictSerializer):
     file = serializers.FileField(help_text=f"JPEG, PNG or WebP of at most {template_media.MAX_MB} MB.")
-    slot_id = Text(max_length=32, validators=[SLOT_ID])
-    setting_key = Text(max_length=64, validators=[KEY], help_text="The name by which the slot's settings point to it.")
-    label = Text(required=False, allow_blank=True, max_length=120)  # type: ignore[assignment]  # see `staff.api.slots`
-    replace = WrittenFlag(
+    slot_id = StrictCharField(max_length=32, validators=[SLOT_ID])
+    setting_key = StrictCharField(
+        max_length=64, validators=[KEY], help_text="The name by which the slot's settings point to it."
+    )
+    label = StrictCharField(required=False, allow_blank=True, max_length=120)  # type: ignore[assignment]  # see `staff.api.slots`
+    replace = QueryBooleanField(
         default=False, help_text="true: in place of the image under this key, which stays in the list."
     )
 
 
 class TemplateQuery(PageQuery):
-    slot_id = Text(required=False, max_length=32)
+    slot_id = StrictCharField(required=False, max_length=32)
 
 
-class RemovalQuery(Fields):
-    slot_id = Text(required=False, max_length=32, help_text="With setting_key: the use that it is removed from.")
-    setting_key = Text(required=False, max_length=64)
-    force = WrittenFlag(default=False, help_text="true: also where it is used elsewhere.")
+class RemovalQuery(StrictSerializer):
+    slot_id = StrictCharField(
+        required=False, max_length=32, help_text="With setting_key: the use that it is removed from."
+    )
+    setting_key = StrictCharField(required=False, max_length=64)
+    force = QueryBooleanField(default=False, help_text="true: also where it is used elsewhere.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if ("slot_id" in attrs) != ("setting_key" in attrs):
@@ -113,17 +126,16 @@ class TemplatesView(StaffView):
         "listTemplateMedia",
         "The template images, newest first",
         tag="template media",
-        takes="slots:write",
-        parameters=[TemplateQuery],
+        scope="slots:write",
+        query=TemplateQuery,
         answer=TemplateList,
         example={"data": [TEMPLATE], "meta": {"page": 1, "page_size": 20, "total": 1}},
         refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
-    def get(self, request: Request) -> Response:
-        query = asked(request, TemplateQuery)
-        uses = _uses().order_by("-created_at", "id", "slot_id", "setting_key")
+    def get(self, request: Request, query: dict[str, Any]) -> Response:
+        uses = _list_uses().order_by("-created_at", "id", "slot_id", "setting_key")
         rows = uses.filter(slot_id=query["slot_id"]) if "slot_id" in query else uses
-        return Response(page_of(rows, query, _shown))
+        return Response(paginate(rows, query, _represent))
 
 
 class RegisterView(StaffView):
@@ -133,54 +145,49 @@ class RegisterView(StaffView):
         "registerTemplateMedia",
         "Upload an image for a slot's settings to point to",
         tag="template media",
-        takes="slots:write",
-        request={"multipart/form-data": Registration},
+        scope="slots:write",
+        form=Registration,
         answer=RegisteredAnswer,
         example=REGISTERED,
         status=201,
         headers=("Location",),
         refusals=(*BODY_REFUSALS, "not_found", "key_taken", "validation_failed", *STAFF_REFUSALS),
     )
-    def post(self, request: Request) -> Response:
-        asked(request)
-        media = _registered(posted(request, Registration), request.user)
-        log(media, ADDITION, [{"added": {}}], request.user)
-        registered = _shown(media)
+    def post(self, request: Request, form: dict[str, Any]) -> Response:
+        media = _register(form, request.user)
+        log_change(media, ADDITION, [{"added": {}}], request.user)
+        registered = _represent(media)
         address = reverse("template-image", args=[media.pk])
         return Response({name: registered[name] for name in REGISTERED}, status=201, headers={"Location": address})
 
 
 class TemplateView(StaffView):
-    # How many photos under way need an image: known in a room above, and passed in where the rooms are put together.
-    jobs_with: Callable[[UUID], int] = staticmethod(lambda _media_id: 0)
-
     @operation(
         "getTemplateMedia",
         "A template image and where it is used",
         tag="template media",
-        takes="slots:write",
+        scope="slots:write",
         answer=OneTemplateAnswer,
         example=TEMPLATE | {"used_by": [USE]},
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )
     def get(self, request: Request, media_id: UUID) -> Response:
-        asked(request)
-        found = _uses().filter(pk=media_id).order_by("slot_id", "setting_key").first()
+        found = _list_uses().filter(pk=media_id).order_by("slot_id", "setting_key").first()
         if found is None:
-            raise _no_image()
+            raise _make_not_found()
         bindings = TemplateBinding.objects.filter(media_id=media_id).order_by("slot_id", "setting_key")
-        return Response(_shown(found) | {"used_by": [*bindings.values("slot_id", "setting_key")]})
+        return Response(_represent(found) | {"used_by": [*bindings.values("slot_id", "setting_key")]})
 
     @operation(
         "deleteTemplateMedia",
         "Remove a template image, with its file",
         tag="template media",
-        takes="slots:write",
+        scope="slots:write",
         about=(
             "`slot_id` and `setting_key` name the use that is meant to go. Refused while it has others, or that slot's "
             "settings still point to it, or photos under way need it, unless `force` is given."
         ),
-        parameters=[RemovalQuery],
+        query=RemovalQuery,
         answer=None,
         status=204,
         refusals=(
@@ -192,17 +199,16 @@ class TemplateView(StaffView):
             *STAFF_REFUSALS,
         ),
     )
-    def delete(self, request: Request, media_id: UUID) -> Response:
-        query = asked(request, RemovalQuery)
+    def delete(self, request: Request, media_id: UUID, query: dict[str, Any]) -> Response:
         with transaction.atomic():
             sign(request.user)
             media = TemplateMedia.objects.select_for_update().filter(pk=media_id).first()
             if media is None:
-                raise _no_image()
-            if not query["force"] and (count := self.jobs_with(media_id)):
+                raise _make_not_found()
+            if not query["force"] and (count := _count_jobs_under_way(media_id)):
                 raise ApiError("jobs_under_way", _("Photos under way need this image."), jobs=count)
             _unbind(media, query)
-            log(media, DELETION, "", request.user)
+            log_change(media, DELETION, "", request.user)
             template_media.remove(media)
         return Response(status=204)
 
@@ -214,29 +220,28 @@ class PreviewView(StaffView):
         "getTemplateMediaPreview",
         "A small copy of a template image",
         tag="template media",
-        takes="slots:write",
+        scope="slots:write",
         answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in ("image/jpeg", "image/png")},
         refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
     )
     def get(self, request: Request, media_id: UUID) -> HttpResponse:
-        asked(request)
         media = TemplateMedia.objects.filter(pk=media_id).first()
         try:
             if media is None:
                 raise FileNotFoundError
             picture = template_media.preview(media)
         except FileNotFoundError:
-            raise _no_image() from None
+            raise _make_not_found() from None
         return HttpResponse(picture.data, picture.mime_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
-def _uses() -> Any:
+def _list_uses() -> Any:
     """A row for each use of each image, and one for those without."""
     rows = TemplateMedia.objects.select_related("uploaded_by")
     return rows.annotate(slot_id=F("bindings__slot_id"), setting_key=F("bindings__setting_key"))
 
 
-def _shown(use: Any) -> dict[str, Any]:
+def _represent(use: Any) -> dict[str, Any]:
     same = ("slot_id", "setting_key", "label", "checksum", "size_bytes", "created_at")
     return {
         "id": str(use.pk),
@@ -247,7 +252,7 @@ def _shown(use: Any) -> dict[str, Any]:
     }
 
 
-def _registered(given: dict[str, Any], by: Any) -> Any:
+def _register(given: dict[str, Any], by: Any) -> Any:
     """The file is written before the transaction that gives it to the slot; what is refused there is removed again."""
     _check_free(given)  # before the work of looking at the picture
     media = TemplateMedia(label=given.get("label", ""), uploaded_by=by)
@@ -259,7 +264,7 @@ def _registered(given: dict[str, Any], by: Any) -> Any:
             _check_free(given, is_locked=True)
             names = {"slot_id": given["slot_id"], "setting_key": given["setting_key"]}
             TemplateBinding.objects.update_or_create(**names, defaults={"media": media})
-            return _uses().get(pk=media.pk)
+            return _list_uses().get(pk=media.pk)
     except Exception:
         template_media.remove(media)
         raise
@@ -278,10 +283,10 @@ def _fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
     try:
         template_media.fill(media, upload)
     except ValidationError as error:
-        raise refused_image(error, template_media.MAX_MB * 1024 * 1024) from None
+        raise refuse_image(error, template_media.MAX_MB * 1024 * 1024) from None
 
 
-def refused_image(error: ValidationError, limit_bytes: int) -> ApiError:
+def refuse_image(error: ValidationError, limit_bytes: int) -> ApiError:
     """The answer to what `templates` found in an upload: that of the booths' door."""
     text = error.messages[0]
     match error.code:
@@ -292,13 +297,19 @@ def refused_image(error: ValidationError, limit_bytes: int) -> ApiError:
     return ApiError("invalid_payload", text, file=[text])
 
 
+def _count_jobs_under_way(media_id: UUID) -> int:
+    """How many photos under way came in while their slot had this template image."""
+    jobs = Job.objects.filter(is_finalized=False, expires_at__gt=Now()).values_list("template_media", flat=True)
+    return sum(str(media_id) in images.values() for images in jobs)
+
+
 def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
     """Raises the 409 unless the named use is its only one, and is none any more."""
     bindings = media.bindings.order_by("slot_id", "setting_key")
     named = (query.get("slot_id"), query.get("setting_key"))
     uses = [(each.slot_id, each.setting_key) for each in bindings]
     if named != (None, None) and named not in uses:
-        raise _no_image()
+        raise _make_not_found()
     locked = Slot.objects.select_for_update(no_key=True).filter(pk__in={slot_id for slot_id, _key in uses})
     pointing = {(slot.pk, key) for slot in locked.order_by("pk") for key in _named_keys(slot)}
     in_the_way = [use for use in uses if use != named or use in pointing]
@@ -312,5 +323,5 @@ def _named_keys(slot: Slot) -> set[str]:
     return settings_validation.named_keys(slot.provider_id, slot.operation_id, slot.settings_json)
 
 
-def _no_image() -> ApiError:
+def _make_not_found() -> ApiError:
     return ApiError("not_found", _("There is no such template image."))

@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('slot', models.OneToOneField(db_constraint=False, on_delete=django.db.models.deletion.PROTECT, primary_key=True, related_name='figures', serialize=False, to='slots.slot', verbose_name='slot')),
                 ('version', models.BigIntegerField(db_default=django.db.models.functions.comparison.Cast(django.db.models.expressions.CombinedExpression(django.db.models.functions.datetime.Extract(django.db.models.functions.datetime.Now(), 'epoch'), '*', models.Value(1000000)), models.BigIntegerField()))),
-                ('era', models.PositiveIntegerField(db_default=0)),
+                ('reset_generation', models.PositiveIntegerField(db_default=0)),
                 ('last_reset_at', models.DateTimeField(null=True)),
             ],
         ),
@@ -51,7 +51,7 @@ class Migration(migrations.Migration):
                 ('hour', models.DateTimeField()),
                 ('provider_id', models.CharField(max_length=32)),
                 ('source', models.CharField(max_length=8)),
-                ('era', models.PositiveIntegerField(db_default=0)),
+                ('reset_generation', models.PositiveIntegerField(db_default=0)),
                 ('ingest_count', models.PositiveIntegerField(db_default=0)),
                 ('success', models.PositiveIntegerField(db_default=0)),
                 ('timeouts', models.PositiveIntegerField(db_default=0)),
@@ -70,7 +70,7 @@ class Migration(migrations.Migration):
                 ('slot', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, to='slots.slot')),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('slot', 'hour', 'provider_id', 'source', 'era'), name='counter_once_per_hour')],
+                'constraints': [models.UniqueConstraint(fields=('slot', 'hour', 'provider_id', 'source', 'reset_generation'), name='counter_once_per_hour')],
             },
         ),
         migrations.CreateModel(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import json
@@ -21,10 +20,9 @@ from django.utils import timezone
 from PIL import Image
 
 from ingest.models import IngestSettings
+from jobs.lifecycle import cancel_job
 from jobs.models import Job
-from jobs.queue.records import Closed, NewJob
-from jobs.queue.verbs import open_queue
-from jobs.storage import media
+from jobs.queue.records import NewJob
 from photoslot.booth_client import Reply
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import PASSWORD, Processes, stored_files
@@ -114,17 +112,9 @@ def use_password(password: str, algorithm: str = "default") -> None:
     IngestSettings.objects.update(password_hash=make_password(password, hasher=algorithm))
 
 
-def cancel(job_id: UUID) -> Closed | None:
+def cancel(job_id: UUID) -> bool:
     """As staff do it."""
-
-    async def cancelled() -> Closed | None:
-        async with open_queue() as queue:
-            closed = await queue.cancel(job_id, "serg")
-            if closed:
-                await media.tidy_up(closed)
-            return closed
-
-    return asyncio.run(cancelled())
+    return cancel_job(job_id, "serg")
 
 
 def new_job() -> NewJob:

@@ -97,7 +97,7 @@ def test_a_key_goes_in_and_never_comes_out(api: Api) -> None:
     changed = answer.json()["provider_keys"]["gemini"]
     assert (changed["is_configured"], changed["has_proxy"]) == (True, True)
     assert changed["updated_by"] == User.objects.get().username
-    opened = ProviderAccount.objects.get(pk="gemini").opened()
+    opened = ProviderAccount.objects.get(pk="gemini").decrypt()
     assert (opened.key, opened.proxy_url) == (KEY, PROXY)
     kept = answer.content.decode() + str(list(ProviderAccount.objects.values_list())) + str(logged())
     assert KEY not in kept

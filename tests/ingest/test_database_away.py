@@ -13,13 +13,13 @@ import pytest
 from django.db import connection
 from django.db.backends.postgresql.base import DatabaseWrapper
 
-from core.database import connection_kwargs
+from core.database import DatabaseUnavailable, connection_kwargs
 from ingest.wait import wait_for_end
 from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import Ticket
-from jobs.queue.verbs import Queue, QueueUnavailable, open_queue
-from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
+from jobs.queue.verbs import Queue
+from tests.conftest import Booth, in_background, jpeg, open_queue, stored_files, use_sandbox
 from tests.ingest.helpers import eventually, form, new_job, refusal
 from tests.sandbox.server import Sandbox, developed
 
@@ -100,8 +100,8 @@ async def looks_while_it_is_away() -> None:
         with database_away():
             waiters.wake_all()
             for _ in range(3):
-                with pytest.raises(QueueUnavailable):
-                    await queue.look(ticket.job_id)
+                with pytest.raises(DatabaseUnavailable):
+                    await queue.get_outcome(ticket.job_id)
             assert not waiting.done()
         while not await cancelled(queue, ticket):
             pass
@@ -113,7 +113,7 @@ async def cancelled(queue: Queue, ticket: Ticket) -> bool:
     """Whether it could be; the first tries may find dead connections."""
     try:
         return await queue.cancel(ticket.job_id, "serg") is not None
-    except QueueUnavailable:
+    except DatabaseUnavailable:
         return False
 
 

@@ -15,7 +15,7 @@ from django.db.models.functions import Cast
 from pytest_django.fixtures import Settings
 
 from ingest.models import IngestSettings, PasswordFailure
-from ingest.password import FAILURES_ALLOWED, PasswordGate, TooManyFailures, WrongPassword
+from ingest.password import FAILURES_ALLOWED, PasswordChecker, TooManyFailures, WrongPassword
 from jobs.models import Job
 from jobs.queue.verbs import Queue
 from photoslot.supervisor import free_port
@@ -155,20 +155,20 @@ class Counted(MD5PasswordHasher):
 
 
 @pytest.fixture
-def gate(queue: Queue, settings: Settings) -> PasswordGate:
+def gate(queue: Queue, settings: Settings) -> PasswordChecker:
     settings.PASSWORD_HASHERS = [f"{__name__}.Counted"]
     Counted.paid = 0
-    return PasswordGate(queue)
+    return PasswordChecker(queue.database)
 
 
-async def test_only_the_first_photo_pays_for_the_slow_hash(gate: PasswordGate) -> None:
+async def test_only_the_first_photo_pays_for_the_slow_hash(gate: PasswordChecker) -> None:
     encoded = make_password("right", hasher="counted")
     for _ in range(50):
         await gate.check("right", encoded, "10.0.0.1")
     assert Counted.paid == 1
 
 
-async def test_a_booth_that_keeps_posting_a_wrong_password_costs_one_slow_hash(gate: PasswordGate) -> None:
+async def test_a_booth_that_keeps_posting_a_wrong_password_costs_one_slow_hash(gate: PasswordChecker) -> None:
     encoded = make_password("right", hasher="counted")
     for _ in range(FAILURES_ALLOWED):
         with pytest.raises(WrongPassword):
@@ -176,7 +176,7 @@ async def test_a_booth_that_keeps_posting_a_wrong_password_costs_one_slow_hash(g
     assert Counted.paid == 1
 
 
-async def test_after_a_rotation_the_slow_hash_is_paid_once_more(gate: PasswordGate) -> None:
+async def test_after_a_rotation_the_slow_hash_is_paid_once_more(gate: PasswordChecker) -> None:
     for password in ("first", "second"):
         encoded = make_password(password, hasher="counted")
         await gate.check(password, encoded, "10.0.0.1")
@@ -184,7 +184,7 @@ async def test_after_a_rotation_the_slow_hash_is_paid_once_more(gate: PasswordGa
     assert Counted.paid == 2
 
 
-async def test_a_blocked_address_costs_no_slow_hash(gate: PasswordGate) -> None:
+async def test_a_blocked_address_costs_no_slow_hash(gate: PasswordChecker) -> None:
     encoded = make_password("right", hasher="counted")
     await gate.check("right", encoded, "10.0.0.1")
     for i in range(FAILURES_ALLOWED):
@@ -197,7 +197,7 @@ async def test_a_blocked_address_costs_no_slow_hash(gate: PasswordGate) -> None:
 
 
 @pytest.mark.parametrize("address", ["", "unix:", "::ffff:10.0.0.9", "fe80::1", "10.0.0.9"])
-async def test_any_peer_can_be_counted(gate: PasswordGate, address: str) -> None:
+async def test_any_peer_can_be_counted(gate: PasswordChecker, address: str) -> None:
     encoded = make_password("right", hasher="counted")
     for _ in range(FAILURES_ALLOWED):
         with pytest.raises(WrongPassword):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from core import images
 from ingest.models import IngestSettings
-from jobs.cancel import cancel_job
+from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot, TemplateBinding, TemplateMedia

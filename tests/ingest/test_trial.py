@@ -17,7 +17,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from ingest.models import IngestSettings
-from jobs.cancel import cancel_job
+from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from jobs.queue.verbs import Queue, QueueFull
 from jobs.retention.purge import purge

@@ -19,7 +19,7 @@ from ingest.models import IngestSettings
 from ingest.wait import wait_for_end
 from jobs.models import Job
 from jobs.queue.notify import Waiters
-from jobs.queue.records import Claim, Outcome, Report, Result, Ticket
+from jobs.queue.records import Claim, JobOutcome, JobReport, Result, Ticket
 from jobs.queue.verbs import Queue
 from photoslot.booth_client import Reply
 from stats.models import HourlyCounter
@@ -95,7 +95,7 @@ async def finished_around_the_deadline(queue: Queue, claim: Claim, until: float,
     """Whether the worker's result was the one that counted."""
     await asyncio.sleep(until + offset - asyncio.get_running_loop().time())
     result = Result(f"results/{claim.id}.jpg", "image/jpeg", 1, "0" * 64)
-    return await queue.finalize(claim, result, Report()) is not None
+    return await queue.finalize(claim, result, JobReport()) is not None
 
 
 async def test_of_deadline_and_result_exactly_one_wins(queue: Queue, settings: Settings) -> None:
@@ -105,7 +105,7 @@ async def test_of_deadline_and_result_exactly_one_wins(queue: Queue, settings: S
     tickets = [await queue.admit(new_job(), 1) for _ in offsets]
     claims = {claim.id: claim for claim in await queue.claim(["by hand"], len(offsets))}
 
-    async def race(ticket: Ticket, offset: float) -> tuple[bool, Outcome]:
+    async def race(ticket: Ticket, offset: float) -> tuple[bool, JobOutcome]:
         claim = claims[ticket.job_id]
         until = asyncio.get_running_loop().time() + claim.seconds_left
         work = finished_around_the_deadline(queue, claim, until, offset)

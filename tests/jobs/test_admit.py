@@ -12,9 +12,11 @@ import psycopg
 import pytest
 from pytest_django import Settings
 
+from core.database import DatabaseUnavailable
 from jobs.queue.records import NewJob, Ticket
 from jobs.queue.statements import ADMIT
-from jobs.queue.verbs import Queue, QueueFull, QueueUnavailable, _admission, open_queue
+from jobs.queue.verbs import Queue, QueueFull, _admission_values
+from tests.conftest import open_queue
 from tests.queueing import (
     PICTURE,
     REPORT,
@@ -42,7 +44,7 @@ Admit = Callable[[Queue, NewJob], Coroutine[Any, Any, object]]
 @asynccontextmanager
 async def commits_held(queue: Queue) -> AsyncIterator[None]:
     """Whoever adds a job waits at his commit, for the foreign key: all who can get that far see the same queue."""
-    async with queue.connection() as connection, connection.transaction():
+    async with queue.database.connection() as connection, connection.transaction():
         await connection.execute("SELECT FROM slots_slot WHERE id = 'slot-001' FOR UPDATE")
         yield
 
@@ -55,8 +57,8 @@ async def admit(queue: Queue, job: NewJob) -> object:
 
 
 async def admit_unguarded(queue: Queue, job: NewJob) -> object:
-    async with queue.connection() as connection:
-        return await (await connection.execute(ADMIT, _admission(job, 30))).fetchone()
+    async with queue.database.connection() as connection:
+        return await (await connection.execute(ADMIT, _admission_values(job, 30))).fetchone()
 
 
 async def rush(queue: Queue, way: Admit, jobs: list[NewJob]) -> list[object]:
@@ -110,7 +112,7 @@ async def test_a_picture_not_delivered_is_joined(queue: Queue) -> None:
 async def deliver(queue: Queue) -> None:
     (claim,) = await queue.claim(["instant"], 1)
     await queue.finalize(claim, PICTURE, REPORT)
-    await queue.delivered(claim.id)
+    await queue.mark_delivered(claim.id)
 
 
 async def cancel(queue: Queue) -> None:
@@ -185,9 +187,9 @@ async def test_who_is_in_is_in_though_nobody_could_be_told(queue: Queue) -> None
 
 async def test_a_database_that_is_away_is_said_to_be(queue: Queue) -> None:
     async with wire() as cable, open_queue_over(cable) as away:
-        await away.overdue()
+        await away.list_overdue()
         cable.cut()
-        with pytest.raises(QueueUnavailable):
+        with pytest.raises(DatabaseUnavailable):
             await away.admit(new_job(), 30)
         cable.mend()
         assert await until(lambda: is_back(away))
@@ -195,6 +197,6 @@ async def test_a_database_that_is_away_is_said_to_be(queue: Queue) -> None:
 
 
 async def is_back(queue: Queue) -> bool:
-    with suppress(QueueUnavailable):
-        return await queue.overdue() == []
+    with suppress(DatabaseUnavailable):
+        return await queue.list_overdue() == []
     return False

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 
 import pytest
+from django.conf import settings
 
 from jobs.queue.records import Claim, Failure
 from jobs.queue.statements import CLAIM
-from jobs.queue.verbs import LEASE_SECONDS, Queue, open_queue
+from jobs.queue.verbs import Queue
 from providers.base import Reason
+from tests.conftest import open_queue
 from tests.queueing import PICTURE, REPORT, admitted, blocked, claimed, end_lease, make_overdue, row, sql, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
@@ -39,7 +41,7 @@ async def test_without_the_lock_two_workers_get_the_same_job(queue: Queue) -> No
     await admitted(queue)
     unguarded = CLAIM.replace("FOR UPDATE OF job SKIP LOCKED", "")
     assert unguarded != CLAIM
-    async with queue.connection() as one, queue.connection() as two:
+    async with queue.database.connection() as one, queue.database.connection() as two:
         async with one.transaction():
             mine = await (await one.execute(unguarded, VALUES)).fetchall()
             same = asyncio.create_task(two.execute(unguarded, VALUES))
@@ -49,7 +51,7 @@ async def test_without_the_lock_two_workers_get_the_same_job(queue: Queue) -> No
 
 async def test_a_job_that_is_being_claimed_is_passed_over(queue: Queue) -> None:
     first, second = await admitted(queue), await admitted(queue)
-    async with queue.connection() as connection, connection.transaction():
+    async with queue.database.connection() as connection, connection.transaction():
         mine = await (await connection.execute(CLAIM, VALUES)).fetchall()
         assert [job[0] for job in mine] == [first]
         assert [claim.id for claim in await queue.claim(["instant"], 9)] == [second]
@@ -62,7 +64,7 @@ async def test_many_at_once_get_each_job_once_and_never_more_than_they_asked_for
     async def claimer() -> list[list[Claim]]:
         got = []
         async with open_queue(connections=1) as own:
-            await own.overdue()  # connected
+            await own.list_overdue()  # connected
             await start.wait()
             while claims := await own.claim(["instant"], 2):
                 got.append(claims)
@@ -89,13 +91,17 @@ async def test_a_claim_is_a_lease(queue: Queue) -> None:
     claim = await claimed(queue)
     job = await row(queue, claim.id)
     assert job["claim_token"] == claim.token
-    assert LEASE_SECONDS - 1 < (job["lease_expires_at"] - job["claimed_at"]).total_seconds() < LEASE_SECONDS + 1
+    assert (
+        settings.LEASE_SECONDS - 1
+        < (job["lease_expires_at"] - job["claimed_at"]).total_seconds()
+        < settings.LEASE_SECONDS + 1
+    )
     assert await queue.claim(["instant"], 9) == []
 
 
 async def test_a_job_whose_lease_ran_out_is_taken_up_again(queue: Queue) -> None:
     first = await claimed(queue)
-    await queue.refer(first, "q-7")
+    await queue.store_provider_reference(first, "q-7")
     await end_lease(queue, first.id)
     (second,) = await queue.claim(["instant"], 9)
     assert (second.id, second.claims, second.provider_job_reference) == (first.id, 2, "q-7")
@@ -115,7 +121,7 @@ ZOMBIE: dict[str, Callable[[Queue, Claim], Awaitable[object]]] = {
     "finalize with a picture": lambda queue, claim: queue.finalize(claim, PICTURE, REPORT),
     "finalize with a failure": lambda queue, claim: queue.finalize(claim, Failure(Reason.AUTH, "no"), REPORT),
     "extend": lambda queue, claim: queue.extend([claim]),
-    "refer": lambda queue, claim: queue.refer(claim, "mine"),
+    "refer": lambda queue, claim: queue.store_provider_reference(claim, "mine"),
     "release": lambda queue, claim: queue.release([claim]),
 }
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from pytest_django import Settings
 
-from jobs.queue.records import Claim, Closed, Failure, Report
+from jobs.queue.records import Claim, EndedJob, Failure, JobReport
 from jobs.queue.verbs import Queue
 from providers.base import Reason
 from stats.journal import OUTCOMES, Step
@@ -20,30 +20,30 @@ from tests.queueing import PICTURE, REPORT, blocked, claimed, counters, make_ove
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
-End = Callable[[Queue, Claim], Coroutine[Any, Any, Closed | None]]
+End = Callable[[Queue, Claim], Coroutine[Any, Any, EndedJob | None]]
 
 
-async def succeed(queue: Queue, claim: Claim) -> Closed | None:
+async def succeed(queue: Queue, claim: Claim) -> EndedJob | None:
     return await queue.finalize(claim, PICTURE, REPORT)
 
 
-async def fail(queue: Queue, claim: Claim) -> Closed | None:
+async def fail(queue: Queue, claim: Claim) -> EndedJob | None:
     return await queue.finalize(claim, Failure(Reason.REFUSED, "no"), REPORT)
 
 
-async def fail_by_our_fault(queue: Queue, claim: Claim) -> Closed | None:
+async def fail_by_our_fault(queue: Queue, claim: Claim) -> EndedJob | None:
     return await queue.finalize(claim, Failure(Reason.INTERNAL, "no"), REPORT)
 
 
-async def cancel(queue: Queue, claim: Claim) -> Closed | None:
+async def cancel(queue: Queue, claim: Claim) -> EndedJob | None:
     return await queue.cancel(claim.id, "igor")
 
 
-async def expire(queue: Queue, claim: Claim) -> Closed | None:
+async def expire(queue: Queue, claim: Claim) -> EndedJob | None:
     return await queue.expire(claim.id)
 
 
-async def time_out(queue: Queue, claim: Claim) -> Closed | None:
+async def time_out(queue: Queue, claim: Claim) -> EndedJob | None:
     await make_overdue(queue, claim.id)
     return await queue.expire(claim.id)
 
@@ -96,7 +96,7 @@ async def test_what_cannot_be_counted_has_not_ended(queue: Queue) -> None:
     claim = await claimed(queue)
     before = await row(queue, claim.id)
     with pytest.raises(psycopg.errors.CheckViolation):
-        await queue.finalize(claim, PICTURE, Report(attempts=-1))
+        await queue.finalize(claim, PICTURE, JobReport(attempts=-1))
     assert await row(queue, claim.id) == before
     assert await steps(queue, claim.id) == ["received", "dispatched"]
 
@@ -109,7 +109,7 @@ async def test_a_result_is_kept_for_the_retention_from_its_end_on(queue: Queue, 
     job = await row(queue, claim.id)
     assert job["result_expires_at"] == job["finalized_at"] + timedelta(hours=hours)
     assert (job["result_file_path"], job["result_inline_base64"]) == (PICTURE.path, "AAAA")
-    await queue.delivered(claim.id)
+    await queue.mark_delivered(claim.id)
     assert (await row(queue, claim.id))["result_inline_base64"] is None
 
 
@@ -140,10 +140,10 @@ async def test_a_long_error_is_cut_to_the_contracts_length(queue: Queue) -> None
     assert (await row(queue, claim.id))["error_message"] == "x" * 2048
 
 
-async def race(queue: Queue, claim: Claim, before: list[End], after: list[End]) -> list[Closed | None]:
+async def race(queue: Queue, claim: Claim, before: list[End], after: list[End]) -> list[EndedJob | None]:
     """All at once: they wait for the row in the order given; between `before` and `after` the deadline passes."""
-    rivals: list[asyncio.Task[Closed | None]] = []
-    async with queue.connection() as connection, connection.transaction():
+    rivals: list[asyncio.Task[EndedJob | None]] = []
+    async with queue.database.connection() as connection, connection.transaction():
         await connection.execute("SELECT id FROM jobs_job WHERE id = %s FOR UPDATE", (claim.id,))
         for number, end in enumerate([*before, *after], 1):
             if number == len(before) + 1:

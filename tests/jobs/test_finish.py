@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core import images
-from jobs.worker.postprocess import finish
+from jobs.worker.postprocess import postprocess
 from photoslot.demo_scene import scene
 from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 
@@ -30,16 +30,16 @@ JPEG = picture(PHOTO, "jpeg")
 
 
 def test_without_wishes_the_bytes_stay() -> None:
-    assert finish(JPEG, OperationSettings(), {}) == JPEG
+    assert postprocess(JPEG, OperationSettings(), {}) == JPEG
 
 
 def test_the_type_is_read_from_the_bytes() -> None:
-    assert finish(Picture(JPEG.data, "image/png"), OperationSettings(), {}).mime_type == "image/jpeg"
+    assert postprocess(Picture(JPEG.data, "image/png"), OperationSettings(), {}).mime_type == "image/jpeg"
 
 
 @pytest.mark.parametrize("output", [Output(), Output(width=300, height=200), Output(height=200, quality=50)])
 def test_what_is_already_as_wished_is_not_encoded_again(output: Output) -> None:
-    assert finish(JPEG, OperationSettings(output=output), {}) == JPEG
+    assert postprocess(JPEG, OperationSettings(output=output), {}) == JPEG
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_what_is_already_as_wished_is_not_encoded_again(output: Output) -> None:
     ],
 )
 def test_the_print_has_the_exact_size_and_format(output: Output) -> None:
-    header = images.probe(finish(JPEG, OperationSettings(output=output), {}).data)
+    header = images.probe(postprocess(JPEG, OperationSettings(output=output), {}).data)
     assert (header.width, header.height) == (output.width, output.height)
     assert header.mime_type == images.MIME_TYPES[output.format]
 
@@ -61,13 +61,13 @@ def test_a_picture_lying_on_its_side_is_turned_even_if_its_size_fits() -> None:
     exif[0x0112] = 3
     buffer = BytesIO()
     PHOTO.save(buffer, "JPEG", exif=exif)
-    result = finish(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(output=Output(width=300)), {})
+    result = postprocess(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(output=Output(width=300)), {})
     assert images.probe(result.data).is_plain
 
 
 def test_the_frame_lies_over_the_final_size() -> None:
     settings = OperationSettings(frame="gala", output=Output(format="png", width=120, height=120))
-    result = images.decode(finish(JPEG, settings, {"gala": frame((120, 120))}).data)
+    result = images.decode(postprocess(JPEG, settings, {"gala": frame((120, 120))}).data)
     expected = images.fit(images.decode(JPEG.data), 120, 120)
     inner = (10, 10, 110, 110)
     assert {result.getpixel(place) for place in [(0, 0), (9, 60), (119, 119), (60, 110)]} == {GREEN}
@@ -76,7 +76,7 @@ def test_the_frame_lies_over_the_final_size() -> None:
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp"])
 def test_a_frame_alone_keeps_size_and_format(format: images.Format) -> None:
-    result = finish(picture(PHOTO, format), OperationSettings(frame="gala"), {"gala": frame((30, 20), 5)})
+    result = postprocess(picture(PHOTO, format), OperationSettings(frame="gala"), {"gala": frame((30, 20), 5)})
     assert images.probe(result.data) == images.Header(images.MIME_TYPES[format], 300, 200, True)
     assert images.decode(result.data).getpixel((3, 3)) == pytest.approx(GREEN, abs=6)
 
@@ -85,7 +85,7 @@ def test_a_frame_alone_keeps_size_and_format(format: images.Format) -> None:
 @pytest.mark.parametrize("settings", [OperationSettings(), OperationSettings(output=Output(width=20))])
 def test_an_answer_that_is_no_picture_may_be_tried_again(data: bytes, settings: OperationSettings) -> None:
     with pytest.raises(AmbiguousError) as caught:
-        finish(Picture(data, "image/jpeg"), settings, {})
+        postprocess(Picture(data, "image/jpeg"), settings, {})
     assert caught.value.reason == Reason.NO_IMAGE
 
 
@@ -93,12 +93,12 @@ def test_a_type_that_no_booth_is_given_is_no_picture() -> None:
     buffer = BytesIO()
     PHOTO.save(buffer, "HEIF")
     with pytest.raises(AmbiguousError, match="image/heic"):
-        finish(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(), {})
+        postprocess(Picture(buffer.getvalue(), "image/jpeg"), OperationSettings(), {})
 
 
 def test_a_bomb_is_not_passed_on() -> None:
     with pytest.raises(AmbiguousError, match="more than 1000 pixels"):
-        finish(JPEG, OperationSettings(), {}, max_pixels=1000)
+        postprocess(JPEG, OperationSettings(), {}, max_pixels=1000)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_bomb_is_not_passed_on() -> None:
 )
 def test_a_bad_frame_is_the_slots_fault(templates: dict[str, Picture]) -> None:
     with pytest.raises(PermanentError) as caught:
-        finish(JPEG, OperationSettings(frame="gala"), templates)
+        postprocess(JPEG, OperationSettings(frame="gala"), templates)
     assert caught.value.reason == Reason.BAD_TEMPLATE
 
 
@@ -117,12 +117,12 @@ def test_a_picture_damaged_in_its_middle_is_none() -> None:
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(400)
     with pytest.raises(AmbiguousError, match="not a readable image"):
-        finish(Picture(bytes(data), "image/png"), OperationSettings(), {})
+        postprocess(Picture(bytes(data), "image/png"), OperationSettings(), {})
 
 
 @pytest.mark.parametrize("output", [Output(width=8192), Output(format="webp", height=300)])
 def test_a_picture_that_cannot_be_as_large_as_wished_is_a_fault_of_the_settings(output: Output) -> None:
     strip = picture(Image.new("RGB", (2, 300) if output.width else (17_000, 300)))
     with pytest.raises(PermanentError) as caught:
-        finish(strip, OperationSettings(output=output), {})
+        postprocess(strip, OperationSettings(output=output), {})
     assert caught.value.reason == Reason.BAD_SETTINGS

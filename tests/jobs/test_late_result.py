@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.queue.records import Claim, Failure, Report
+from jobs.queue.records import Claim, Failure, JobReport
 from jobs.queue.verbs import Queue
 from providers.base import Reason
 from tests.queueing import PICTURE, claimed, counters, make_overdue, row, sql, steps
@@ -47,9 +47,9 @@ async def test_no_other_job_takes_it(queue: Queue, end: str) -> None:
     if end == "cancelled":
         await queue.cancel(claim.id, "serg")
     elif end == "failed":
-        await queue.finalize(claim, Failure(Reason.REFUSED, "no"), Report())
+        await queue.finalize(claim, Failure(Reason.REFUSED, "no"), JobReport())
     elif end == "made":
-        await queue.finalize(claim, PICTURE, Report())
+        await queue.finalize(claim, PICTURE, JobReport())
     before = await sql(queue, "SELECT * FROM jobs_job")
     assert not await queue.add_late_result(claim, replace(PICTURE, checksum="d" * 64), [])
     assert await sql(queue, "SELECT * FROM jobs_job") == before

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from jobs.worker.concurrency import Places
+from jobs.worker.concurrency import JobSemaphore
 
 pytestmark = pytest.mark.unit
 
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.unit
 class Worker:
     def __init__(self, places: int) -> None:
         self.heard = 0
-        self.places = Places(places, self.hear)
+        self.places = JobSemaphore(places, self.hear)
 
     def hear(self) -> None:
         self.heard += 1
 
 
 def resting(worker: Worker) -> asyncio.Task[None]:
-    return asyncio.create_task(worker.places.take_again())
+    return asyncio.create_task(worker.places.reacquire())
 
 
 async def settle() -> None:
@@ -32,50 +32,50 @@ async def settle() -> None:
 
 async def test_a_place_given_back_is_free_and_the_worker_hears_of_it() -> None:
     worker = Worker(1)
-    worker.places.reserve()
+    worker.places.acquire_all()
     assert worker.places.free == 0
-    worker.places.give_back()
+    worker.places.release()
     assert (worker.places.free, worker.heard) == (1, 1)
 
 
 async def test_whoever_comes_back_takes_a_free_place_at_once() -> None:
     worker = Worker(1)
-    await worker.places.take_again()
+    await worker.places.reacquire()
     assert worker.places.free == 0
 
 
 async def test_jobs_that_come_back_go_before_new_ones_the_first_first() -> None:
     worker = Worker(1)
-    worker.places.reserve()
+    worker.places.acquire_all()
     first, second = resting(worker), resting(worker)
     await settle()
-    worker.places.give_back()
+    worker.places.release()
     await settle()
     assert (first.done(), second.done(), worker.places.free, worker.heard) == (True, False, 0, 0)
-    worker.places.give_back()
+    worker.places.release()
     await second
-    worker.places.give_back()
+    worker.places.release()
     assert (worker.places.free, worker.heard) == (1, 1)
 
 
 async def test_one_that_is_cancelled_while_it_waits_is_passed_over() -> None:
     worker = Worker(1)
-    worker.places.reserve()
+    worker.places.acquire_all()
     gone, next_one = resting(worker), resting(worker)
     await settle()
     gone.cancel()
     await settle()
-    worker.places.give_back()
+    worker.places.release()
     await next_one
     assert worker.places.free == 0
 
 
 async def test_one_that_is_cancelled_just_as_it_is_given_a_place_gives_it_back() -> None:
     worker = Worker(1)
-    worker.places.reserve()
+    worker.places.acquire_all()
     waiting = resting(worker)
     await settle()
-    worker.places.give_back()
+    worker.places.release()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -85,16 +85,16 @@ async def test_one_that_is_cancelled_just_as_it_is_given_a_place_gives_it_back()
 async def test_while_jobs_are_claimed_for_them_free_places_are_nobody_elses() -> None:
     """Else a job that comes back just then would make one more at once than there are places."""
     worker = Worker(2)
-    reserved = worker.places.reserve()
+    reserved = worker.places.acquire_all()
     back = resting(worker)
     await settle()
     assert (len(reserved), back.done()) == (2, False)
-    worker.places.leave_unused(reserved[1:])
+    worker.places.release_unused(reserved[1:])
     await back
     assert (worker.places.free, worker.heard) == (0, 0)
 
 
 def test_places_that_no_job_came_for_are_free_without_another_look() -> None:
     worker = Worker(2)
-    worker.places.leave_unused(worker.places.reserve())
+    worker.places.release_unused(worker.places.acquire_all())
     assert (worker.places.free, worker.heard) == (2, 0)

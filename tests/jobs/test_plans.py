@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from jobs.queue.statements import ADMIT, CLAIM, LOOK, OVERDUE
-from jobs.queue.verbs import Queue, _admission
+from jobs.queue.statements import ADMIT, CLAIM, GET_OUTCOME, LIST_OVERDUE
+from jobs.queue.verbs import Queue, _admission_values
 from tests.queueing import admitted, new_job, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
@@ -24,10 +24,10 @@ FROM generate_series(1, 20000) AS i
 """
 # Statement, its values, and the indexes it must go by.
 STATEMENTS: dict[str, tuple[str, Any, set[str]]] = {
-    "admit": (ADMIT, _admission(new_job(), 30), {"job_unfinished", "job_undelivered_photo"}),
+    "admit": (ADMIT, _admission_values(new_job(), 30), {"job_unfinished", "job_undelivered_photo"}),
     "claim": (CLAIM, {"providers": ["instant"], "limit": 4, "lease": "8 s", "window": 61}, {"job_unfinished"}),
-    "overdue": (OVERDUE, None, {"job_unfinished"}),
-    "look": (LOOK, (uuid4(),), {"jobs_job_pkey"}),
+    "overdue": (LIST_OVERDUE, None, {"job_unfinished"}),
+    "look": (GET_OUTCOME, (uuid4(),), {"jobs_job_pkey"}),
 }
 
 
@@ -37,7 +37,7 @@ async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
         await admitted(queue)
     await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, indexes) in STATEMENTS.items():
-        async with queue.connection() as connection:
+        async with queue.database.connection() as connection:
             lines = await (await connection.execute("EXPLAIN " + statement, values)).fetchall()
         plan = "\n".join(line[0] for line in lines)
         assert "Seq Scan on jobs_job" not in plan, f"{name}:\n{plan}"
@@ -46,7 +46,7 @@ async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
 
 async def test_a_claim_writes_into_no_index(queue: Queue) -> None:
     await admitted(queue)
-    async with queue.connection() as connection, connection.transaction():
+    async with queue.database.connection() as connection, connection.transaction():
         await connection.execute(CLAIM, STATEMENTS["claim"][1])
         hot = "SELECT pg_stat_get_xact_tuples_updated(t), pg_stat_get_xact_tuples_hot_updated(t)"
         updated = await connection.execute(f"{hot} FROM (SELECT 'jobs_job'::regclass AS t) AS job")

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from jobs.models import MediaObject, PurgeRun, PurgeTotal
 from jobs.retention import requests
-from jobs.retention.purge import carry_out
+from jobs.retention.purge import run_purge
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.jobs.test_purge import add_job, add_media, all_files, waiting
@@ -48,7 +48,7 @@ def is_done() -> bool:
 
 
 def taken() -> PurgeRun:
-    run = requests.take()
+    run = requests.claim()
     assert run
     return run
 
@@ -61,7 +61,7 @@ def fail(api: Api) -> dict[str, Any]:
     """A purge that comes upon what no purge can remove."""
     MediaObject.objects.create(path="../elsewhere", mime_type="", size_bytes=0, expires_at=Now())
     told = asked(api)
-    requests.carry_out_in_thread(taken())
+    requests.run_in_thread(taken())
     return told
 
 
@@ -103,7 +103,7 @@ class TestWhileItWaits:
 
     def test_once_it_has_begun_asking_is_for_another(self, api: Api) -> None:
         first = asked(api)
-        assert requests.take()
+        assert requests.claim()
         assert asked(api)["job_id"] != first["job_id"]
 
     def test_of_all_who_ask_at_once_one_asks(self, api: Api) -> None:
@@ -125,7 +125,7 @@ class TestWhileItWaits:
         def take() -> bool:
             connection.ensure_connection()
             start.wait()
-            taken = requests.take()
+            taken = requests.claim()
             connection.close()
             return taken is not None
 
@@ -141,37 +141,37 @@ class TestWhileItWaits:
         job = add_job(72)
         job.result_expires_at = datetime.now().astimezone() - timedelta(seconds=1)
         job.save()
-        requests.carry_out_all()
+        requests.run_all()
         assert (before.exists(), meanwhile.exists()) == (False, True)
         assert f"results/{job.pk}.jpg" in all_files()
 
-    @pytest.mark.parametrize(("ago", "is_taken"), [(timedelta(), False), (requests.TAKEN_FOR, True)])
+    @pytest.mark.parametrize(("ago", "is_taken"), [(timedelta(), False), (requests.CLAIM_TIMEOUT, True)])
     def test_what_a_killed_process_had_taken_is_taken_again_after_a_while(
         self, api: Api, ago: timedelta, is_taken: bool
     ) -> None:
         asked(api)
-        assert requests.take()
+        assert requests.claim()
         PurgeRun.objects.update(started_at=F("started_at") - ago)
-        assert (requests.take() is not None) == is_taken
+        assert (requests.claim() is not None) == is_taken
 
     def test_what_is_done_is_not_done_again(self, api: Api) -> None:
         asked(api)
-        requests.carry_out_all()
-        PurgeRun.objects.update(started_at=F("started_at") - requests.TAKEN_FOR)
-        assert requests.take() is None
+        requests.run_all()
+        PurgeRun.objects.update(started_at=F("started_at") - requests.CLAIM_TIMEOUT)
+        assert requests.claim() is None
 
     def test_of_two_that_carry_it_out_the_last_that_took_it_says_what_it_removed(self, api: Api) -> None:
         add_media(-60, "media/a.jpg")
         asked(api)
         slow = taken()
-        age(started_at=requests.TAKEN_FOR)
+        age(started_at=requests.CLAIM_TIMEOUT)
         other = taken()
-        carry_out(slow)
+        run_purge(slow)
         assert not is_done()
-        carry_out(other)
+        run_purge(other)
         assert is_done()
         add_media(-60, "media/b.jpg")
-        carry_out(slow)
+        run_purge(slow)
         assert PurgeRun.objects.get().files == 0
         assert PurgeTotal.objects.get().files == 2
 
@@ -179,32 +179,32 @@ class TestWhileItWaits:
         told = fail(api)
         assert f"Purge {told['job_id']} failed" in caplog.text
         assert not is_done()
-        assert requests.take() is None
-        age(started_at=requests.TAKEN_FOR)
-        requests.carry_out_in_thread(taken())
-        age(started_at=requests.TAKEN_FOR, cutoff_at=requests.TRIED_FOR)
-        assert requests.take() is None
+        assert requests.claim() is None
+        age(started_at=requests.CLAIM_TIMEOUT)
+        requests.run_in_thread(taken())
+        age(started_at=requests.CLAIM_TIMEOUT, cutoff_at=requests.RETRY_PERIOD)
+        assert requests.claim() is None
 
     def test_what_nobody_could_take_for_days_is_done_all_the_same(self, api: Api) -> None:
         asked(api)
-        age(cutoff_at=requests.TRIED_FOR)
-        assert requests.take()
+        age(cutoff_at=requests.RETRY_PERIOD)
+        assert requests.claim()
 
     def test_one_that_failed_and_is_asked_for_anew_is_not_tried_again_itself(self, api: Api) -> None:
         first = fail(api)
         second = asked(api)
         assert second["job_id"] != first["job_id"]
-        age(started_at=requests.TAKEN_FOR)
+        age(started_at=requests.CLAIM_TIMEOUT)
         assert str(taken().request_id) == second["job_id"]
-        age(started_at=requests.TAKEN_FOR)
+        age(started_at=requests.CLAIM_TIMEOUT)
         assert str(taken().request_id) == second["job_id"]
-        assert requests.take() is None
+        assert requests.claim() is None
 
     def test_who_is_gone_by_now_asks_for_nothing(self, api: Api) -> None:
         somebody = User.objects.create(username="gone")
         User.objects.filter(pk=somebody.pk).delete()
         with pytest.raises(IntegrityError):
-            requests.ask("full", somebody)
+            requests.request_purge("full", somebody)
         assert not PurgeRun.objects.exists()
 
     def test_cron_carries_it_out_where_no_worker_does(
@@ -242,7 +242,7 @@ def test_photos_and_leaving_do_not_wait_for_it_and_another_worker_ends_it(api: A
         assert Booth(processes.url).post(jpeg()).status == 200
         worker.terminate()
         assert worker.wait(30) == 0
-    PurgeRun.objects.update(started_at=F("started_at") - requests.TAKEN_FOR)
+    PurgeRun.objects.update(started_at=F("started_at") - requests.CLAIM_TIMEOUT)
     processes.worker()
     until(is_done)
     assert not file.exists()

@@ -12,10 +12,10 @@ from core import images
 from core.database import in_thread
 from jobs.models import Job
 from jobs.queue.records import Claim
-from jobs.queue.verbs import LEASE_SECONDS, Queue
+from jobs.queue.verbs import Queue
 from jobs.storage import files, media
-from jobs.worker.concurrency import Places
-from jobs.worker.job_run import INLINE_BYTES, JobRun, Runner
+from jobs.worker.concurrency import JobSemaphore
+from jobs.worker.job_run import INLINE_BYTES, JobRun, JobRunner
 from providers import registry
 from providers.base import Picture
 from tests.conftest import Processes, jpeg, stored_files
@@ -182,18 +182,18 @@ async def test_no_provider_is_called_inside_a_transaction(queue: Queue, service:
 # A run in this process, whose lease the test takes in its hands.
 
 
-async def begun(queue: Queue, sandbox: Sandbox) -> tuple[JobRun, asyncio.Task[None], Runner]:
+async def begun(queue: Queue, sandbox: Sandbox) -> tuple[JobRun, asyncio.Task[None], JobRunner]:
     """A run whose provider holds its answer."""
     await posted(queue, "instant", "hold")
     (claim,) = await queue.claim(["instant"], 1)
-    runner = Runner(queue)
-    run = runner.begin(claim, Places(1, lambda: None).reserve()[0])
-    task = asyncio.create_task(run.bring_to_its_end())
+    runner = JobRunner(queue)
+    run = runner.begin(claim, JobSemaphore(1, lambda: None).acquire_all()[0])
+    task = asyncio.create_task(run.run())
     await asyncio.to_thread(sandbox.wait_for_calls, 1)
     return run, task, runner
 
 
-async def let_it_end(sandbox: Sandbox, task: asyncio.Task[None], runner: Runner) -> None:
+async def let_it_end(sandbox: Sandbox, task: asyncio.Task[None], runner: JobRunner) -> None:
     sandbox.let_go()
     await task
     await runner.aclose()
@@ -205,7 +205,7 @@ async def taken_over(queue: Queue, claim: Claim) -> Claim:
     return other
 
 
-@pytest.mark.parametrize("lease", [-1, LEASE_SECONDS])
+@pytest.mark.parametrize("lease", [-1, settings.LEASE_SECONDS])
 async def test_a_run_whose_job_is_another_workers_keeps_its_hands_off(
     queue: Queue, alone: None, sandbox: Sandbox, lease: int
 ) -> None:

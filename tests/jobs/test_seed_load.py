@@ -103,7 +103,7 @@ async def test_the_counters_are_those_that_the_queue_would_have_written(queue: Q
     seeded = await counted(queue)
     await sql(queue, "TRUNCATE stats_hourlycounter, stats_hourlytotal, stats_slotfigures")
     for each in await in_thread(lambda: [tally(one) for one in Job.objects.all()]):
-        async with queue.connection() as opened:
+        async with queue.database.connection() as opened:
             await journal.count(opened, each)
     for was, becomes in zip(seeded, await counted(queue), strict=True):
         assert was == becomes | {name: pytest.approx(becomes[name], abs=0.05) for name in SECONDS & becomes.keys()}

@@ -73,7 +73,7 @@ STATES: dict[str, tuple[Deed, str]] = {
 MOVES: dict[str, tuple[Deed, dict[str, object]]] = {
     "claim": (lambda queue, claim: queue.claim(["instant"], 9), {"status": "processing", "claims": 2}),
     "extend": (lambda queue, claim: queue.extend([claim]), {"status": "processing", "claims": 1}),
-    "refer": (lambda queue, claim: queue.refer(claim, "q-1"), {"provider_job_reference": "q-1"}),
+    "refer": (lambda queue, claim: queue.store_provider_reference(claim, "q-1"), {"provider_job_reference": "q-1"}),
     "succeed": (succeed, {"is_finalized": True, "failure_reason": None, "result_checksum": PICTURE.checksum}),
     "fail": (fail, {"is_finalized": True, "failure_reason": "provider_error", "error_reason": "refused"}),
     "cancel": (cancel, {"is_finalized": True, "failure_reason": "cancelled", "result_checksum": None}),

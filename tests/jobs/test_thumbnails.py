@@ -16,11 +16,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 def made_of(count: int, photo: bytes) -> int:
     """How many of so many results have one, after a rush and the worker's end."""
     maker, jobs = Thumbnails(), [uuid.uuid4() for _ in range(count)]
-    maker.rush()
+    maker.pause()
     for job_id in jobs:
         path = files.result_path(job_id, "image/jpeg")
         files.save(path, photo)
-        maker.make_later(job_id, path)
+        maker.schedule(job_id, path)
     maker.close()
     return sum(files.size(files.thumbnail_path(job_id)) is not None for job_id in jobs)
 

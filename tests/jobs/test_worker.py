@@ -16,9 +16,9 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from core.database import in_thread
+from jobs import lifecycle
 from jobs.queue.verbs import Queue
 from jobs.retention import requests
-from jobs.storage import media
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
 from tests.queueing import Wire, counters, end_lease, ended, posted, row, sql, steps, until, wire
 from tests.sandbox.server import Call, Sandbox, developed
@@ -204,7 +204,7 @@ async def test_cancelling_tears_the_call_down(
     await calls(sandbox, 1, method)
     closed = await queue.cancel(job_id, "igor")
     assert closed
-    await media.tidy_up(closed)
+    await lifecycle.clean_up(closed)
     assert (await ended(queue, await posted(queue))).failure_reason is None  # the place is free
     if provider == "queued":
         assert len(await calls(sandbox, 1, "DELETE")) == 1
@@ -286,7 +286,7 @@ CREATE TRIGGER break_purge BEFORE UPDATE ON jobs_purgerun FOR EACH ROW EXECUTE F
 
 
 async def test_a_purge_that_cannot_be_taken_is_not_passed_over_in_silence(queue: Queue, processes: Processes) -> None:
-    await in_thread(requests.ask, "full", None)
+    await in_thread(requests.request_purge, "full", None)
     await sql(queue, BREAK_PURGE)
     try:
         assert await left(processes.worker()) != 0
@@ -295,7 +295,7 @@ async def test_a_purge_that_cannot_be_taken_is_not_passed_over_in_silence(queue:
 
 
 async def test_a_worker_that_starts_before_the_migration_waits_for_it(queue: Queue, processes: Processes) -> None:
-    await in_thread(requests.ask, "full", None)
+    await in_thread(requests.request_purge, "full", None)
     await sql(queue, "ALTER TABLE jobs_purgerun RENAME TO not_there_yet")
     try:
         processes.worker()

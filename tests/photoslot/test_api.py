@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.test import force_authenticate
 
-from photoslot.bootstrap import permission
+from photoslot.bootstrap import get_permission
 from staff.api.base import BODY_BYTES, SCOPES, StaffView
 from tests.api import Api, envelope, may, operations
 from tests.conftest import jpeg
@@ -92,7 +92,7 @@ def test_a_superuser_may_all_and_plain_staff_nothing(method: str, path: str, nee
 @pytest.mark.parametrize("missing", SCOPES["slots:write"])
 def test_who_lacks_one_of_its_parts_has_no_permission(missing: str) -> None:
     api = may("slots:write")
-    User.objects.get().user_permissions.remove(permission(missing))
+    User.objects.get().user_permissions.remove(get_permission(missing))
     envelope(api("get", "/api/providers"), 403, "forbidden")
 
 

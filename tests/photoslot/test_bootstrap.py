@@ -17,7 +17,7 @@ from django.core.management import call_command
 from pytest_django import fixtures
 
 from ingest.models import IngestSettings
-from photoslot.bootstrap import bootstrap, permission
+from photoslot.bootstrap import bootstrap, get_permission
 from providers import registry
 from providers.base import Account
 from providers.models import ProviderAccount
@@ -124,8 +124,8 @@ def test_each_permission_of_the_api_has_a_group_and_only_what_is_missing_is_adde
     bootstrap()
     assert {group.name for group in Group.objects.all()} == set(SCOPES)
     group = Group.objects.get(name="settings:write")
-    group.permissions.remove(permission("ingest.change_ingestsettings"))
-    group.permissions.add(permission("slots.view_slot"))
+    group.permissions.remove(get_permission("ingest.change_ingestsettings"))
+    group.permissions.add(get_permission("slots.view_slot"))
     bootstrap()
     assert {f"{each.content_type.app_label}.{each.codename}" for each in group.permissions.all()} == {
         *SCOPES["settings:write"],
@@ -149,11 +149,11 @@ def test_every_provider_has_an_account_with_what_the_environment_says(
     bootstrap()
     assert set(ProviderAccount.objects.values_list("pk", flat=True)) == set(registry.classes())
     gemini = ProviderAccount.objects.get(pk="gemini")
-    assert gemini.opened() == Account("AIza-key", "http://relay:8080/g", PROXY)
+    assert gemini.decrypt() == Account("AIza-key", "http://relay:8080/g", PROXY)
     assert gemini.key_updated_at is not None
     openai = ProviderAccount.objects.get(pk="openai")
     assert (openai.is_enabled, openai.is_configured, openai.key_updated_at) == (True, False, None)
-    assert openai.opened() == Account("", "https://api.openai.com/v1", None)
+    assert openai.decrypt() == Account("", "https://api.openai.com/v1", None)
 
 
 def test_later_the_environment_changes_no_account(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_later_the_environment_changes_no_account(file: Path, monkeypatch: pytes
     bootstrap()
     with_environment(monkeypatch, {"GEMINI_API_KEY": "another", "GEMINI_BASE_URL": "nonsense"})
     bootstrap()
-    assert ProviderAccount.objects.get(pk="gemini").opened().key == "AIza-key"
+    assert ProviderAccount.objects.get(pk="gemini").decrypt().key == "AIza-key"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,11 @@ from tests.photoslot.checkout import Checkout
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-from photoslot.environment import generated_secret
+from photoslot.environment import generate_secret
 
 print("ready", flush=True)
 sys.stdin.readline()
-print([generated_secret(Path(sys.argv[1], str(number))) for number in range(100)])
+print([generate_secret(Path(sys.argv[1], str(number))) for number in range(100)])
 """
 
 
@@ -37,7 +37,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
 @pytest.mark.parametrize(("text", "value"), [(None, 7), ("", 7), (" ", 7), ("1", 1), (" 9 ", 9)])
 def test_an_integer(monkeypatch: pytest.MonkeyPatch, text: str | None, value: int) -> None:
     monkeypatch.delenv("N", raising=False) if text is None else monkeypatch.setenv("N", text)
-    assert environment.integer("N", 7, 1, 9) == value
+    assert environment.Environment().integer("N", 7, 1, 9) == value
 
 
 @pytest.mark.unit
@@ -45,7 +45,7 @@ def test_an_integer(monkeypatch: pytest.MonkeyPatch, text: str | None, value: in
 def test_no_integer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("N", text)
     with pytest.raises(ImproperlyConfigured, match=f"N='{text}' must be a whole number from 1 to 9"):
-        environment.integer("N", 7, 1, 9)
+        environment.Environment().integer("N", 7, 1, 9)
 
 
 @pytest.mark.unit
@@ -54,28 +54,28 @@ def test_no_integer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 )
 def test_a_flag(monkeypatch: pytest.MonkeyPatch, text: str, value: bool) -> None:
     monkeypatch.setenv("F", text)
-    assert environment.flag("F", True) is value
+    assert environment.Environment().flag("F", True) is value
 
 
 @pytest.mark.unit
 def test_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("F", "maybe")
     with pytest.raises(ImproperlyConfigured, match="F='maybe' must be 1 or 0"):
-        environment.flag("F", True)
+        environment.Environment().flag("F", True)
 
 
 @pytest.mark.unit
 def test_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("W", " serg, igor,,")
-    assert environment.words("W", "x") == ["serg", "igor"]
+    assert environment.Environment().words("W", "x") == ["serg", "igor"]
 
 
 @pytest.mark.unit
 def test_a_secret_is_made_once_and_for_its_owner(tmp_path: Path) -> None:
     path = tmp_path / "secrets" / "key"
-    first = environment.generated_secret(path)
+    first = environment.generate_secret(path)
     assert len(first) >= 50
-    assert environment.generated_secret(path) == first
+    assert environment.generate_secret(path) == first
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert list(path.parent.iterdir()) == [path]

@@ -21,7 +21,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from rest_framework_simplejwt.tokens import AccessToken
 
-from photoslot.bootstrap import permission
+from photoslot.bootstrap import get_permission
 from staff.api.base import SCOPES
 from tests import leaks
 from tests.api import Api, envelope, may, token_of
@@ -302,8 +302,8 @@ def test_failures_count_across_processes_and_restarts(processes: Processes) -> N
 
 def test_one_may_what_oneself_and_ones_groups_may_and_one_query_says_it() -> None:
     user, group = person(), Group.objects.create(name="statisticians")
-    user.user_permissions.add(permission("slots.view_slot"))
-    group.permissions.add(permission("stats.view_hourlycounter"))
+    user.user_permissions.add(get_permission("slots.view_slot"))
+    group.permissions.add(get_permission("stats.view_hourlycounter"))
     user.groups.add(group)
     with CaptureQueriesContext(connection) as captured:
         assert user.has_perms(["slots.view_slot", "stats.view_hourlycounter"])

@@ -11,7 +11,7 @@ from django.utils import timezone
 from jobs.queue.verbs import Queue
 from providers import limits
 from providers.base import Reason
-from providers.limits import Ending, NewCall, Permit
+from providers.limits import CallEnding, CallPermit, NewCall
 from providers.models import ProviderAccount, ProviderCall
 from tests import leaks
 from tests.conftest import set_slot
@@ -49,9 +49,9 @@ def new_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall
     return NewCall(provider_id, "slot-001", job_id or uuid4(), is_fallback=False, daily_budget=None)
 
 
-async def begun(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> Permit:
+async def begun(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> CallPermit:
     """Asks for a call as a worker does."""
-    async with queue.connection() as connection, connection.transaction():
+    async with queue.database.connection() as connection, connection.transaction():
         return await limits.begin_call(connection, new_call(provider_id, job_id))
 
 
@@ -64,7 +64,7 @@ async def call(queue: Queue) -> int:
 
 async def fail(queue: Queue, reason: Reason, times: int = 1) -> None:
     for _ in range(times):
-        await queue.end_call(await call(queue), Ending(Outcome.FAILED, reason))
+        await queue.end_call(await call(queue), CallEnding(Outcome.FAILED, reason))
 
 
 async def pass_time(queue: Queue, seconds: float) -> None:

@@ -9,7 +9,7 @@ from core.images import ImageError
 from providers import base
 from providers.base import PermanentError, Picture, Reason, Request
 from providers.http import Answer, Http
-from providers.prepare import prepared
+from providers.prepare import prepare
 
 FAULTS = {
     401: (PermanentError, Reason.AUTH, "the key is not accepted"),
@@ -35,7 +35,7 @@ class Example(base.Provider[dict[str, Any]]):
     async def prepare_payload(self, request: Request) -> dict[str, Any]:
         assert isinstance(request.settings, Negative)
         try:
-            jpeg = await asyncio.to_thread(prepared, request.photo, max_side=1024, accepts=frozenset({"image/jpeg"}))
+            jpeg = await asyncio.to_thread(prepare, request.photo, max_side=1024, accepts=frozenset({"image/jpeg"}))
         except ImageError as error:
             raise PermanentError(Reason.BAD_PHOTO, str(error)) from error
         return {"content": jpeg.data, "params": {"strength": request.settings.strength}}

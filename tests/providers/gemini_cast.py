@@ -10,7 +10,7 @@ import pytest
 
 from core import images
 from photoslot.demo_scene import scene
-from providers.attempts import Clock, make_picture
+from providers.attempts import Deadline, make_picture
 from providers.base import Account, Operation, Picture, ProviderError, Request, Usage
 from providers.gemini import Gemini
 from tests.providers.observing import Permissive, unchanged
@@ -27,13 +27,13 @@ class Recorder(Permissive):
     def __init__(self) -> None:
         self.errors: list[ProviderError | None] = []
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         raise AssertionError("Gemini has no queue")
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         raise AssertionError("Gemini has no queue")
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.errors.append(error)
 
 
@@ -54,7 +54,7 @@ def declared(operation: str) -> Operation:
 
 
 async def make(gemini: Gemini, wanted: Request | None = None, recorder: Recorder | None = None, **more: Any) -> Picture:
-    return await make_picture(gemini, wanted or request(**more), Clock.of(30), recorder or Recorder(), unchanged)
+    return await make_picture(gemini, wanted or request(**more), Deadline.after(30), recorder or Recorder(), unchanged)
 
 
 async def fail(gemini: Gemini, **more: Any) -> list[ProviderError]:

@@ -12,10 +12,10 @@ KEYLESS = Account("", "")
 class Permissive:
     """Permits every call, and waits where it must."""
 
-    async def permit(self) -> None:
+    async def wait_for_permit(self) -> None:
         pass
 
-    async def rest(self, seconds: float) -> None:
+    async def back_off(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 

@@ -53,10 +53,10 @@ def act(client: Client, action: str, *provider_ids: str) -> Any:
 def test_what_goes_in_is_used_and_shown_nowhere(admin: Client) -> None:
     account()
     saved = admin.post(PAGE, form(new_key=f" {KEY} ", new_proxy_url=PROXY), follow=True)
-    assert (gemini().opened().key, gemini().opened().proxy_url) == (KEY, PROXY)
+    assert (gemini().decrypt().key, gemini().decrypt().proxy_url) == (KEY, PROXY)
     pages = [saved, *(admin.get(page) for page in (PAGE, LIST, f"{PAGE}history/", reverse("admin:index")))]
     stored = gemini()
-    everything = "".join(page.content.decode() for page in pages) + repr(stored) + str(stored) + repr(stored.opened())
+    everything = "".join(page.content.decode() for page in pages) + repr(stored) + str(stored) + repr(stored.decrypt())
     everything += "".join(LogEntry.objects.values_list("change_message", flat=True))
     for secret in (KEY, "hush-hush", stored.encrypted_key, stored.encrypted_proxy_url):
         assert secret not in everything
@@ -74,9 +74,9 @@ def test_left_empty_they_stay_and_a_hyphen_removes_them(admin: Client) -> None:
     account().set_proxy_url(PROXY)
     admin.post(PAGE, form(new_key=KEY, new_proxy_url=PROXY))
     admin.post(PAGE, form(per_day="5"))
-    assert (gemini().opened().key, gemini().opened().proxy_url, gemini().per_day) == (KEY, PROXY, 5)
+    assert (gemini().decrypt().key, gemini().decrypt().proxy_url, gemini().per_day) == (KEY, PROXY, 5)
     admin.post(PAGE, form(new_key="-", new_proxy_url="-"))
-    assert (gemini().is_configured, gemini().opened().proxy_url) == (False, None)
+    assert (gemini().is_configured, gemini().decrypt().proxy_url) == (False, None)
 
 
 def test_who_changed_the_key_and_when_is_kept() -> None:
@@ -140,7 +140,7 @@ def test_whoever_mends_the_account_need_not_wait_for_the_breaker(admin: Client, 
 
 def test_asking_again_is_logged(admin: Client) -> None:
     account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH, probe_call_id=1)
-    assert "1 account is asked again." in text_of(act(admin, "ask_again", "gemini"))
+    assert "1 account is asked again." in text_of(act(admin, "close_breaker", "gemini"))
     assert (gemini().open_until, gemini().failures, gemini().probe_call_id) == (None, 0, None)
     assert LogEntry.objects.get().change_message == "Breaker closed by hand"
 
@@ -249,10 +249,10 @@ def test_staff_who_may_only_look_change_and_test_nothing(wires: WireSandbox) -> 
     looker = browser("providers.view_provideraccount")
     assert looker.get(LIST).status_code == looker.get(PAGE).status_code == 200
     assert looker.post(PAGE, form(new_key=KEY)).status_code == 403
-    for action in ("test", "ask_again"):
+    for action in ("test", "close_breaker"):
         act(looker, action, "gemini")
     assert wires.journal == []
-    assert gemini().opened().key == KEYS["gemini"]
+    assert gemini().decrypt().key == KEYS["gemini"]
     assert browser().get(LIST).status_code == 403
 
 

@@ -83,7 +83,7 @@ def test_the_database_holds_no_secret_in_plain_text() -> None:
     stored = raw_rows()
     assert KEYS["gemini"] not in stored
     assert "hush" not in stored
-    assert (made.opened().key, made.opened().proxy_url) == (KEYS["gemini"], "http://user:hush@proxy:1")
+    assert (made.decrypt().key, made.decrypt().proxy_url) == (KEYS["gemini"], "http://user:hush@proxy:1")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 from pytest_django import Settings
 
-from providers.attempts import Clock, DeadlineReached, make_picture, tell_cancelled
+from providers.attempts import Deadline, DeadlineReached, cancel_at_provider, make_picture
 from providers.base import (
     Accepted,
     AmbiguousError,
@@ -120,13 +120,13 @@ class Witness(Permissive):
     references: list[str] = field(default_factory=list)
     polls: int = 0
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         self.references.append(reference)
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         self.polls += 1
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.attempts.append((number, seconds, error))
 
 
@@ -140,7 +140,9 @@ def make(
     request = Request(uuid4(), "image_edit", OperationSettings(retry=retry), PHOTO, {})
 
     async def made() -> Picture:
-        return await make_picture(provider, request, Clock.of(seconds), witness or Witness(), unchanged, reference)
+        return await make_picture(
+            provider, request, Deadline.after(seconds), witness or Witness(), unchanged, reference
+        )
 
     return run(made())
 
@@ -338,7 +340,7 @@ def test_cancelling_is_best_effort(answer: tuple[float, Answer]) -> None:
     provider = Script(polls=[answer])
 
     async def cancelled() -> float:
-        await tell_cancelled(provider, "q-1")
+        await cancel_at_provider(provider, "q-1")
         return asyncio.get_running_loop().time()
 
     assert run(cancelled()) <= 5
@@ -355,7 +357,7 @@ def test_a_picture_that_is_not_finished_in_time_has_cost_what_it_has_cost() -> N
         return picture
 
     async def made() -> Picture:
-        return await make_picture(provider, request, Clock.of(5), Witness(), forever)
+        return await make_picture(provider, request, Deadline.after(5), Witness(), forever)
 
     with pytest.raises(DeadlineReached) as caught:
         run(made())

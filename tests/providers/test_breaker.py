@@ -16,7 +16,7 @@ from core.database import in_thread
 from jobs.queue.verbs import Queue
 from providers import limits
 from providers.base import PermanentError, Reason
-from providers.limits import BREAKER, PROBE_SECONDS, Ending, Permit
+from providers.limits import BREAKER, PROBE_SECONDS, CallEnding, CallPermit
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import refusal
@@ -69,12 +69,15 @@ async def test_it_opens_at_the_last_of_so_many_failures(queue: Queue, reason: Re
 @pytest.mark.parametrize(
     "answer",
     [
-        Ending(Outcome.MADE),
-        Ending(Outcome.REFUSED, Reason.REFUSED),
-        *(Ending(Outcome.FAILED, Reason(word)) for word in ("no_image", "bad_photo", "bad_template", "bad_settings")),
+        CallEnding(Outcome.MADE),
+        CallEnding(Outcome.REFUSED, Reason.REFUSED),
+        *(
+            CallEnding(Outcome.FAILED, Reason(word))
+            for word in ("no_image", "bad_photo", "bad_template", "bad_settings")
+        ),
     ],
 )
-async def test_an_answer_of_whatever_kind_ends_the_row_of_failures(queue: Queue, answer: Ending) -> None:
+async def test_an_answer_of_whatever_kind_ends_the_row_of_failures(queue: Queue, answer: CallEnding) -> None:
     await fail(queue, Reason.OVERLOADED, 4)
     await queue.end_call(await call(queue), answer)
     await fail(queue, Reason.OVERLOADED, 4)
@@ -86,7 +89,7 @@ async def test_an_answer_of_whatever_kind_ends_the_row_of_failures(queue: Queue,
 async def test_what_was_torn_down_or_lost_says_nothing(queue: Queue, outcome: Any, reason: Any) -> None:
     await fail(queue, Reason.OVERLOADED, 4)
     for _ in range(9):
-        await queue.end_call(await call(queue), Ending(outcome, reason and Reason(reason)))
+        await queue.end_call(await call(queue), CallEnding(outcome, reason and Reason(reason)))
     assert await rest(queue) is None
     await fail(queue, Reason.OVERLOADED)
     assert await rest(queue) == 30
@@ -97,7 +100,7 @@ async def test_calls_that_were_under_way_when_it_opened_do_not_prolong_it(queue:
     stray = await call(queue)
     await fail(queue, Reason.OVERLOADED, 5)
     await pass_time(queue, 20)
-    await queue.end_call(stray, Ending(Outcome.FAILED, Reason.OVERLOADED))
+    await queue.end_call(stray, CallEnding(Outcome.FAILED, Reason.OVERLOADED))
     assert await rest(queue) == 10
 
 
@@ -106,7 +109,7 @@ async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
     stray = await call(queue)
     await opened(queue)
     await call(queue)
-    await queue.end_call(stray, Ending(Outcome.FAILED, Reason.OVERLOADED))
+    await queue.end_call(stray, CallEnding(Outcome.FAILED, Reason.OVERLOADED))
     assert await rest(queue) == PROBE_SECONDS
 
 
@@ -115,13 +118,13 @@ async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
 
 async def probes_of_two_at_once(queue: Queue) -> int:
     """The second asks while the first's transaction is still open."""
-    async with queue.connection() as connection, connection.transaction():
+    async with queue.database.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, new_call())
         second = asyncio.create_task(begun(queue))
         await blocked(queue, 1)
     permits = [first, *await asyncio.gather(second, return_exceptions=True)]
-    assert all(isinstance(permit, Permit | PermanentError) for permit in permits)
-    return sum(isinstance(permit, Permit) for permit in permits)
+    assert all(isinstance(permit, CallPermit | PermanentError) for permit in permits)
+    return sum(isinstance(permit, CallPermit) for permit in permits)
 
 
 @pytest.mark.usefixtures("gemini")
@@ -141,18 +144,18 @@ async def test_with_it_one_does(queue: Queue) -> None:
 @pytest.mark.parametrize(
     ("ending", "seconds"),
     [
-        (Ending(Outcome.MADE), None),
-        (Ending(Outcome.REFUSED, Reason.REFUSED), None),
-        (Ending(Outcome.FAILED, Reason.BAD_PHOTO), None),
-        (Ending(Outcome.FAILED, Reason.OVERLOADED), 30),  # however few of its kind there were before
-        (Ending(Outcome.FAILED, Reason.AUTH), 300),
-        (Ending(Outcome.FAILED, Reason.SLOW), 30),
-        (Ending(Outcome.AMBIGUOUS, Reason.SLOW), 30),
-        (Ending(Outcome.LATE), 30),
-        (Ending(Outcome.CANCELLED), 0),  # nothing was learnt: the next call is the probe
+        (CallEnding(Outcome.MADE), None),
+        (CallEnding(Outcome.REFUSED, Reason.REFUSED), None),
+        (CallEnding(Outcome.FAILED, Reason.BAD_PHOTO), None),
+        (CallEnding(Outcome.FAILED, Reason.OVERLOADED), 30),  # however few of its kind there were before
+        (CallEnding(Outcome.FAILED, Reason.AUTH), 300),
+        (CallEnding(Outcome.FAILED, Reason.SLOW), 30),
+        (CallEnding(Outcome.AMBIGUOUS, Reason.SLOW), 30),
+        (CallEnding(Outcome.LATE), 30),
+        (CallEnding(Outcome.CANCELLED), 0),  # nothing was learnt: the next call is the probe
     ],
 )
-async def test_the_probe_decides(queue: Queue, ending: Ending, seconds: int | None) -> None:
+async def test_the_probe_decides(queue: Queue, ending: CallEnding, seconds: int | None) -> None:
     await opened(queue)
     probe = await call(queue)
     assert await is_refused(queue) == Reason.AUTH
@@ -168,9 +171,9 @@ async def test_a_probe_whose_worker_is_gone_is_followed_by_another(queue: Queue)
     lost = await call(queue)
     await pass_time(queue, PROBE_SECONDS)
     second = await call(queue)
-    await queue.end_call(lost, Ending(Outcome.AMBIGUOUS, Reason.INTERNAL))
+    await queue.end_call(lost, CallEnding(Outcome.AMBIGUOUS, Reason.INTERNAL))
     assert await is_refused(queue) == Reason.AUTH
-    await queue.end_call(second, Ending(Outcome.MADE))
+    await queue.end_call(second, CallEnding(Outcome.MADE))
     assert await rest(queue) is None
 
 

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from core.database import in_thread
-from jobs.queue.statements import CLAIM, EARLIER_CALLS, HAS_ROOM
+from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_ROOM
 from jobs.queue.verbs import Queue
 from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
 from tests.providers.accounts_cast import account
@@ -43,7 +43,7 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "the minute": (USED, MINUTE | {"by_day": False}, 8),
     "the day": (USED, MINUTE | {"by_day": True}, 8_700),
     "the slot's money": (SPENT_TODAY, ("slot-001",), 8_700),
-    "earlier calls": (EARLIER_CALLS, ([uuid4()],), 0),
+    "earlier calls": (GET_EARLIER_CALLS, ([uuid4()],), 0),
     "room for a fallback": (HAS_ROOM, ("gemini",), 70),
     "claim": (CLAIM, CLAIM_VALUES, 80),
 }
@@ -69,7 +69,7 @@ async def test_two_hundred_thousand_calls_are_not_read(queue: Queue) -> None:
     await sql(queue, WAITING)
     await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, most) in STATEMENTS.items():
-        async with queue.connection() as opened, opened.transaction(force_rollback=True):
+        async with queue.database.connection() as opened, opened.transaction(force_rollback=True):
             explained = await opened.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)
             ((plan,),) = await explained.fetchall()
         assert calls_read(plan[0]["Plan"]) <= most, name

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from core import images
-from providers.attempts import Clock, make_picture
+from providers.attempts import Deadline, make_picture
 from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, TransientError, Usage
 from providers.gemini import Gemini
 from providers.gemini.answers import cost
@@ -226,10 +226,10 @@ async def test_a_retry_info_that_is_none_leaves_the_slots_own_pause(gemini: Gemi
 
 async def test_a_hint_beyond_the_deadline_ends_it_at_once(gemini: Gemini, google: Google) -> None:
     google.play("rate:40s")
-    clock = Clock.of(20)
+    clock = Deadline.after(20)
     with pytest.raises(TransientError) as raised:
         await make_picture(gemini, request(), clock, Recorder(), unchanged)
-    assert clock.left() > 15
+    assert clock.seconds_left() > 15
     assert 40 <= (raised.value.retry_after or 0) <= 44
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from providers import gemini as module
-from providers.attempts import Clock, DeadlineReached, make_picture
+from providers.attempts import Deadline, DeadlineReached, make_picture
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
 from providers.gemini.files import MemoryCache
@@ -187,7 +187,7 @@ async def test_a_large_photo_is_deleted_when_time_is_up(google: Google) -> None:
     adapter = Gemini(account(google))
     google.play("hold")
     with pytest.raises(DeadlineReached):
-        await make_picture(adapter, request(), Clock.of(1), Recorder(), unchanged)
+        await make_picture(adapter, request(), Deadline.after(1), Recorder(), unchanged)
     await adapter.aclose()
     assert google.files.files == {}
 

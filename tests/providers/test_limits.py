@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 import jobs.queue.verbs
 from core.database import in_thread
 from jobs.models import Process
-from jobs.queue.statements import CLAIM_LOCK
-from jobs.queue.verbs import LEASE_SECONDS, Queue
+from jobs.queue.verbs import CLAIM_LOCK, Queue
 from photoslot.booth_client import Reply
 from providers import limits
 from providers.base import PermanentError, Reason
@@ -98,7 +98,7 @@ async def done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> None:
 
 async def calls_of_two_at_once(queue: Queue) -> int:
     """The second asks while the first's transaction is still open."""
-    async with queue.connection() as connection, connection.transaction():
+    async with queue.database.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, new_call())
         second = asyncio.create_task(begun(queue))
         await done_or_blocked(queue, second)
@@ -114,8 +114,13 @@ async def test_the_minutes_last_call(queue: Queue, monkeypatch: pytest.MonkeyPat
 
 async def claims_of_two_at_once(queue: Queue) -> int:
     """As above, for the claims of two workers. Meanwhile older jobs come back, so that not the same rows are next."""
-    values = {"providers": ["gemini"], "limit": 4, "lease": timedelta(seconds=LEASE_SECONDS), "window": WINDOW_SECONDS}
-    async with queue.connection() as connection, connection.transaction():
+    values = {
+        "providers": ["gemini"],
+        "limit": 4,
+        "lease": timedelta(seconds=settings.LEASE_SECONDS),
+        "window": WINDOW_SECONDS,
+    }
+    async with queue.database.connection() as connection, connection.transaction():
         await connection.execute(jobs.queue.statements.CLAIM_TURN, (CLAIM_LOCK,))
         first = await (await connection.execute(jobs.queue.statements.CLAIM, values)).fetchall()
         taken = [row[0] for row in first]

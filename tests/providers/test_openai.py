@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from core import images
 from photoslot.demo_scene import scene
 from providers import catalogue
-from providers.attempts import Clock, DeadlineReached, make_picture
+from providers.attempts import Deadline, DeadlineReached, make_picture
 from providers.base import (
     Account,
     AmbiguousError,
@@ -75,13 +75,13 @@ class Recorder(Permissive):
 
     errors: list[ProviderError | None] = field(default_factory=list)
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         raise AssertionError("there is no queue")
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         raise AssertionError("there is no queue")
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.errors.append(error)
 
 
@@ -112,7 +112,7 @@ class Booth:
             provider = OpenAI(Account(self.key, self.url))
             try:
                 request = Request(uuid4(), "any", settings, photo, templates or {})
-                return await make_picture(provider, request, Clock.of(seconds), self.recorder, unchanged)
+                return await make_picture(provider, request, Deadline.after(seconds), self.recorder, unchanged)
             finally:
                 await provider.aclose()
 
@@ -396,7 +396,7 @@ def test_no_connection_is_tried_again(booth: Booth) -> None:
     async def call() -> None:
         provider = OpenAI(nowhere)
         request = Request(uuid4(), "any", edit(retry=Retry(attempts=2, pause_seconds=0)), PHOTO, {})
-        await make_picture(provider, request, Clock.of(10), booth.recorder, unchanged)
+        await make_picture(provider, request, Deadline.after(10), booth.recorder, unchanged)
 
     with pytest.raises(TransientError) as caught:
         asyncio.run(call())

@@ -36,7 +36,7 @@ def test_only_what_booths_send_may_be_named(text: str, unknown: list[str]) -> No
     ],
 )
 def test_a_value_comes_in_one_line_of_bounded_length(sent: dict[str, str], expected: str) -> None:
-    assert placeholders.filled("For {name}!", sent) == expected
+    assert placeholders.fill("For {name}!", sent) == expected
 
 
 @pytest.mark.parametrize(("provider", "field"), [("gemini", "prompt"), ("openai", "prompt"), ("turbotext", "prompt")])

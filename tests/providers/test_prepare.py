@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 from core import images
 from photoslot.demo_scene import scene
 from providers.base import Picture
-from providers.prepare import Templates, prepared
+from providers.prepare import Templates, prepare
 
 pytestmark = pytest.mark.unit
 
@@ -51,7 +51,7 @@ CUT_OUT = Image.merge("RGBA", (*PHOTO.split(), PHOTO.getchannel("R")))
 
 
 def send(data: bytes, mime_type: str = "image/jpeg", max_side: int = 2000, accepts: frozenset[str] = ALL) -> Picture:
-    return prepared(Picture(data, mime_type), max_side=max_side, accepts=accepts)
+    return prepare(Picture(data, mime_type), max_side=max_side, accepts=accepts)
 
 
 def opened(picture: Picture) -> Image.Image:
@@ -143,11 +143,11 @@ def test_what_cannot_be_read_is_said(data: bytes) -> None:
         send(data)
 
 
-# Template images are prepared once.
+# Template images are prepare once.
 
 
 def ready(templates: Templates, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL) -> Picture:
-    return templates.prepared(picture, max_side=max_side, accepts=accepts)
+    return templates.prepare(picture, max_side=max_side, accepts=accepts)
 
 
 def test_a_template_image_is_prepared_once_for_each_use() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from core import images
 from photoslot.demo_scene import scene
-from providers.attempts import Clock, make_picture
+from providers.attempts import Deadline, make_picture
 from providers.base import Account, Picture, Provider, ProviderError, Request, Retry, Usage
 from providers.gemini import Gemini
 from providers.gemini.settings import ImageEdit as GeminiEdit
@@ -67,23 +67,23 @@ class Watch:
     calls: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         pass
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         pass
 
-    async def permit(self) -> None:
+    async def wait_for_permit(self) -> None:
         self.calls.append(asyncio.get_running_loop().time())
 
-    async def rest(self, seconds: float) -> None:
+    async def back_off(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, TurnedLoop)
         loop.is_resting = True
         await asyncio.sleep(seconds)
         loop.is_resting = False
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.ends.append(asyncio.get_running_loop().time())
 
 
@@ -116,7 +116,7 @@ def made(sandbox: WireSandbox, provider: str, scenario: str, pause: float | None
         settings = declared(prompt="x", retry=Retry(pause_seconds=pause))
         request = Request(uuid4(), "image_edit", settings, PHOTO, {}, f"{sandbox.url}/media/photo")
         async with aclosing(kind(Account(key, sandbox.url + path))) as adapter:
-            await make_picture(adapter, request, Clock.of(DEADLINE_SECONDS), watch, unchanged)
+            await make_picture(adapter, request, Deadline.after(DEADLINE_SECONDS), watch, unchanged)
 
     with asyncio.Runner(loop_factory=TurnedLoop) as runner:
         runner.run(run())

@@ -31,7 +31,7 @@ def rotate() -> str:
 
 
 def secrets(provider_id: str) -> tuple[str, str | None]:
-    opened = ProviderAccount.objects.get(pk=provider_id).opened()
+    opened = ProviderAccount.objects.get(pk=provider_id).decrypt()
     return opened.key, opened.proxy_url
 
 

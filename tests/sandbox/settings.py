@@ -7,7 +7,7 @@ from cryptography.fernet import Fernet
 
 from photoslot import embedded_postgres
 from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
-from photoslot.environment import generated_secret
+from photoslot.environment import generate_secret
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = ROOT / "var/sandbox"
@@ -16,11 +16,11 @@ HOME = ROOT / "var/sandbox"
 os.environ |= {
     "DATABASE_URL": "postgres:///",
     "DATABASE_LISTEN_URL": "",
-    "SECRET_KEY": generated_secret(HOME / "secret_key"),
+    "SECRET_KEY": generate_secret(HOME / "secret_key"),
     "MEDIA_ROOT": str(HOME / "media"),
     "RUNTIME_CREDENTIALS_FILE": str(HOME / "runtime_credentials.json"),
 }
-os.environ["FERNET_KEYS"] = generated_secret(HOME / "fernet_key", lambda: Fernet.generate_key().decode())
+os.environ["FERNET_KEYS"] = generate_secret(HOME / "fernet_key", lambda: Fernet.generate_key().decode())
 
 from photoslot.settings import *  # noqa: E402, F403
 from photoslot.settings import DATABASES  # noqa: E402

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from core import images
-from providers.attempts import Clock, make_picture
+from providers.attempts import Deadline, make_picture
 from providers.base import Account, OperationSettings, Picture, ProviderError, Request, Retry, Usage
 from providers.turbotext.operations import ImageEdit
 from tests.providers.observing import Permissive, unchanged
@@ -52,13 +52,13 @@ class Seen(Permissive):
     errors: list[ProviderError] = field(default_factory=list)
     polls: int = 0
 
-    async def accepted(self, reference: str) -> None:
+    async def on_accepted(self, reference: str) -> None:
         self.references.append(reference)
 
-    def polled(self) -> None:
+    def on_poll(self) -> None:
         self.polls += 1
 
-    async def attempted(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
+    async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.errors += [error] if error else []
 
 
@@ -88,7 +88,9 @@ class Cast:
     ) -> Picture:
         self.turbotext.play(*scenarios)
         async with aclosing(QuickTurbotext(self.account(key))) as provider:
-            return await make_picture(provider, self.request(settings), Clock.of(seconds), self.seen, unchanged, **more)
+            return await make_picture(
+                provider, self.request(settings), Deadline.after(seconds), self.seen, unchanged, **more
+            )
 
     async def fault(self, *scenarios: str, key: str = KEY, **more: Any) -> ProviderError:
         with pytest.raises(ProviderError) as caught:

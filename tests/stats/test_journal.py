@@ -21,7 +21,7 @@ NOON = datetime(2026, 3, 4, 12, 34, 56, tzinfo=UTC)
 
 
 async def written(queue: Queue, *steps: Step) -> list[dict[str, Any]]:
-    async with queue.connection() as connection:
+    async with queue.database.connection() as connection:
         await journal.write(connection, steps)
     return await sql(queue, "SELECT *, details::text AS raw FROM stats_processinglog ORDER BY id")
 
@@ -41,7 +41,7 @@ async def count(queue: Queue, **changes: Any) -> None:
         "duration_seconds": 3.0,
         "wait_seconds": 0.02,
     }
-    async with queue.connection() as connection:
+    async with queue.database.connection() as connection:
         await journal.count(connection, Tally(**(usual | changes)))
 
 

@@ -309,7 +309,7 @@ def test_a_hundred_thousand_hours_are_not_read() -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY)
         cursor.execute("ANALYZE stats_hourlycounter, stats_hourlytotal")
-    of_all, of_one = explained({}, 90), explained({"slot_id": "slot-003", "era": 0}, 31)
+    of_all, of_one = explained({}, 90), explained({"slot_id": "slot-003", "reset_generation": 0}, 31)
     assert "stats_hourlycounter" not in of_all
     assert "total_once_per_hour" in of_all
     assert "counter_once_per_hour" in of_one

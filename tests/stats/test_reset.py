@@ -76,7 +76,7 @@ async def test_a_job_under_way_meanwhile_is_counted_as_of_before(queue: Queue, a
     later = await claimed(queue)
     for each in (claim, later):
         assert await queue.finalize(each, PICTURE, REPORT)
-    eras = await in_thread(lambda: sorted(HourlyCounter.objects.values_list("era", "ingest_count")))
+    eras = await in_thread(lambda: sorted(HourlyCounter.objects.values_list("reset_generation", "ingest_count")))
     assert eras == [(0, 1), (1, 1)]
 
 
@@ -113,7 +113,7 @@ def waiting(jobs: int) -> bool:
 
 
 def test_a_job_that_ends_during_a_reset_knows_of_it(api: Api) -> None:
-    """It waits for the reset to be done, or it would be counted into the new era, where it does not belong."""
+    """It waits for the reset to be done, or it would be counted into the new generation, where it does not belong."""
     count()
     before = datetime.now(UTC)
     with transaction.atomic():
@@ -123,7 +123,7 @@ def test_a_job_that_ends_during_a_reset_knows_of_it(api: Api) -> None:
     for end in ends:
         end()
     assert seen(api) == 1
-    assert sorted(HourlyCounter.objects.values_list("era", "ingest_count")) == [(0, 2), (1, 1)]
+    assert sorted(HourlyCounter.objects.values_list("reset_generation", "ingest_count")) == [(0, 2), (1, 1)]
 
 
 def test_two_resets_at_once_are_two(api: Api) -> None:
@@ -137,7 +137,7 @@ def test_two_resets_at_once_are_two(api: Api) -> None:
         others = [in_background(again) for _ in range(2)]
         until(lambda: waiting(2))
     assert all(other() for other in others)
-    assert SlotFigures.objects.get().era == 3
+    assert SlotFigures.objects.get().reset_generation == 3
 
 
 def test_jobs_that_end_while_it_is_reset_are_all_counted_once(api: Api) -> None:
@@ -148,7 +148,7 @@ def test_jobs_that_end_while_it_is_reset_are_all_counted_once(api: Api) -> None:
         end()
     assert sum(HourlyCounter.objects.values_list("ingest_count", flat=True)) == 60
     assert seen(api, "/api/stats/global") == 60
-    assert seen(api) == sum(HourlyCounter.objects.filter(era=5).values_list("ingest_count", flat=True))
+    assert seen(api) == sum(HourlyCounter.objects.filter(reset_generation=5).values_list("ingest_count", flat=True))
 
 
 def test_an_archived_slots_statistics_can_be_reset_and_an_unknown_ones_not(api: Api) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from jobs.retention.purge import KINDS, purge
-from jobs.retention.requests import carry_out_all
+from jobs.retention.requests import run_all
 
 
 class Command(BaseCommand):
@@ -23,7 +23,7 @@ class Command(BaseCommand):
             raise CommandError(f"Unknown: {', '.join(sorted(unknown))}. Choose from {', '.join(KINDS)}.", returncode=2)
         removed = purge(kinds or KINDS, dry_run)
         if not dry_run:
-            removed.add(carry_out_all())
+            removed.add(run_all())
         verb = "Would remove" if dry_run else "Removed"
         self.stdout.write(f"{verb} {removed.files} files ({removed.bytes} bytes) and {removed.rows} rows.")
         if removed.failed:

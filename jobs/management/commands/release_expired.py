@@ -5,8 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from jobs.queue.verbs import QueueUnavailable, open_queue
-from jobs.worker.worker import close_overdue
+from core.database import DatabaseUnavailable, open_database
+from jobs import lifecycle
+from jobs.queue.verbs import Queue
 
 
 class Command(BaseCommand):
@@ -15,11 +16,12 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             count = asyncio.run(release_expired())
-        except QueueUnavailable as error:
+        except DatabaseUnavailable as error:
             raise CommandError(f"The database does not answer ({error}).") from error
         self.stdout.write(f"Ended {count} overdue jobs.")
 
 
 async def release_expired() -> int:
-    async with open_queue(connections=1) as queue:
-        return sum([await close_overdue(queue, job_id) for job_id in await queue.overdue()])
+    async with open_database(connections=1) as database:
+        queue = Queue(database)
+        return sum([await lifecycle.expire(queue, job_id) for job_id in await queue.list_overdue()])

@@ -6,7 +6,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from jobs.queue.verbs import QueueUnavailable, open_queue
+from core.database import DatabaseUnavailable, open_database
+from jobs.queue.verbs import Queue
 from jobs.worker.worker import Worker
 from providers import registry
 
@@ -27,10 +28,12 @@ class Command(BaseCommand):
             raise CommandError(f"No such provider: {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
         try:
             asyncio.run(work(provider or known, concurrency, once))
-        except QueueUnavailable as error:
+        except DatabaseUnavailable as error:
             raise CommandError(f"The database does not answer ({error}).") from error
 
 
 async def work(providers: list[str], concurrency: int, once: bool) -> None:
-    async with open_queue() as queue, open_queue(connections=1) as pulse:
-        await Worker(queue, pulse, providers, concurrency, settings.WORKER_GRACE_SECONDS, once).run()
+    async with open_database() as database, open_database(connections=1) as heartbeat:
+        await Worker(
+            Queue(database), Queue(heartbeat), providers, concurrency, settings.WORKER_GRACE_SECONDS, once
+        ).run()

@@ -10,10 +10,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ingest.models import IngestSettings
 from photoslot.booth_client import Reply, fields, post_photo
-from photoslot.bootstrap import stored_ingest_password
+from photoslot.bootstrap import read_ingest_password
 from photoslot.demo_scene import photo
 from photoslot.management.commands.run import prepare, step
-from photoslot.supervisor import Service, free_port
+from photoslot.supervisor import Supervisor, free_port
 
 SLOT = "slot-012"
 FOLDER = settings.BASE_DIR / "var/demo"
@@ -26,7 +26,7 @@ class Command(BaseCommand):
         prepare(self)
         password = known_password()
         original = photo()
-        with Service(free_port()) as service:
+        with Supervisor(free_port()) as service:
             service.wait_until_ready()
             with step("Posting the photo", "The service's own messages are above."):
                 started = time.monotonic()
@@ -40,7 +40,7 @@ class Command(BaseCommand):
 
 def known_password() -> str:
     """The ingest password in plain text, which only the first run's file has. Raises `CommandError`."""
-    password = stored_ingest_password() or settings.INGEST_PASSWORD
+    password = read_ingest_password() or settings.INGEST_PASSWORD
     if not check_password(password, IngestSettings.objects.get().password_hash):
         raise CommandError(
             f"The demo needs the ingest password, and {settings.RUNTIME_CREDENTIALS_FILE} does not have the present "

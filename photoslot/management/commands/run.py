@@ -12,9 +12,9 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
-from photoslot.bootstrap import bootstrap, stored_ingest_password
+from photoslot.bootstrap import bootstrap, read_ingest_password
 from photoslot.management.commands.bootstrap import described
-from photoslot.supervisor import Service
+from photoslot.supervisor import Supervisor
 
 WELCOME = """
 photoslot is running. Ctrl-C stops it.
@@ -31,7 +31,7 @@ class Command(BaseCommand):
     help = "Runs the whole service: database, web, worker and purge, until Ctrl-C."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        service = Service()
+        service = Supervisor()
         prepare(self)
         # SIGTERM must end like Ctrl-C, or the embedded Postgres would be left running.
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -68,5 +68,5 @@ def welcome() -> str:
     path = settings.RUNTIME_CREDENTIALS_FILE
     password = f"$(python3 -c {shlex.quote(CREDENTIALS_READER)} {shlex.quote(str(path))})"
     return WELCOME.format(
-        url=settings.PUBLIC_BASE_URL, credentials=path, password=password if stored_ingest_password() else "…"
+        url=settings.PUBLIC_BASE_URL, credentials=path, password=password if read_ingest_password() else "…"
     )

@@ -6,20 +6,14 @@ TUNE = """
 ALTER TABLE jobs_job SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.02);
 ALTER TABLE jobs_process SET (fillfactor = 50);
-ALTER TABLE stats_hourlycounter SET (fillfactor = 50);
-ALTER TABLE stats_hourlytotal SET (fillfactor = 50);
-ALTER TABLE stats_slotfigures SET (fillfactor = 50);
 """
 RESET = """
 ALTER TABLE jobs_job RESET (fillfactor, autovacuum_vacuum_scale_factor, autovacuum_vacuum_threshold,
     autovacuum_analyze_scale_factor);
 ALTER TABLE jobs_process RESET (fillfactor);
-ALTER TABLE stats_hourlycounter RESET (fillfactor);
-ALTER TABLE stats_hourlytotal RESET (fillfactor);
-ALTER TABLE stats_slotfigures RESET (fillfactor);
 """
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0001_initial"), ("stats", "0001_initial")]
+    dependencies = [("jobs", "0001_initial")]
     operations = [migrations.RunSQL(TUNE, RESET)]

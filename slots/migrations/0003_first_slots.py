@@ -35,5 +35,5 @@ def create(apps: Any, schema_editor: Any) -> None:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("slots", "history")]
+    dependencies = [("slots", "0002_history")]
     operations = [migrations.RunPython(create, migrations.RunPython.noop)]

@@ -1,0 +1,61 @@
+"""Ending a job from outside its worker, and cleaning up after one that has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.db import DatabaseError, InterfaceError
+
+from core.database import in_thread, open_database
+from jobs.queue.records import EndedJob, JobOutcome
+from jobs.queue.verbs import Queue
+from jobs.storage import files, media
+from providers import registry
+
+logger = logging.getLogger(__name__)
+
+
+async def expire(queue: Queue, job_id: UUID) -> bool:
+    """Ends a job that is past its deadline. False: it has ended already or is not due."""
+    ended = await queue.expire(job_id)
+    if ended is not None:
+        await clean_up(ended)
+    return ended is not None
+
+
+async def cancel(queue: Queue, job_id: UUID, by: str | None) -> bool:
+    """Ends a job for staff, or (`by` is None) because nobody waits for it. False: it has ended already."""
+    ended = await queue.cancel(job_id, by)
+    if ended is not None:
+        await clean_up(ended)
+    return ended is not None
+
+
+def cancel_job(job_id: UUID, by: str) -> bool:
+    """`cancel`, from code that is not async. Raises `DatabaseUnavailable`."""
+    return async_to_sync(_cancel)(job_id, by)
+
+
+async def _cancel(job_id: UUID, by: str) -> bool:
+    async with open_database(connections=1) as database:
+        return await cancel(Queue(database), job_id, by)
+
+
+async def clean_up(ended: EndedJob | JobOutcome) -> None:
+    """Removes the photo of a job that has ended, and withdraws the public links to its copies. The job stays ended if
+    this fails: the purge finds what could not be removed."""
+    try:
+        if not ended.returns_original:
+            await asyncio.to_thread(files.delete, ended.payload_path)
+        if ended.used_fallback or _publishes(ended.provider_id):
+            await in_thread(media.withdraw, ended.id)
+    except (OSError, DatabaseError, InterfaceError) as error:
+        logger.warning("The photo of job %s is left to the purge: %s", ended.id, type(error).__name__)
+
+
+def _publishes(provider_id: str) -> bool:
+    provider = registry.classes().get(provider_id)
+    return provider is None or provider.requires_public_media
