@@ -1,7 +1,7 @@
 """How quick the staff API is when the database is full (`make bench-api`): over HTTP, one request after the other, each
 of another slot, job or time than those before, so that no report is one that was kept. Beside it, what Postgres read.
 
-The database is that of `manage.py seed_load`; who asks is a member of staff with all permissions, and no superuser, for
+The database is that of `bench.seed`; who asks is a member of staff with all permissions, and no superuser, for
 whom they would not be looked up.
 """
 
@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 import httpx
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
-from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from bench import stage
+from bench import seed, stage
 from bench.booths import PASSWORD
 from bench.scenarios import Line, Options, quantile
 from jobs.models import Job
@@ -86,7 +85,7 @@ QUESTIONS = (
 
 
 def full_database(options: Options) -> Iterator[Line]:
-    call_command("seed_load", jobs=options.seeded)
+    seed.seed(options.seeded, days=90, tell=lambda _line: None)
     bootstrap()
     users: Any = get_user_model().objects
     user = users.create_user("bench", password=PASSWORD, is_staff=True)

@@ -1,27 +1,45 @@
 """The history of slots: who changed what, when, from what to what. It is kept for good.
 
-Triggers write it (migration `0002_history`), a row of `SlotChange` for each row that comes to say something else. So it has
-every change, also those of `update()` and of plain SQL, and what was really there before, which of two who write at
-once neither knows. django-simple-history goes by Django's signals, which those do not send. All that is left to say
-here is who it is (`sign`) and how an entry reads.
+Triggers write it (migration `0002_history`): a `SlotChange` for each row that an INSERT, UPDATE or DELETE changes. So
+it has every change, also those of `update()` and of plain SQL, and what was really there before, which of two who write
+at once neither knows. django-simple-history goes by Django's signals, which those do not send. All that is left to say
+here is who it was (`HistoryMiddleware`) and how an entry reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from django.db import connection
+from django.http import HttpRequest, HttpResponseBase
 
 from slots.models import SlotChange
 
+WRITES = re.compile(r'(INSERT INTO|UPDATE|DELETE FROM) "slots_(slot|templatebinding)"')
 
-def sign(by: Any) -> None:
-    """What this transaction changes from here on is the work of that user. Ends with the transaction."""
-    assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('photoslot.user', %s, true)", [by.get_username()])
+
+class HistoryMiddleware:
+    """Signs each write to a slot or its template images with the name of the request's user, whichever view writes it.
+    A write outside of a request (a command, a migration) is nobody's."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        def sign(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Mapping[str, Any]) -> Any:
+            if many or not WRITES.match(sql):
+                return execute(sql, params, many, context)
+            # One round trip and one implicit transaction with the write, so that the name never outlives it.
+            signed = f"SELECT set_config('photoslot.user', %s, true); {sql}"
+            result = execute(signed, (request.user.get_username(), *(params or ())), many, context)
+            context["cursor"].nextset()
+            return result
+
+        with connection.execute_wrapper(sign):
+            return self.get_response(request)
 
 
 def differences(entry: SlotChange) -> list[dict[str, Any]]:

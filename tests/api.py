@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from photoslot.bootstrap import get_permission
 from staff.api.base import SCOPES
-from tests.staff import PASSWORD, person
+from tests.admin_client import PASSWORD, person
 
 FORMATS = FormatChecker()
 JSON = "application/json"

@@ -135,7 +135,7 @@ class Processes:
 
     port: int
     started: list[subprocess.Popen[bytes]]
-    crew: subprocess.Popen[bytes] | None = None
+    shared_worker: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -176,16 +176,16 @@ class Processes:
         self.started.append(process)
         return process
 
-    def staff(self) -> None:
+    def start_worker(self) -> None:
         """Sees to it that a worker is at work."""
-        if self.crew is None:
-            self.crew = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0", PUBLIC_BASE_URL=self.url)
+        if self.shared_worker is None:
+            self.shared_worker = self.worker(PROVIDER_RETRY_PAUSE_SECONDS="0", PUBLIC_BASE_URL=self.url)
 
-    def send_home(self) -> None:
-        if self.crew is not None:
-            self.crew.terminate()
-            self.crew.wait(30)
-            self.crew = None
+    def stop_worker(self) -> None:
+        if self.shared_worker is not None:
+            self.shared_worker.terminate()
+            self.shared_worker.wait(30)
+            self.shared_worker = None
 
     def stop(self) -> None:
         for process in self.started:
@@ -196,16 +196,16 @@ class Processes:
 
 
 @pytest.fixture(scope="session")
-def at_large() -> list[Processes]:
+def shared_services() -> list[Processes]:
     """The service that all tests share, once one of them has asked for it."""
     return []
 
 
 @pytest.fixture
-def alone(at_large: list[Processes], sandbox: Sandbox) -> None:
+def alone(shared_services: list[Processes], sandbox: Sandbox) -> None:
     """For tests that claim jobs themselves: the shared service has no worker to take them away."""
-    for shared in at_large:
-        shared.send_home()
+    for shared in shared_services:
+        shared.stop_worker()
 
 
 @pytest.fixture
@@ -218,10 +218,10 @@ def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Process
 
 @pytest.fixture(scope="session")
 def shared_processes(
-    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker, at_large: list[Processes]
+    django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker, shared_services: list[Processes]
 ) -> Iterator[Processes]:
     shared = Processes(free_port(), [])
-    at_large.append(shared)
+    shared_services.append(shared)
     try:
         with django_db_blocker.unblock():
             shared.web(PROVIDER_RETRY_PAUSE_SECONDS="0")
@@ -243,7 +243,7 @@ class Booth:
 @pytest.fixture
 def service(shared_processes: Processes, database: None, sandbox: Sandbox) -> Processes:
     """The shared service, with a web process and a worker of four places."""
-    shared_processes.staff()
+    shared_processes.start_worker()
     return shared_processes
 
 

@@ -25,7 +25,6 @@ from core.errors import ApiError
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from slots import settings_validation
-from slots.history import sign
 from slots.models import Slot
 from staff.api.base import StaffView, log_change
 from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
@@ -204,7 +203,6 @@ class SlotView(StaffView):
     def put(self, request: Request, slot_id: str, body: dict[str, Any]) -> Response:
         seen = body.pop("updated_at", None)
         with transaction.atomic():
-            sign(request.user)
             slot = _lock_version(request, slot_id, seen)
             _change(slot, body, request.user)
         return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
@@ -224,7 +222,6 @@ class SlotView(StaffView):
     def delete(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         force = query["force"]
         with transaction.atomic():
-            sign(request.user)
             slot = _lock_version(request, slot_id)
             if not force and (count := _list_jobs_under_way(slot_id).count()):
                 raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
@@ -278,7 +275,6 @@ def _create(given: Mapping[str, Any], by: Any) -> Slot:
         validate_slot(slot)
         try:
             with transaction.atomic():
-                sign(by)
                 slot.save(force_insert=True)
         except IntegrityError:  # the id, which is all that is unique
             if "id" in given:

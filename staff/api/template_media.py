@@ -27,7 +27,6 @@ from core import images
 from core.errors import ApiError
 from jobs.models import Job
 from slots import settings_validation, template_media
-from slots.history import sign
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from staff.api.base import FormParser, PictureRenderer, StaffView, log_change
 from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
@@ -201,7 +200,6 @@ class TemplateView(StaffView):
     )
     def delete(self, request: Request, media_id: UUID, query: dict[str, Any]) -> Response:
         with transaction.atomic():
-            sign(request.user)
             media = TemplateMedia.objects.select_for_update().filter(pk=media_id).first()
             if media is None:
                 raise _make_not_found()
@@ -260,7 +258,6 @@ def _register(given: dict[str, Any], by: Any) -> Any:
     media.save(force_insert=True)
     try:
         with transaction.atomic():
-            sign(by)
             _check_free(given, is_locked=True)
             names = {"slot_id": given["slot_id"], "setting_key": given["setting_key"]}
             TemplateBinding.objects.update_or_create(**names, defaults={"media": media})

@@ -135,8 +135,8 @@ def new_job() -> NewJob:
 @contextmanager
 def no_worker(shared: Processes) -> Iterator[None]:
     """The shared worker is away meanwhile."""
-    shared.send_home()
+    shared.stop_worker()
     try:
         yield
     finally:
-        shared.staff()
+        shared.start_worker()

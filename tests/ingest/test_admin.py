@@ -14,9 +14,9 @@ from django.urls import reverse
 
 from ingest.models import IngestSettings
 from ingest.password import rotate
+from tests.admin_client import browser, errors_of, person, text_of
 from tests.conftest import PASSWORD, Booth, in_background, jpeg, use_sandbox
 from tests.sandbox.server import Sandbox
-from tests.staff import browser, errors_of, person, text_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -21,11 +21,11 @@ from django.utils import timezone
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.storage import files
 from stats.models import HourlyCounter, ProcessingLog
+from tests.admin_client import browser, log_in, person, post, text_of
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.plans import goes_by
-from tests.providers.accounts_cast import past_calls
+from tests.providers.account_factories import past_calls
 from tests.sandbox.server import Sandbox
-from tests.staff import browser, log_in, person, post, text_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -17,7 +17,7 @@ from jobs.queue.records import NewJob, Ticket
 from jobs.queue.statements import ADMIT
 from jobs.queue.verbs import Queue, QueueFull, _admission_values
 from tests.conftest import open_queue
-from tests.queueing import (
+from tests.queue_helpers import (
     PICTURE,
     REPORT,
     admitted,

@@ -14,7 +14,7 @@ from jobs.queue.statements import CLAIM
 from jobs.queue.verbs import Queue
 from providers.base import Reason
 from tests.conftest import open_queue
-from tests.queueing import PICTURE, REPORT, admitted, blocked, claimed, end_lease, make_overdue, row, sql, steps
+from tests.queue_helpers import PICTURE, REPORT, admitted, blocked, claimed, end_lease, make_overdue, row, sql, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 

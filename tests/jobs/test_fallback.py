@@ -12,7 +12,7 @@ from jobs.queue.verbs import Queue
 from providers.limits import NewCall
 from providers.models import ProviderAccount
 from tests.conftest import Processes
-from tests.queueing import claimed, end_lease, ended, posted, row, sql
+from tests.queue_helpers import claimed, end_lease, ended, posted, row, sql
 from tests.sandbox.server import Sandbox
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]

@@ -16,7 +16,7 @@ from jobs.queue.records import Claim, EndedJob, Failure, JobReport
 from jobs.queue.verbs import Queue
 from providers.base import Reason
 from stats.journal import OUTCOMES, Step
-from tests.queueing import PICTURE, REPORT, blocked, claimed, counters, make_overdue, row, sql, steps
+from tests.queue_helpers import PICTURE, REPORT, blocked, claimed, counters, make_overdue, row, sql, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 

@@ -10,7 +10,7 @@ import pytest
 from jobs.queue.records import Claim, Failure, JobReport
 from jobs.queue.verbs import Queue
 from providers.base import Reason
-from tests.queueing import PICTURE, claimed, counters, make_overdue, row, sql, steps
+from tests.queue_helpers import PICTURE, claimed, counters, make_overdue, row, sql, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 

@@ -14,7 +14,7 @@ from jobs.queue.notify import Listener, Waiters
 from jobs.queue.verbs import DONE_CHANNEL, Queue
 from tests.conftest import Booth as PhotoBooth
 from tests.conftest import Processes, jpeg, use_sandbox
-from tests.queueing import PATIENCE_SECONDS, PICTURE, REPORT, claimed, ended, posted, row, sql
+from tests.queue_helpers import PATIENCE_SECONDS, PICTURE, REPORT, claimed, ended, posted, row, sql
 
 pytestmark = pytest.mark.integration
 

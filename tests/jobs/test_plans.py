@@ -9,7 +9,7 @@ import pytest
 
 from jobs.queue.statements import ADMIT, CLAIM, GET_OUTCOME, LIST_OVERDUE
 from jobs.queue.verbs import Queue, _admission_values
-from tests.queueing import admitted, new_job, sql
+from tests.queue_helpers import admitted, new_job, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 

@@ -24,7 +24,7 @@ from jobs.storage import files
 from providers.models import ProviderCall
 from stats.models import ProcessingLog
 from tests.conftest import Processes, set_slot
-from tests.photoslot.until import until
+from tests.photoslot.waiting import until
 
 pytestmark = pytest.mark.integration
 

@@ -19,12 +19,12 @@ from django.db.models.functions import Now
 from jobs.models import MediaObject, PurgeRun, PurgeTotal
 from jobs.retention import requests
 from jobs.retention.purge import run_purge
+from tests.admin_client import browser, text_of
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.jobs.test_purge import add_job, add_media, all_files, waiting
-from tests.photoslot.test_operations import of_kind, scrape
-from tests.photoslot.until import until
-from tests.staff import browser, text_of
+from tests.photoslot.test_health import of_kind, scrape
+from tests.photoslot.waiting import until
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.queue.verbs import Queue
 from tests.conftest import Processes, stored_files
-from tests.queueing import claimed, make_overdue, posted, row, sql, wire
+from tests.queue_helpers import claimed, make_overdue, posted, row, sql, wire
 
 pytestmark = pytest.mark.e2e
 

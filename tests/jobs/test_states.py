@@ -10,7 +10,7 @@ import pytest
 from jobs.queue.records import Claim, Failure
 from jobs.queue.verbs import Queue
 from providers.base import Reason
-from tests.queueing import PICTURE, REPORT, admitted, claimed, end_lease, make_overdue, row, sql
+from tests.queue_helpers import PICTURE, REPORT, admitted, claimed, end_lease, make_overdue, row, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 

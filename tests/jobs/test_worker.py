@@ -20,7 +20,7 @@ from jobs import lifecycle
 from jobs.queue.verbs import Queue
 from jobs.retention import requests
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
-from tests.queueing import Wire, counters, end_lease, ended, posted, row, sql, steps, until, wire
+from tests.queue_helpers import Wire, counters, end_lease, ended, posted, row, sql, steps, until, wire
 from tests.sandbox.server import Call, Sandbox, developed
 
 pytestmark = pytest.mark.e2e

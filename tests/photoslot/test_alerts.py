@@ -11,7 +11,7 @@ from django.conf import settings
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import Booth, set_slot
-from tests.jobs.made import make_picture
+from tests.jobs.results import make_picture
 
 pytestmark = pytest.mark.contract
 

@@ -15,7 +15,7 @@ from jobs.models import Job
 from photoslot.asgi import application
 from tests.api import may
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
-from tests.photoslot.until import until
+from tests.photoslot.waiting import until
 
 pytestmark = [pytest.mark.integration]
 

@@ -17,7 +17,7 @@ import pytest
 from photoslot.booth_client import Reply, fields, post_photo
 from tests.conftest import in_background, jpeg
 from tests.photoslot.checkout import Checkout
-from tests.photoslot.until import until
+from tests.photoslot.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from providers.gemini import Gemini
-from tests.providers.gemini_cast import account
+from tests.providers.gemini_factories import account
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.wire import WireSandbox
 

@@ -17,9 +17,9 @@ from pytest_django import fixtures
 
 from providers.base import Reason
 from providers.models import ProviderAccount
-from tests.providers.accounts_cast import KEYS, account
+from tests.admin_client import browser, errors_of, log_in, person, post, text_of
+from tests.providers.account_factories import KEYS, account
 from tests.sandbox.wire import WireSandbox
-from tests.staff import browser, errors_of, log_in, person, post, text_of
 
 pytest_plugins = "tests.providers.accounts_fixtures"
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]

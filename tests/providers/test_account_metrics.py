@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from providers.base import Reason
 from providers.models import OPEN_CALL
 from tests.conftest import Processes
-from tests.providers.accounts_cast import account, past_calls
+from tests.providers.account_factories import account, past_calls
 
 LABELS = ("provider", "outcome", "reason")
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]

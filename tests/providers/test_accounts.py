@@ -22,7 +22,7 @@ from stats.models import ProcessingLog
 from tests import leaks
 from tests.conftest import Booth, jpeg
 from tests.ingest.helpers import nothing_left, refusal
-from tests.providers.accounts_cast import KEYS, account, use_gemini
+from tests.providers.account_factories import KEYS, account, use_gemini
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"

@@ -29,7 +29,7 @@ from providers.base import (
     TransientError,
     Usage,
 )
-from tests.providers.observing import Permissive, unchanged
+from tests.providers.observers import Permissive, unchanged
 
 pytestmark = pytest.mark.unit
 

@@ -20,8 +20,8 @@ from providers.limits import BREAKER, PROBE_SECONDS, CallEnding, CallPermit
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import refusal
-from tests.providers.accounts_cast import Outcome, account, begun, call, fail, new_call, pass_time, use_gemini
-from tests.queueing import blocked, sql
+from tests.providers.account_factories import Outcome, account, begun, call, fail, new_call, pass_time, use_gemini
+from tests.queue_helpers import blocked, sql
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"

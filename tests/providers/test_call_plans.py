@@ -12,8 +12,8 @@ from core.database import in_thread
 from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_ROOM
 from jobs.queue.verbs import Queue
 from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
-from tests.providers.accounts_cast import account
-from tests.queueing import sql
+from tests.providers.account_factories import account
+from tests.queue_helpers import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 

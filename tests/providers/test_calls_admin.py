@@ -12,9 +12,9 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from providers.models import ProviderCall
+from tests.admin_client import browser, text_of
 from tests.plans import goes_by
-from tests.providers.accounts_cast import past_calls
-from tests.staff import browser, text_of
+from tests.providers.account_factories import past_calls
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -14,11 +14,11 @@ from django.urls import reverse
 
 from providers import base, registry
 from providers.models import ProviderCall
+from tests.admin_client import browser, errors_of
 from tests.conftest import Booth, jpeg, set_slot, use_account
 from tests.ingest.helpers import refusal
 from tests.sandbox.server import developed
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox
-from tests.staff import browser, errors_of
 
 pytestmark = pytest.mark.e2e
 

@@ -17,8 +17,8 @@ from providers.base import AmbiguousError, PermanentError, ProviderError, Reason
 from providers.gemini import Gemini
 from providers.gemini.answers import cost
 from providers.gemini.errors import said
-from tests.providers.gemini_cast import PHOTO, Recorder, fail, generations, make, request, sent
-from tests.providers.observing import unchanged
+from tests.providers.gemini_factories import PHOTO, Recorder, fail, generations, make, request, sent
+from tests.providers.observers import unchanged
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.pictures import BASE64, ODD, UNUSABLE

@@ -18,8 +18,8 @@ from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
 from providers.gemini.files import MemoryCache
 from providers.prepare import templates
-from tests.providers.gemini_cast import PHOTO, Recorder, account, generations, make, parts, request
-from tests.providers.observing import unchanged
+from tests.providers.gemini_factories import PHOTO, Recorder, account, generations, make, parts, request
+from tests.providers.observers import unchanged
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.pictures import encoded

@@ -14,7 +14,7 @@ from core import images
 from photoslot.demo_scene import scene
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
-from tests.providers.gemini_cast import PHOTO, account, declared, fail, generations, make, parts, request, sent
+from tests.providers.gemini_factories import PHOTO, account, declared, fail, generations, make, parts, request, sent
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.pictures import encoded

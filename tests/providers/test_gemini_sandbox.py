@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.providers.gemini_cast import PHOTO
+from tests.providers.gemini_factories import PHOTO
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 

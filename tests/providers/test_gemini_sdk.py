@@ -19,7 +19,7 @@ from PIL import Image
 
 from providers.gemini import Gemini
 from providers.gemini.answers import FINISH
-from tests.providers.gemini_cast import PHOTO, make, request, sent
+from tests.providers.gemini_factories import PHOTO, make, request, sent
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.gemini_errors import ERRORS, LIMITS

@@ -22,9 +22,9 @@ from providers.base import PermanentError, Reason
 from providers.limits import WINDOW_SECONDS
 from providers.models import ProviderAccount, ProviderCall
 from tests.conftest import Booth, Processes, jpeg, set_slot
-from tests.photoslot.until import until
-from tests.providers.accounts_cast import account, begun, new_call, past_calls, use_gemini
-from tests.queueing import admitted, blocked, sql
+from tests.photoslot.waiting import until
+from tests.providers.account_factories import account, begun, new_call, past_calls, use_gemini
+from tests.queue_helpers import admitted, blocked, sql
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"

@@ -42,7 +42,7 @@ from providers.openai import OpenAI
 from providers.openai.form import ImageEdit, StyleTransfer
 from providers.prepare import templates
 from tests.conftest import jpeg
-from tests.providers.observing import Permissive, unchanged
+from tests.providers.observers import Permissive, unchanged
 from tests.sandbox.openai import OpenAI as Speaker
 from tests.sandbox.openai_form import parts
 from tests.sandbox.pictures import ODD, UNUSABLE

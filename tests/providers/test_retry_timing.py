@@ -25,10 +25,10 @@ from providers.gemini.settings import ImageEdit as GeminiEdit
 from providers.openai import OpenAI
 from providers.openai.form import ImageEdit as OpenAIEdit
 from providers.turbotext.operations import ImageEdit as TurbotextEdit
-from tests.providers.observing import unchanged
+from tests.providers.observers import unchanged
 from tests.sandbox import gemini, openai, turbotext
 from tests.sandbox.providers import QuickTurbotext
-from tests.sandbox.turbotext_cast import Media
+from tests.sandbox.turbotext_helpers import Media
 from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration

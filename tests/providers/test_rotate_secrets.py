@@ -11,7 +11,7 @@ from pytest_django import fixtures
 
 from core import crypto
 from providers.models import ProviderAccount
-from tests.providers.accounts_cast import KEYS, account
+from tests.providers.account_factories import KEYS, account
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -14,7 +14,7 @@ from providers.base import OperationSettings, PermanentError, Picture, Reason, R
 from providers.studio import ImageEdit, Studio, StyleTransfer
 from providers.studio.looks import LOOKS, LookName
 from providers.studio.style import to_oklab, to_srgb
-from tests.providers.observing import KEYLESS
+from tests.providers.observers import KEYLESS
 
 pytestmark = pytest.mark.unit
 

@@ -29,7 +29,7 @@ from providers.turbotext import Turbotext, answers
 from providers.turbotext.operations import IdentityTransfer, ImageEdit, StyleTransfer
 from tests.sandbox.providers import QuickTurbotext
 from tests.sandbox.turbotext import KEY
-from tests.sandbox.turbotext_cast import AT_ONCE, EDIT, PROMPT, Cast, colour, near, stage
+from tests.sandbox.turbotext_helpers import AT_ONCE, EDIT, PROMPT, Cast, colour, near, stage
 from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration

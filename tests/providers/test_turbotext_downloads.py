@@ -15,7 +15,7 @@ from providers.base import Account, PermanentError, Reason, TransientError
 from providers.turbotext.downloads import Downloads
 from tests.sandbox.pictures import ODD, UNUSABLE
 from tests.sandbox.turbotext import KEY
-from tests.sandbox.turbotext_cast import Cast, colour, near, stage
+from tests.sandbox.turbotext_helpers import Cast, colour, near, stage
 from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.sandbox.turbotext import KEY
-from tests.sandbox.turbotext_cast import Cast, stage
+from tests.sandbox.turbotext_helpers import Cast, stage
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox
 
 pytestmark = pytest.mark.integration

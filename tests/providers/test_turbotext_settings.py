@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from providers import catalogue
 from providers.turbotext import Turbotext, answers
 from providers.turbotext.operations import IdentityTransfer, ImageEdit, StyleTransfer
-from tests.sandbox.turbotext_cast import PROMPT
+from tests.sandbox.turbotext_helpers import PROMPT
 
 pytestmark = pytest.mark.unit
 

@@ -14,9 +14,9 @@ from PIL import Image
 from core import images
 from jobs.storage import files
 from slots.models import Slot, TemplateBinding, TemplateMedia
+from tests.admin_client import browser, errors_of, text_of
 from tests.conftest import jpeg, set_slot, stored_files
-from tests.slots.posted import ADD, change, settings, slot_page
-from tests.staff import browser, errors_of, text_of
+from tests.slots.form_data import ADD, change, settings, slot_page
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -15,9 +15,9 @@ from providers import declaration, registry
 from providers.models import ProviderAccount
 from slots import settings_validation
 from slots.models import Slot, TemplateBinding, TemplateMedia
+from tests.admin_client import browser, errors_of, text_of
 from tests.conftest import set_slot
-from tests.slots.posted import ADD, change, pasted, settings, slot_page
-from tests.staff import browser, errors_of, text_of
+from tests.slots.form_data import ADD, change, pasted, settings, slot_page
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -16,13 +16,13 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from slots.models import Slot, SlotChange, TemplateBinding
+from tests.admin_client import browser, person, text_of
 from tests.api import Api, envelope, may, token_of
 from tests.conftest import in_background, jpeg, set_slot
-from tests.photoslot.until import until
+from tests.photoslot.waiting import until
 from tests.plans import goes_by
-from tests.slots.images import image
-from tests.slots.posted import ADD, change, settings, slot_page
-from tests.staff import browser, person, text_of
+from tests.slots.factories import image
+from tests.slots.form_data import ADD, change, settings, slot_page
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 

@@ -13,8 +13,8 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from stats.models import ProcessingLog
+from tests.admin_client import browser, text_of
 from tests.plans import goes_by
-from tests.staff import browser, text_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 

@@ -11,7 +11,7 @@ from django.db import connection
 from stats.models import HourlyCounter, HourlyTotal, SlotFigures
 from tests.api import Api, may
 from tests.conftest import Booth, jpeg, set_slot, use_sandbox
-from tests.stats.counted import count
+from tests.stats.counters import count
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 

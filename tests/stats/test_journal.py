@@ -13,7 +13,7 @@ from jobs.queue.verbs import Queue
 from stats import journal
 from stats.journal import DURATION_BOUNDS, WAIT_BOUNDS, Step, Tally
 from stats.models import ProcessingLog
-from tests.queueing import counters, sql
+from tests.queue_helpers import counters, sql
 
 pytestmark = pytest.mark.integration
 

@@ -1,0 +1,140 @@
+"""A booth at the harness of a slot of a paid provider, and all that its photo leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+from django.core.files.uploadedfile import SimpleUploadedFile
+from PIL import Image, ImageChops, ImageStat
+
+from core import images
+from jobs.models import Job, MediaObject
+from photoslot.booth_client import Reply
+from photoslot.demo_scene import scene
+from providers.models import ProviderAccount, ProviderCall
+from slots import template_media
+from slots.models import TemplateBinding, TemplateMedia
+from stats.models import HourlyCounter, ProcessingLog
+from tests.conftest import Booth, set_slot, stored_files
+from tests.ingest.helpers import eventually, refusal
+from tests.sandbox import gemini, openai, turbotext
+from tests.sandbox.wire import Received, Speaker, WireSandbox
+
+SPEAKERS: list[type[Speaker]] = [gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker]
+KEYS = {"gemini": gemini.KEY, "openai": openai.KEY, "turbotext": turbotext.KEY}
+PROVIDERS = list(KEYS)
+PROMPT = "As a watercolour that nobody may read about"
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gemini": {"prompt": PROMPT},
+    "openai": {"prompt": PROMPT, "size": "1024x640", "quality": "low"},
+    "turbotext": {"prompt": PROMPT},
+}
+SCENE = scene(640, 400)
+PHOTO = images.encode(SCENE, "jpeg", 95)
+
+Scenarios = str | tuple[str, ...]
+
+
+@dataclass
+class Harness:
+    """The accounts are set up; a slot is pointed at one of them by the first post."""
+
+    booth: Booth
+    wire: WireSandbox
+
+    @property
+    def google(self) -> gemini.Gemini:
+        speaker = self.wire.speakers["gemini"]
+        assert isinstance(speaker, gemini.Gemini)
+        return speaker
+
+    def post(
+        self, provider: str, scenarios: Scenarios = (), operation: str = "image_edit", photo: bytes = PHOTO, **more: Any
+    ) -> Reply:
+        has_prompt = (provider, operation) != ("turbotext", "identity_transfer")
+        recipe = (SETTINGS[provider] if has_prompt else {}) | more
+        set_slot(provider_id=provider, operation_id=operation, settings_json=recipe)
+        self.wire.speakers[provider].play(*([scenarios] if isinstance(scenarios, str) else scenarios))
+        return self.booth.post(photo)
+
+    def moves_to(self, provider: str, base_url: str) -> None:
+        """Its account has another address."""
+        ProviderAccount.objects.filter(pk=provider).update(base_url=base_url)
+
+    def paid(self, provider: str) -> list[Received]:
+        """The requests that a provider counts or bills."""
+        posts = self.wire.calls(provider)
+        wanted = {"gemini": ":generateContent", "openai": "/images/edits", "turbotext": "/api_ai/"}[provider]
+        return [post for post in posts if wanted in post.path and b"do=get_result" not in post.body]
+
+    def is_left_clean(self) -> bool:
+        """Of the photo nothing is kept but its result: no file, no public link, no upload at the provider."""
+        kept = [path for path in Job.objects.values_list("result_file_path", flat=True) if path]
+        found = [path for path in stored_files() if not path.startswith("templates/")]
+        return found == kept and not MediaObject.objects.exists() and not self.google.files.photos()
+
+
+def template(key: str, image: Image.Image, slot: str = "slot-001") -> None:
+    media = TemplateMedia()
+    template_media.fill(media, SimpleUploadedFile("x.png", images.encode(image, "png")))
+    media.save()
+    TemplateBinding.objects.create(slot_id=slot, setting_key=key, media=media)
+
+
+def calls() -> str:
+    """All calls as they are written down: how each came out, why, and a $ where its cost is known."""
+    return " ".join(_call(call) for call in ProviderCall.objects.order_by("id"))
+
+
+def _call(call: ProviderCall) -> str:
+    return f"{call.outcome}{f':{call.reason}' if call.reason else ''}{'' if call.cost_usd is None else '$'}"
+
+
+def steps() -> list[str]:
+    return list(ProcessingLog.objects.order_by("id").values_list("status", flat=True))
+
+
+def check(harness: Harness, provider: str, reply: Reply, status: int, expected: str, posts: int | None = None) -> None:
+    """One photo's whole story. `expected` are its calls as `calls` says them; of the last one's reason the booth, the
+    job and the log speak too. `posts`, where the provider was asked more or less often than calls were written down."""
+    attempts = expected.split()
+    reason = attempts[-1].partition(":")[2].rstrip("$") or None
+    assert calls() == expected
+    if status == 200:
+        assert reply.status == 200, reply.body
+        images.decode(reply.body)
+        assert images.probe(reply.body).mime_type == dict(reply.headers)["content-type"]
+    else:
+        assert refusal(reply, 502, "provider_error")["reason"] == reason
+    job = Job.objects.get()
+    assert job.is_finalized
+    assert (job.failure_reason, job.error_reason) == ((None, None) if status == 200 else ("provider_error", reason))
+    assert steps() == [
+        "received",
+        "dispatched",
+        *["provider_responded"] * len(attempts),
+        "succeeded" if status == 200 else "failed",
+    ]
+    counted = HourlyCounter.objects.get()
+    assert (counted.success, counted.provider_errors, counted.timeouts) == (status == 200, status != 200, 0)
+    assert len(harness.paid(provider)) == (len(attempts) if posts is None else posts)
+    assert {request.provider for request in harness.wire.journal} <= {provider}  # and no key went anywhere else
+    assert eventually(harness.is_left_clean)
+    check_secrets(provider)
+
+
+def check_secrets(provider: str) -> None:
+    told = str(list(ProcessingLog.objects.values_list("message", "details")))
+    assert not [secret for secret in (KEYS[provider], PROMPT) if secret in told]
+
+
+def opened(reply: Reply) -> Image.Image:
+    assert reply.status == 200, reply.body
+    return Image.open(BytesIO(reply.body))
+
+
+def distance(left: Image.Image, right: Image.Image) -> float:
+    """Mean difference of the pixels, of 255."""
+    return sum(ImageStat.Stat(ImageChops.difference(left.convert("RGB"), right.convert("RGB"))).mean) / 3
