@@ -13,6 +13,7 @@ from django.http.multipartparser import MultiPartParserError
 from django.utils.translation import gettext as _
 
 PHOTO_PARTS = ("fileToUpload", "file")
+PREAMBLE_BYTES = 64 * 1024  # at most, before the first boundary; clients send none
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 4096
 OWN_PARTS = ("password", "hash", "hash_hex")  # besides them, MAX_FIELDS of whatever the booth's program sends
@@ -33,6 +34,8 @@ def read(request: HttpRequest) -> BoothForm:
     """Parses the body. Blocks: call it in a thread. Raises `MalformedForm`."""
     if request.content_type != "multipart/form-data":
         raise MalformedForm(_("it is not multipart/form-data"))
+    if not _has_part(request):
+        raise MalformedForm(_("no part can be found in it"))
     # Sent in chunks its length is unknown, and Django would take it for empty.
     request.META.setdefault("CONTENT_LENGTH", str(settings.INGEST_MAX_FILE_BYTES))
     try:
@@ -46,6 +49,14 @@ def read(request: HttpRequest) -> BoothForm:
         raise MalformedForm(_("a field is longer than %s bytes") % MAX_FIELD_BYTES)
     photo = next((uploads[name] for name in PHOTO_PARTS if name in uploads), None)
     return BoothForm(fields.get("password", ""), cast("UploadedFile[Any] | None", photo), metadata)
+
+
+def _has_part(request: HttpRequest) -> bool:
+    """Whether the boundary is there at all: Django takes a body without it for one part."""
+    stream = request._stream  # type: ignore[attr-defined]  # noqa: SLF001 - read() would keep Django from parsing it
+    head = stream.read(PREAMBLE_BYTES)
+    stream.seek(0)
+    return f"--{request.content_params.get('boundary')}".encode() in head
 
 
 def _text(*values: str) -> str:

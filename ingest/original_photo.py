@@ -65,6 +65,8 @@ class OriginalPhoto:
     async def _load_and_frame(self) -> Picture:
         """Upright, at the size and in the frame of the slot."""
         job = await self._queue.get_job_input(self._ticket.job_id)
+        if job.payload_path is None:  # another booth that waits for this job has it already
+            raise FileNotFoundError
         slot_settings = registry.parse_settings(job.provider_id, job.operation_id, job.settings_json)
         ids = {key: job.template_media[key] for key in [slot_settings.frame] if key and key in job.template_media}
         frames = await in_thread(template_media.load, ids) if ids else {}

@@ -74,7 +74,7 @@ def _make_provider_error(outcome: JobOutcome) -> ApiError:
 
 async def _respond_with_picture(queue: Queue, outcome: JobOutcome, disconnected: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_read_result, outcome)
-    about = {"X-JobOutcome": "fallback" if outcome.used_fallback else "made"}
+    about = {"X-Outcome": "fallback" if outcome.used_fallback else "made"}
     if outcome.source == Job.Source.BOOTH:
         assert outcome.result_expires_at
         about["X-Result-Url"] = settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id])
@@ -85,7 +85,7 @@ async def _respond_with_picture(queue: Queue, outcome: JobOutcome, disconnected:
 def _respond_with_original(
     queue: Queue, outcome: JobOutcome, photo: Picture, disconnected: asyncio.Event
 ) -> HttpResponseBase:
-    return _build_response(queue, outcome, photo, {"X-JobOutcome": "original"}, disconnected)
+    return _build_response(queue, outcome, photo, {"X-Outcome": "original"}, disconnected)
 
 
 def _build_response(
@@ -159,7 +159,7 @@ async def _record_delivery(queue: Queue, outcome: JobOutcome) -> None:
     try:
         await queue.mark_delivered(outcome.id)
         if outcome.returns_original:
-            await asyncio.to_thread(files.delete, outcome.payload_path)
+            await asyncio.to_thread(files.delete, files.payload_path(outcome.id, outcome.payload_mime_type))
     except (DatabaseUnavailable, OSError):
         logger.warning("Delivery of job %s could not be noted; posting it again would join it", outcome.id)
 

@@ -49,7 +49,7 @@ async def clean_up(ended: EndedJob | JobOutcome) -> None:
     this fails: the purge finds what could not be removed."""
     try:
         if not ended.returns_original:
-            await asyncio.to_thread(files.delete, ended.payload_path)
+            await asyncio.to_thread(files.delete, files.payload_path(ended.id, ended.payload_mime_type))
         if ended.used_fallback or _publishes(ended.provider_id):
             await in_thread(media.withdraw, ended.id)
     except (OSError, DatabaseError, InterfaceError) as error:

@@ -25,7 +25,7 @@ from staff.api.base import SCOPES
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What was generated in this run, in plain text: shown once and kept in RUNTIME_CREDENTIALS_FILE."""
+    """What this run has set, in plain text: kept in RUNTIME_CREDENTIALS_FILE."""
 
     admins: dict[str, str]
     ingest_password: str | None

@@ -124,7 +124,7 @@ class EndedJob:
     claimed_at: datetime | None
     finalized_at: datetime
     expires_at: datetime
-    payload_path: str | None
+    payload_mime_type: str
     provider_job_reference: str | None
     used_fallback: bool
     returns_original: bool  # by the booth's answer: the slot has `on_failure`
@@ -138,7 +138,7 @@ class JobOutcome:
     slot_id: str
     source: str
     provider_id: str
-    payload_path: str | None
+    payload_mime_type: str
     is_finalized: bool
     failure_reason: str | None
     error_reason: str | None
@@ -168,5 +168,5 @@ class JobInput:
     operation_id: str
     settings_json: dict[str, Any]
     template_media: dict[str, str]
-    payload_path: str
+    payload_path: str | None  # None: the photo is removed
     payload_mime_type: str

@@ -154,8 +154,8 @@ WHERE id = ANY(%s) AND claim_token = ANY(%s) AND NOT is_finalized
 RETURNING id
 """
 
-# The four ends. Each leaves the lease and the hand-off of a result as its kind of end wants them.
-# A job that failed leaves its photo to the booth's answer where the slot says so (`on_failure`).
+# The four ends. The photo goes with the job's end, and its path with it. A job that failed leaves both to the booth's
+# response where the slot says so (`on_failure`); they go when that is delivered.
 _RETURNS_ORIGINAL = """
     coalesce(settings_json ->> 'on_failure' = 'original' AND failure_reason IN ('timeout', 'provider_error'), false)
         AS returns_original
@@ -163,8 +163,8 @@ _RETURNS_ORIGINAL = """
 
 _RETURNING_ENDED = (
     """
-RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at, payload_path,
-    provider_job_reference, used_fallback,
+RETURNING id, slot_id, source, provider_id, created_at, claimed_at, finalized_at, expires_at,
+    payload_mime_type, provider_job_reference, used_fallback,
 """
     + _RETURNS_ORIGINAL
 )
@@ -175,7 +175,7 @@ UPDATE jobs_job SET
     is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
     result_expires_at = statement_timestamp() + %(retention)s,
     result_file_path = %(path)s, result_mime_type = %(mime_type)s, result_size_bytes = %(size_bytes)s,
-    result_checksum = %(checksum)s, result_inline_base64 = %(inline_base64)s
+    result_checksum = %(checksum)s, result_inline_base64 = %(inline_base64)s, payload_path = NULL
 WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
 """
     + _RETURNING_ENDED
@@ -185,7 +185,8 @@ FAIL = (
     """
 UPDATE jobs_job SET
     is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
-    failure_reason = 'provider_error', error_reason = %(reason)s, error_message = %(message)s
+    failure_reason = 'provider_error', error_reason = %(reason)s, error_message = %(message)s,
+    payload_path = CASE WHEN settings_json ->> 'on_failure' = 'original' THEN payload_path END
 WHERE id = %(id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > statement_timestamp()
 """
     + _RETURNING_ENDED
@@ -195,7 +196,8 @@ EXPIRE = (
     """
 UPDATE jobs_job SET
     is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
-    failure_reason = 'timeout', error_reason = 'slow'
+    failure_reason = 'timeout', error_reason = 'slow',
+    payload_path = CASE WHEN settings_json ->> 'on_failure' = 'original' THEN payload_path END
 WHERE id = %(id)s AND NOT is_finalized AND expires_at <= statement_timestamp()
 """
     + _RETURNING_ENDED
@@ -205,7 +207,7 @@ CANCEL = (
     """
 UPDATE jobs_job SET
     is_finalized = true, finalized_at = statement_timestamp(), updated_at = statement_timestamp(),
-    failure_reason = 'cancelled'
+    failure_reason = 'cancelled', payload_path = NULL
 WHERE id = %(id)s AND NOT is_finalized
 """
     + _RETURNING_ENDED
@@ -224,9 +226,9 @@ LIST_OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <=
 
 GET_OUTCOME = (
     """
-SELECT id, slot_id, source, provider_id, payload_path, is_finalized, failure_reason, error_reason, result_file_path,
-    result_inline_base64, result_mime_type, result_size_bytes, result_expires_at, expires_at, claim_token,
-    provider_job_reference, used_fallback, settings_json ->> 'reply' AS reply,
+SELECT id, slot_id, source, provider_id, payload_mime_type, is_finalized, failure_reason, error_reason,
+    result_file_path, result_inline_base64, result_mime_type, result_size_bytes, result_expires_at, expires_at,
+    claim_token, provider_job_reference, used_fallback, settings_json ->> 'reply' AS reply,
 """
     + _RETURNS_ORIGINAL
     + "FROM jobs_job WHERE id = %s"
@@ -240,7 +242,8 @@ FROM jobs_job WHERE id = %s
 LIST_FINISHED = "SELECT id FROM jobs_job WHERE id = ANY(%s) AND is_finalized"
 
 MARK_DELIVERED = """
-UPDATE jobs_job SET delivered_at = coalesce(delivered_at, clock_timestamp()), result_inline_base64 = NULL
+UPDATE jobs_job SET
+    delivered_at = coalesce(delivered_at, clock_timestamp()), result_inline_base64 = NULL, payload_path = NULL
 WHERE id = %s
 """
 

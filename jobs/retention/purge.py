@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import F, Q, QuerySet
@@ -122,8 +123,9 @@ def _media(removed: PurgeResult) -> None:
     _rows(MediaObject.objects.filter(pk__in=gone), removed)
     answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
     answered |= Q(finalized_at__lte=now - ANSWERING) | Q(is_finalized=False, expires_at__lte=now - ANSWERING)
-    _orphans("payloads", (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & answered, 0, removed)
+    over = _orphans("payloads", (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & answered, 0, removed)
     if not removed.dry_run:
+        Job.objects.filter(pk__in=over, is_finalized=True).update(payload_path=None)
         Job.objects.filter(result_inline_base64__isnull=False, expires_at__lte=now).update(result_inline_base64=None)
     linked = set(MediaObject.objects.values_list("path", flat=True))
     for folder in ("media", "tmp"):
@@ -172,8 +174,10 @@ def _rows(due: QuerySet[Any], removed: PurgeResult) -> None:
             removed.rows += model.objects.filter(pk__in=keys).delete()[1].get(label, 0)
 
 
-def _orphans(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -> None:
-    """Files that their job needs no more, and files whose job is not there (any more, not: not yet)."""
+def _orphans(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -> list[UUID]:
+    """Files that their job needs no more, and files whose job is not there (any more, not: not yet). Returns the jobs
+    whose file is gone."""
+    gone = []
     old = set(_files_in(folder, ORPHAN_SECONDS))
     for batch in _batches(_files_in(folder, older_than)):
         owners = {path: files.job_id_of(path) for path in batch}
@@ -181,8 +185,9 @@ def _orphans(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -
         known = set(jobs.values_list("pk", flat=True))
         over = set(jobs.filter(is_over).values_list("pk", flat=True))
         for path, job_id in owners.items():
-            if job_id in over or (job_id not in known and path in old):
-                removed.file(path)
+            if (job_id in over or (job_id not in known and path in old)) and removed.file(path) and job_id:
+                gone.append(job_id)
+    return gone
 
 
 def _files_in(folder: str, older_than: float) -> Iterator[str]:

@@ -31,7 +31,7 @@ DETAILS = {
     "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
 }
 STEP = {
-    "id": 1042,
+    "id": "1042",
     "job_id": "6f1c2f3e-8a55-4a4f-9a2b-0c2d8f1f7a10",
     "slot_id": "slot-001",
     "status": "provider_responded",
@@ -49,7 +49,7 @@ class Details(serializers.JSONField):
 
 @extend_schema_serializer(component_name="ProcessingLog")
 class StepAnswer(serializers.Serializer[ProcessingLog]):
-    id = serializers.IntegerField(min_value=1, help_text="Grows with each step.")
+    id = serializers.CharField(help_text="A number, which grows with each step.")
     job_id = serializers.UUIDField()
     slot_id = serializers.CharField()
     status = serializers.ChoiceField(choices=ProcessingLog.Status.choices)

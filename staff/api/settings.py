@@ -108,9 +108,9 @@ class AccountAnswer(serializers.Serializer[Any]):
     is_enabled = serializers.BooleanField()
     base_url = serializers.CharField(allow_blank=True, help_text="Empty: the provider's own.")
     has_proxy = serializers.BooleanField()
-    max_concurrent = serializers.IntegerField(allow_null=True)
-    per_minute = serializers.IntegerField(allow_null=True)
-    per_day = serializers.IntegerField(allow_null=True)
+    max_concurrent = serializers.IntegerField(required=False, help_text="Left out: no limit.")
+    per_minute = serializers.IntegerField(required=False, help_text="Left out: no limit.")
+    per_day = serializers.IntegerField(required=False, help_text="Left out: no limit.")
 
 
 class IngestAnswer(serializers.Serializer[Any]):
@@ -130,7 +130,7 @@ class SettingsAnswer(serializers.Serializer[Any]):
     media_cache = MediaCacheAnswer()
 
 
-PUBLIC = ("is_enabled", "base_url", "max_concurrent", "per_minute", "per_day")
+LIMITS = ("max_concurrent", "per_minute", "per_day")
 EXAMPLE = {
     "dslr_password": {"is_set": True, "updated_at": "2026-11-25T12:00:00.000000Z", "updated_by": "serg"},
     "provider_keys": {
@@ -143,7 +143,6 @@ EXAMPLE = {
             "has_proxy": False,
             "max_concurrent": 4,
             "per_minute": 60,
-            "per_day": None,
         }
     },
     "ingest": {"sync_response_timeout_sec": 48, "ingest_ttl_sec": 48},
@@ -246,7 +245,9 @@ def _represent_account(account: ProviderAccount) -> dict[str, Any]:
         "updated_at": account.key_updated_at,
         "updated_by": _get_username(account.key_updated_by),
         "has_proxy": bool(account.encrypted_proxy_url),
-        **{name: getattr(account, name) for name in PUBLIC},
+        "is_enabled": account.is_enabled,
+        "base_url": account.base_url,
+        **{name: limit for name in LIMITS if (limit := getattr(account, name)) is not None},
     }
 
 

@@ -98,6 +98,7 @@ def test_the_photo_comes_back_and_the_job_records_the_failure(booth: Booth, scen
     job = Job.objects.get()
     assert (str(job.pk), job.failure_reason, job.error_reason) == (reply.headers["x-job-id"], "provider_error", reason)
     assert eventually(lambda: stored_files() == [])
+    assert eventually(lambda: Job.objects.get().payload_path is None)
 
 
 def test_at_the_deadline_the_photo_comes_back_in_time(booth: Booth, sandbox: Sandbox) -> None:

@@ -185,8 +185,13 @@ def test_nonsense_is_named_and_not_shown(
     assert not file.exists()
 
 
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_the_command_shows_them_once(file: Path) -> None:
-    first, second = StringIO(), StringIO()
+    first, second = Terminal(), Terminal()
     call_command("bootstrap", stdout=first)
     call_command("bootstrap", stdout=second)
     kept = json.loads(file.read_text())
@@ -194,3 +199,22 @@ def test_the_command_shows_them_once(file: Path) -> None:
         assert password in first.getvalue()
         assert password not in second.getvalue()
     assert "Nothing to do" in second.getvalue()
+
+
+def test_no_journal_or_log_has_them(file: Path) -> None:
+    said = StringIO()
+    call_command("bootstrap", stdout=said)
+    kept = json.loads(file.read_text())
+    assert not [
+        password for password in (*kept["admins"].values(), kept["ingest_password"]) if password in said.getvalue()
+    ]
+    assert str(file) in said.getvalue()
+
+
+def test_an_ingest_password_that_is_given_is_shown_nowhere(file: Path, settings: fixtures.Settings) -> None:
+    settings.INGEST_PASSWORD = "given by the operator"
+    said = Terminal()
+    call_command("bootstrap", stdout=said)
+    assert "given by the operator" not in said.getvalue()
+    assert "administrator serg" in said.getvalue()
+    assert json.loads(file.read_text())["ingest_password"] == "given by the operator"

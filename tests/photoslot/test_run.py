@@ -76,9 +76,8 @@ def test_it_says_where_everything_is(checkout: Checkout, welcome: str) -> None:
     admins = credentials(checkout)["admins"]
     assert isinstance(admins, dict)
     assert set(admins) == {"serg", "igor"}
-    for name, password in admins.items():
-        assert f"administrator {name}: {password}" in welcome
-    assert f"booths: {credentials(checkout)['ingest_password']}" in welcome
+    for password in (*admins.values(), credentials(checkout)["ingest_password"]):
+        assert password not in welcome  # which goes to a pipe here, and not to a terminal
     assert str(checkout.root / "secrets/runtime_credentials.json") in welcome
     assert httpx.get(re.search(r"http\S+/admin/", welcome)[0], follow_redirects=True).status_code == 200  # type: ignore[index]
 

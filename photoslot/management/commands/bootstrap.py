@@ -13,11 +13,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         created = bootstrap()
-        self.stdout.write(described(created) if created else "Nothing to do: everything is there already.")
+        self.stdout.write(
+            describe(created, self.stdout.isatty()) if created else "Nothing to do: everything is there already."
+        )
 
 
-def described(created: Credentials) -> str:
+def describe(created: Credentials, is_terminal: bool) -> str:
+    """Generated passwords are shown on a terminal only: a journal or a container's log would keep them. One that was
+    given (INGEST_PASSWORD) is shown nowhere."""
+    kept = f"Passwords are kept in {settings.RUNTIME_CREDENTIALS_FILE}"
     lines = [f"  administrator {name}: {password}" for name, password in created.admins.items()]
-    if created.ingest_password:
+    if created.ingest_password and not settings.INGEST_PASSWORD:
         lines.append(f"  ingest password for booths: {created.ingest_password}")
-    return "\n".join(["Passwords, shown this once:", *lines, f"Kept in {settings.RUNTIME_CREDENTIALS_FILE}"])
+    return "\n".join(["Passwords, shown this once:", *lines, kept]) if lines and is_terminal else kept

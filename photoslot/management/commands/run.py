@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
 from photoslot.bootstrap import bootstrap, read_ingest_password
-from photoslot.management.commands.bootstrap import described
+from photoslot.management.commands.bootstrap import describe
 from photoslot.supervisor import Supervisor
 
 WELCOME = """
@@ -51,7 +51,7 @@ def prepare(command: BaseCommand) -> None:
     with step("Creating the first accounts", f"Check that {settings.RUNTIME_CREDENTIALS_FILE} can be written."):
         created = bootstrap()
     if created:
-        command.stdout.write(described(created))
+        command.stdout.write(describe(created, command.stdout.isatty()))
         command.stdout.flush()
 
 

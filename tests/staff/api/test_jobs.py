@@ -255,6 +255,9 @@ def test_what_a_step_says_is_kept_in_order_and_told_in_the_readers_language(api:
         cursor.execute("UPDATE stats_processinglog SET details = %s", [json.dumps(details)])
     steps = api("get", f"{LIST}/{one.pk}", headers={"Accept-Language": "ru"}).json()["processing_log"]
     assert [each["status"] for each in steps] == ["received", "succeeded"]
+    assert [each["id"] for each in steps] == [
+        str(pk) for pk in ProcessingLog.objects.order_by("id").values_list("pk", flat=True)
+    ]
     assert list(steps[0]["details"].items()) == list(details.items())
     assert steps[0]["message"] == "Фото получено"
 
@@ -264,6 +267,14 @@ def test_the_picture_is_there_only_while_it_is_handed_over(api: Api, booth: Boot
     delivered = make_picture(booth)
     eventually(lambda: Job.objects.get(pk=delivered.pk).delivered_at)
     assert story(api, delivered)["job"]["result_inline_base64"] is None
+
+
+def test_the_photo_has_a_path_until_it_is_removed(api: Api, booth: Booth) -> None:
+    one = job(payload_path="payloads/x.jpg")
+    assert story(api, one)["job"]["payload_path"] == "payloads/x.jpg"
+    cancel(api, one)
+    assert story(api, one)["job"]["payload_path"] is None
+    assert story(api, make_picture(booth))["job"]["payload_path"] is None
 
 
 @pytest.mark.parametrize("path", [f"{LIST}/{UUID(int=4)}", f"{LIST}/nonsense"])
