@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from django.conf import settings
 from django.core.exceptions import SuspiciousOperation
@@ -53,10 +53,11 @@ def read(request: HttpRequest) -> BoothForm:
 
 def _has_part(request: HttpRequest) -> bool:
     """Whether the boundary is there at all: Django takes a body without it for one part."""
-    stream = request._stream  # type: ignore[attr-defined]  # noqa: SLF001 - read() would keep Django from parsing it
+    boundary = (request.content_params or {}).get("boundary", "")
+    stream: IO[bytes] = request._stream  # noqa: SLF001 - after read() Django parses no more
     head = stream.read(PREAMBLE_BYTES)
     stream.seek(0)
-    return f"--{request.content_params.get('boundary')}".encode() in head
+    return f"--{boundary}".encode() in head
 
 
 def _text(*values: str) -> str:
