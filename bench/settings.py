@@ -24,6 +24,8 @@ os.environ["DATABASE_URL"] = "postgres:///"
 os.environ["SECRET_KEY"] = "bench"  # noqa: S105
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"bench only: 32 bytes, no secret!").decode()
 os.environ["MEDIA_ROOT"] = str(ROOT / "media")
+os.environ["STATIC_ROOT"] = str(ROOT / "static")  # nothing is collected
+(ROOT / "static").mkdir(exist_ok=True)
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(ROOT / "credentials.json")
 
 from photoslot.settings import *  # noqa: E402, F403

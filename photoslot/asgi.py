@@ -24,10 +24,10 @@ setup()
 
 from asgiref.sync import sync_to_async  # noqa: E402 - the rooms' models load only once Django is set up
 from django.conf import settings  # noqa: E402
-from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.http import HttpRequest, HttpResponseBase  # noqa: E402
 from django.utils.translation import gettext as _  # noqa: E402
+from servestatic import ServeStaticASGI  # noqa: E402
 
 from core.database import DatabaseUnavailable, open_database  # noqa: E402
 from core.errors import ApiError, queue_unavailable  # noqa: E402
@@ -64,7 +64,10 @@ class SingleThreadHandler(ASGIHandler):
         return await sync_to_async(self.get_response, thread_sensitive=True)(request)
 
 
-django_and_static = ASGIStaticFilesHandler(SingleThreadHandler())
+# Static files never come as far as Django; what is missing there gets its 404.
+static_and_django = ServeStaticASGI(
+    SingleThreadHandler(), root=settings.STATIC_ROOT, prefix=settings.STATIC_URL, allow_all_origins=False
+)
 booths = BoothHandler()
 
 
@@ -103,7 +106,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
+        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else static_and_django
         # By itself: cancelled, Django's handler first waits for its thread, and that perhaps for a picture.
         handling = asyncio.ensure_future(handler(scope, _limit_body(receive, limit, disconnected), send_from_handler))
         await asyncio.shield(handling)

@@ -97,11 +97,13 @@ PROVIDER_CALL_TIMEOUT_SECONDS = env.integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 
 MEDIA_ROOT = env.folder("MEDIA_ROOT", BASE_DIR / "var/media")
 STORAGES = {
     "default": {"BACKEND": "jobs.storage.files.AtomicFileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    # Compressed, and named after their content, so that browsers keep them for good.
+    "staticfiles": {"BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"},
 }
 FILE_UPLOAD_TEMP_DIR = MEDIA_ROOT / "tmp"  # on the same file system, so that keeping an upload is a rename
 FILE_UPLOAD_PERMISSIONS = 0o640
 STATIC_URL = "/static/"
+STATIC_ROOT = env.folder("STATIC_ROOT", BASE_DIR / "var/static")  # filled by `collectstatic`
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -109,7 +111,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "django.contrib.staticfiles",
+    "photoslot.apps.StaticFilesConfig",
     "axes",
     "rest_framework",
     "drf_spectacular",
