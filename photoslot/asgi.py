@@ -54,8 +54,8 @@ BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
 
 
 class SingleThreadHandler(ASGIHandler):
-    """Django with its middleware and a view, all of them sync, in one turn of the request's thread. By themselves they
-    take two turns each, sixteen in all, and wait for the event loop in between."""
+    """Runs Django's middleware and the view, all of them sync, in one go in the request's thread. Django's own handler
+    switches to the thread and back for each of them, sixteen times in all, and waits for the event loop in between."""
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -107,7 +107,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
         handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else static_and_django
-        # By itself: cancelled, Django's handler first waits for its thread, and that perhaps for a picture.
+        # In a task of its own: when it is cancelled, Django's handler first waits for its thread, which may wait for a
+        # picture.
         handling = asyncio.ensure_future(handler(scope, _limit_body(receive, limit, disconnected), send_from_handler))
         await asyncio.shield(handling)
     except BodyTooLarge:
@@ -123,7 +124,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         disconnected.set()
         handling.add_done_callback(_log_abandoned_failure)
         handling.cancel()
-        if not started:  # this process must leave before the job's end; the booth can post again at once
+        if not started:  # this process shuts down before the job's end; the booth can post again at once
             responded = True
             await _respond(queue_unavailable(), send_with_id)
         raise
@@ -135,7 +136,7 @@ def _log_abandoned_failure(handling: asyncio.Future[None]) -> None:
 
 
 def _limit_body(receive: Receive, limit: int, disconnected: asyncio.Event) -> Receive:
-    """`receive` that raises once the body is larger than the limit, whatever the headers said; and that sets
+    """A `receive` that raises once the body is larger than the limit, whatever the headers said, and that sets
     `disconnected` when the client has closed the connection, which sending to it does not tell."""
     size = 0
 
@@ -203,12 +204,12 @@ async def _report_process(queue: Queue, listener: Listener) -> None:
                 logger.warning("The database does not answer (%s)", error)
             await asyncio.sleep(REPORT_SECONDS)
     finally:
-        with suppress(DatabaseUnavailable):  # leaving together with the database is no fault
+        with suppress(DatabaseUnavailable):  # shutting down together with the database is no fault
             await queue.remove_process(process_id)
 
 
 def _exit_on_failure(task: asyncio.Task[None]) -> None:
-    """A side task that dies takes the process down loudly: whoever supervises it starts it anew."""
+    """A side task that fails ends the process, so that its supervisor starts it again."""
     if not task.cancelled() and (error := task.exception()):
         logger.critical("Task %r died", task.get_name(), exc_info=error)
         os._exit(1)

@@ -35,7 +35,7 @@ class Credentials:
 
 
 def read_ingest_password() -> str | None:
-    """What RUNTIME_CREDENTIALS_FILE says; None where that is lost. Staff may have rotated the password since."""
+    """From RUNTIME_CREDENTIALS_FILE; None where that is lost. Staff may have rotated the password since."""
     try:
         known = json.loads(settings.RUNTIME_CREDENTIALS_FILE.read_text())
         return known["ingest_password"] or None

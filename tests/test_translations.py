@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.unit]
 
 ROOT = Path(settings.BASE_DIR)
 CATALOGUE = ROOT / "locale/ru/LC_MESSAGES/django.po"
-ROOMS = ["photoslot", "ingest", "jobs", "stats", "slots", "providers", "templates"]
+ROOMS = ["photoslot", "staff", "ingest", "guests", "jobs", "stats", "slots", "providers", "core", "templates"]
 MARKERS = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy", "pgettext", "pgettext_lazy"}
 STORED = (ast.Attribute, ast.Name, ast.Subscript)  # a text that was marked where it was written
 

@@ -18,7 +18,7 @@ from tests.admin_client import browser, errors_of, person, text_of
 from tests.conftest import PASSWORD, Booth, in_background, jpeg, use_sandbox
 from tests.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 PAGE = reverse("admin:ingest_ingestsettings_change", args=[1])
 NEW = "cheese at eight"

@@ -10,7 +10,7 @@ from jobs.storage import files, thumbnails
 from jobs.storage.thumbnails import Thumbnails
 from tests.conftest import jpeg
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 
 def made_of(count: int, photo: bytes) -> int:

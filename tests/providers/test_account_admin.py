@@ -22,7 +22,7 @@ from tests.providers.account_factories import KEYS, account
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:providers_provideraccount_changelist")
 PAGE = reverse("admin:providers_provideraccount_change", args=["gemini"])

@@ -26,7 +26,7 @@ from tests.providers.account_factories import KEYS, account, use_gemini
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("rolled_back_database")]
 
 
 class Relay(BaseHTTPRequestHandler):

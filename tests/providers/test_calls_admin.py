@@ -16,7 +16,7 @@ from tests.admin_client import browser, text_of
 from tests.plans import goes_by
 from tests.providers.account_factories import past_calls
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:providers_providercall_changelist")
 
@@ -90,6 +90,7 @@ def test_the_address_filters_by_nothing_slow(admin: Client, query: dict[str, Any
     assert admin.get(LIST, query).status_code == 400
 
 
+@pytest.mark.usefixtures("database")
 def test_it_is_read_only_even_for_a_superuser(admin: Client) -> None:
     past_calls(1, 3)
     call = ProviderCall.objects.get()

@@ -18,7 +18,7 @@ from tests.admin_client import browser, errors_of, text_of
 from tests.conftest import jpeg, set_slot, stored_files
 from tests.slots.form_data import ADD, change, settings, slot_page
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:slots_slot_changelist")
 MEDIA_LIST = reverse("admin:slots_templatemedia_changelist")
@@ -241,6 +241,7 @@ def test_the_list_of_template_images_says_where_they_are_used(admin: Client, dja
 
 
 @pytest.mark.parametrize("way", ["page", "action"])
+@pytest.mark.usefixtures("database")
 def test_deleting_is_refused_while_a_slot_uses_it_then_takes_the_file_along(admin: Client, way: str) -> None:
     media = stored(admin)
     binding = TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)

@@ -19,7 +19,7 @@ from tests.admin_client import browser, errors_of, text_of
 from tests.conftest import set_slot
 from tests.slots.form_data import ADD, change, pasted, settings, slot_page
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 RECIPES = [(provider.id, o.id) for provider in registry.classes().values() for o in provider.operations]
 OPERATIONS = reverse("admin:slots_slot_operations")

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from tests.admin_client import browser, log_in, person, text_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 INDEX = reverse("admin:index")
 SECRET = "pbkdf2_sha256$1000000$saltsalt$" + "h" * 43 + "="

@@ -28,7 +28,7 @@ from tests.admin_client import PASSWORD, person, text_of
 from tests.api import Api, envelope, may, token_of
 from tests.conftest import Processes
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 PROVIDERS = "/api/providers"
 WRONG = "incorrect horse"

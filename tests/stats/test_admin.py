@@ -16,7 +16,7 @@ from stats.models import ProcessingLog
 from tests.admin_client import browser, text_of
 from tests.plans import goes_by
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:stats_processinglog_changelist")
 
@@ -98,6 +98,7 @@ def test_details_keep_their_order_and_are_text(admin: Client) -> None:
     assert "<script>alert" not in answer.content.decode()
 
 
+@pytest.mark.usefixtures("database")
 def test_the_log_is_read_only_even_for_a_superuser(admin: Client) -> None:
     one = entry()
     assert admin.get(reverse("admin:stats_processinglog_add")).status_code == 403

@@ -24,7 +24,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         prepare(self)
-        password = known_password()
+        password = read_valid_password()
         original = photo()
         with Supervisor(free_port()) as service:
             service.wait_until_ready()
@@ -33,12 +33,12 @@ class Command(BaseCommand):
                 reply = post_photo(f"{service.url}/ingest/{SLOT}", original, fields(password, original))
                 seconds = time.monotonic() - started
         with step("Saving the picture", f"Check that {FOLDER} can be written."):
-            path = saved(original, reply)
+            path = save(original, reply)
         self.stdout.write(f"Posted {FOLDER / 'original.jpg'} to {SLOT}; the picture came back in {seconds:.2f} s:")
         self.stdout.write(str(path))
 
 
-def known_password() -> str:
+def read_valid_password() -> str:
     """The ingest password in plain text, which only the first run's file has. Raises `CommandError`."""
     password = read_ingest_password() or settings.INGEST_PASSWORD
     if not check_password(password, IngestSettings.objects.get().password_hash):
@@ -49,7 +49,7 @@ def known_password() -> str:
     return password
 
 
-def saved(original: bytes, reply: Reply) -> Path:
+def save(original: bytes, reply: Reply) -> Path:
     """Keeps original and picture side by side. Raises `CommandError` when there is no picture."""
     if reply.status != 200:
         raise CommandError(f"Posting the photo was answered {reply.status}: {reply.body.decode(errors='replace')}")

@@ -29,7 +29,7 @@ from tests.jobs.test_admin import FAILURES, MANY, failed, job, made, working
 from tests.plans import goes_by
 from tests.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = "/api/jobs"
 FALLBACK = {"provider_id": "queued", "operation_id": "image_edit", "settings_json": {"scenario": "ok"}}

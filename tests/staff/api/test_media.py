@@ -30,7 +30,7 @@ from tests.providers.test_prepare import JPEG, PNG, SECRETS, WEBP, exif
 from tests.sandbox.server import Sandbox
 from tests.staff.api.test_template_media import heic
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 REGISTER = "/api/media/register"
 

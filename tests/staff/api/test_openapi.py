@@ -30,7 +30,7 @@ from tests.api import JSON, Api, answers, conforms, document, envelope, operatio
 from tests.conftest import PASSWORD, use_sandbox
 from tests.response_coverage import bound, media, picture
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 OPERATIONS = [pytest.param(method, path, about, id=about["operationId"]) for method, path, about in operations()]
 

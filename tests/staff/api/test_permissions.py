@@ -21,7 +21,7 @@ from tests.api import Api, envelope, may, operations
 from tests.conftest import jpeg
 from tests.settings import LOGS
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 NAMED = {
     "provider_id": "studio",

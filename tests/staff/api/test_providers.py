@@ -10,7 +10,7 @@ from providers import registry
 from tests.api import Api, envelope, may
 from tests.conftest import use_account
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 
 @pytest.fixture

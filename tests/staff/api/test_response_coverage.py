@@ -20,7 +20,7 @@ from tests.api import JSON, Api, conforms, token_of
 from tests.conftest import in_background
 from tests.response_coverage import AT, GOOD, SPECIAL, WAITING, Answer, Asked, changed, documented
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 KEPT = ("getResult", "getFile", "getGuestPage")  # a browser may keep the picture as long as we do
 COME_AGAIN = {"queue_busy", "rate_limited", "budget_exhausted", "queue_unavailable", "provider_unavailable"}

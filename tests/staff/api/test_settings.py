@@ -19,7 +19,7 @@ from tests.api import Api, envelope, may
 from tests.conftest import PASSWORD, Booth, Processes, in_background, jpeg, use_account, use_sandbox
 from tests.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 NEW = "cheese at eight"
 KEY = "AIza-a-new-key-of-gemini"

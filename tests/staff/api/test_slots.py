@@ -12,7 +12,7 @@ from slots.models import Slot
 from tests.api import Api, envelope, may
 from tests.conftest import set_slot
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 NOIR = {"name": "Noir", "provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "noir"}}
 
