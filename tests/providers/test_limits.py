@@ -121,7 +121,7 @@ async def claims_of_two_at_once(queue: Queue) -> int:
         "window": WINDOW_SECONDS,
     }
     async with queue.database.connection() as connection, connection.transaction():
-        await connection.execute(jobs.queue.statements.CLAIM_TURN, (CLAIM_LOCK,))
+        await connection.execute(jobs.queue.statements.LOCK_CLAIMS, (CLAIM_LOCK,))
         first = await (await connection.execute(jobs.queue.statements.CLAIM, values)).fetchall()
         taken = [row[0] for row in first]
         await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 h' WHERE id <> ALL(%s)", taken)
@@ -133,7 +133,7 @@ async def claims_of_two_at_once(queue: Queue) -> int:
 @pytest.mark.parametrize(("turn", "claims"), [(False, 4), (True, 2)], ids=["without turns", "with turns"])
 async def test_the_last_places_at_once(queue: Queue, monkeypatch: pytest.MonkeyPatch, turn: bool, claims: int) -> None:
     if not turn:
-        monkeypatch.setattr(jobs.queue.verbs, "CLAIM_TURN", "SELECT %s::bigint")
+        monkeypatch.setattr(jobs.queue.statements, "LOCK_CLAIMS", "SELECT %s::bigint")
     await with_past_calls(0, 0, max_concurrent=2)
     for _ in range(6):
         await admitted(queue, provider_id="gemini")
