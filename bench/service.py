@@ -111,17 +111,14 @@ def use_fake_services(seconds: Mapping[str, float]) -> None:
 @contextmanager
 def run_fakes() -> Iterator[None]:
     """Runs the fake providers; their addresses are in the environment of processes started meanwhile."""
-    with (
-        _serve("bench.fake_provider:app", "BENCH_PROVIDER_URL"),
-        _serve("bench.fake_services:app", "BENCH_SERVICES_URL"),
-    ):
+    with _serve("fake_provider", "BENCH_PROVIDER_URL"), _serve("fake_services", "BENCH_SERVICES_URL"):
         yield
 
 
 @contextmanager
-def _serve(app: str, variable: str) -> Iterator[None]:
+def _serve(module: str, variable: str) -> Iterator[None]:
     port = free_port()
-    with _run_process(*UVICORN, *FAKE_OPTIONS, "--port", str(port), app) as running:
+    with _run_process(*UVICORN, *FAKE_OPTIONS, "--port", str(port), f"bench.{module}:app") as running:
         _wait_until(lambda: _is_open(port), running)
         os.environ[variable] = f"http://127.0.0.1:{port}/"
         yield

@@ -30,7 +30,7 @@ REPORT = JobReport(attempts=2, attempt_errors=1, provider_seconds=1.5, polls=3)
 def new_job(**changes: Any) -> NewJob:
     """A job of the sandbox with a unique photo."""
     job_id = uuid4()
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "id": job_id,
         "slot_id": "slot-001",
         "provider_id": "instant",
@@ -41,7 +41,7 @@ def new_job(**changes: Any) -> NewJob:
         "payload_mime_type": "image/jpeg",
         "payload_digest": hashlib.sha256(job_id.bytes).digest(),
     }
-    return NewJob(**(usual | changes))
+    return NewJob(**(defaults | changes))
 
 
 async def admit_job(queue: Queue, wait_seconds: int = 30, **changes: Any) -> UUID:

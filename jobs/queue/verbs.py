@@ -172,7 +172,7 @@ class Queue:
             return [row[0] for row in await (await connection.execute(statements.LIST_OVERDUE)).fetchall()]
 
     async def release(self, claims: Collection[Claim]) -> None:
-        """Hands unfinished jobs back for other workers."""
+        """Releases unfinished jobs to other workers."""
         ids, tokens = [claim.id for claim in claims], [claim.token for claim in claims]
         async with self.database.connection() as connection:
             released = (await connection.execute(statements.RELEASE, (ids, tokens))).rowcount

@@ -216,7 +216,7 @@ class JobRun:
         return await self._provider_run.run()
 
     async def _confirm_lease(self) -> None:
-        """Only the lease's holder may write the result: all workers write to the same file. Raises `LeaseLost`."""
+        """Only the lease's holder may write the result file. Raises `LeaseLost`, `DeadlineReached`."""
         if self._deadline.seconds_left() <= 0:
             if self._deadline.seconds_left_with_overtime() <= 0:
                 raise DeadlineReached

@@ -16,10 +16,10 @@ from stats.journal import Tally
 def count(at: datetime | None = None, *outcomes: str, **changes: Any) -> None:
     """Counts one job for each outcome, of slot-001 and the provider studio, received `at` that time or now."""
     defaults: dict[str, Any] = {"slot_id": "slot-001", "provider_id": "studio", "source": "booth"}
-    durations: dict[str, Any] = {"duration_seconds": 3.0, "wait_seconds": 0.02}
+    times: dict[str, Any] = {"duration_seconds": 3.0, "wait_seconds": 0.02}
     received = {"received_at": at or datetime.now(UTC)}
     tallies = [
-        Tally(**(defaults | durations | received | {"outcome": each} | changes)) for each in outcomes or ("success",)
+        Tally(**(defaults | times | received | {"outcome": name} | changes)) for name in outcomes or ("success",)
     ]
     asyncio.run(_count(tallies))
 

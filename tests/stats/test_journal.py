@@ -27,12 +27,12 @@ async def write_steps(queue: Queue, *steps: Step) -> list[dict[str, Any]]:
 
 
 def make_step(**changes: Any) -> Step:
-    usual: dict[str, Any] = {"job_id": uuid4(), "slot_id": "slot-001", "status": "received"}
-    return Step(**(usual | changes))
+    defaults: dict[str, Any] = {"job_id": uuid4(), "slot_id": "slot-001", "status": "received"}
+    return Step(**(defaults | changes))
 
 
 async def count(queue: Queue, **changes: Any) -> None:
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "slot_id": "slot-001",
         "provider_id": "studio",
         "source": "booth",
@@ -42,7 +42,7 @@ async def count(queue: Queue, **changes: Any) -> None:
         "wait_seconds": 0.02,
     }
     async with queue.database.connection() as connection:
-        await journal.count(connection, Tally(**(usual | changes)))
+        await journal.count(connection, Tally(**(defaults | changes)))
 
 
 async def test_details_keep_their_order_and_leave_out_what_is_not_known(queue: Queue) -> None:
