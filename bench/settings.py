@@ -10,7 +10,7 @@ from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
 ROOT = Path(os.environ["BENCH_ROOT"])
 POSTGRES = EmbeddedPostgres(ROOT, "bench")
 
-# What the shell or a .env says must neither be touched by the bench nor change its figures.
+# Settings of the shell or a .env that the bench must neither use nor have change its figures.
 for name in (
     "DATABASE_LISTEN_URL",
     "DEBUG",
@@ -39,6 +39,4 @@ DATABASES["default"] |= {
 }
 EMBEDDED_POSTGRES = POSTGRES
 PROVIDERS = ["bench.provider.Bench", *PROVIDERS]
-LOGGING = LOGGING | {
-    "root": {"handlers": ["console"], "level": "WARNING"}
-}  # nothing between the lines of the table but what went wrong
+LOGGING = LOGGING | {"root": {"handlers": ["console"], "level": "WARNING"}}  # between the table's lines, only problems

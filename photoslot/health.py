@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from core.errors import ApiError
 from core.views import read_only
 from ingest.metrics import BoothSettings
-from jobs.metrics import SEEN_SECONDS, Operation
+from jobs.metrics import SEEN_SECONDS, JobsCollector
 from jobs.models import Process
 from providers.metrics import Accounts
 from slots.metrics import Budgets
@@ -29,7 +29,7 @@ from stats.metrics import FinishedJobs
 
 registry = CollectorRegistry(auto_describe=False)
 registry.register(FinishedJobs())
-registry.register(Operation())
+registry.register(JobsCollector())
 registry.register(BoothSettings())
 registry.register(Budgets())
 registry.register(Accounts())

@@ -34,7 +34,7 @@ from tests.conftest import jpeg, set_slot, use_sandbox
 from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, padded
 from tests.ingest.test_slot_options import spend
 from tests.jobs.results import age
-from tests.jobs.test_admin import job, made
+from tests.jobs.test_admin import make_job, make_picture_job
 from tests.slots.factories import image
 
 # What is asked: arguments of `httpx.Client.request`, and under these names what else makes the answer.
@@ -131,7 +131,7 @@ def upload(data: bytes | None = None, **fields: Any) -> Asked:
 def picture() -> Job:
     """With its file, which `made` is without."""
     files.save("results/x.jpg", jpeg())
-    return made()
+    return make_picture_job()
 
 
 def media(seconds: int = 48) -> MediaObject:
@@ -215,7 +215,7 @@ def sent(content: bytes, kind: str) -> Asked:
 
 GOOD: Mapping[str, Callable[[], Asked]] = {
     "archiveSlot": lambda: ANY,
-    "cancelJob": lambda: at(job_id=job().pk),
+    "cancelJob": lambda: at(job_id=make_job().pk),
     "changeSettings": lambda: body(ingest={"sync_response_timeout_sec": 40}),
     "changeSlot": lambda: ANY | body(**NOIR),
     "createSlot": lambda: body(**NOIR),
@@ -226,7 +226,7 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
     "getGuestPage": lambda: at(job_id=picture().pk),
     "getGlobalStats": given,
     "getHealth": given,
-    "getJob": lambda: at(job_id=job().pk),
+    "getJob": lambda: at(job_id=make_job().pk),
     "getMedia": lambda: at(media_id=media().pk),
     "getMetrics": given,
     "getOperationSchema": given,
@@ -239,7 +239,7 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
     "getSlotStats": given,
     "getTemplateMedia": lambda: at(media_id=bound().pk),
     "getTemplateMediaPreview": lambda: at(media_id=image().pk),
-    "listJobs": lambda: given(job),
+    "listJobs": lambda: given(make_job),
     "listProviders": given,
     "listSlotHistory": given,
     "listSlots": given,
@@ -257,7 +257,7 @@ GOOD: Mapping[str, Callable[[], Asked]] = {
 # Those that wait for a worker are asked at the real server.
 WAITING = ("postPhoto", "postPhotoToApi", "testRun")
 WAITED: Mapping[str | int, Callable[[], Asked]] = {
-    "queue_busy": lambda: given(*[job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
+    "queue_busy": lambda: given(*[make_job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
     "budget_exhausted": lambda: given(lambda: spend("5.00"), lambda: use_sandbox("instant", daily_budget=5)),
     "provider_error": lambda: given(lambda: use_sandbox("instant", "refuses")),
     "job_cancelled": lambda: given(held, meanwhile=lambda: cancel(the_job().pk)),
@@ -281,18 +281,18 @@ FILE: Mapping[str | int, Callable[[], Asked]] = {
     "range_not_satisfiable": lambda: {"headers": {"Range": "bytes=999999-"}},
 }
 SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
-    ("archiveSlot", "jobs_under_way"): lambda: given(lambda: job(slot_id="slot-001")),
+    ("archiveSlot", "jobs_under_way"): lambda: given(lambda: make_job(slot_id="slot-001")),
     ("archiveSlot", "validation_failed"): lambda: {"params": {"force": "1"}},
     ("archiveSlot", "version_conflict"): lambda: {"headers": {"If-Match": '"an old one"'}},
     ("archiveSlot", "version_required"): lambda: {"headers": {"If-Match": None}},
-    ("cancelJob", "job_finalized"): lambda: at(job_id=made().pk),
+    ("cancelJob", "job_finalized"): lambda: at(job_id=make_picture_job().pk),
     ("changeSettings", "validation_failed"): lambda: body(ingest={"sync_response_timeout_sec": 5}),
     ("changeSlot", "validation_failed"): lambda: body(**NOIR | {"settings_json": {"look": "none"}}),
     ("changeSlot", "version_conflict"): lambda: body(**NOIR, updated_at="2026-11-25T12:00:00Z"),
     ("changeSlot", "version_required"): lambda: {"headers": {"If-Match": None}},
     ("createSlot", "slot_exists"): lambda: body(**NOIR, id="slot-001"),
     ("createSlot", "validation_failed"): lambda: body(**NOIR | {"name": ""}),
-    ("deleteTemplateMedia", "jobs_under_way"): lambda: given(lambda: job(template_media={"mood": the_image()})),
+    ("deleteTemplateMedia", "jobs_under_way"): lambda: given(lambda: make_job(template_media={"mood": the_image()})),
     ("deleteTemplateMedia", "template_in_use"): lambda: at(media_id=bound().pk),
     ("deleteTemplateMedia", "validation_failed"): lambda: {"params": {"force": "1"}},
     ("getFile", "result_expired"): lambda: given(lambda: age(the_job(), LONG_AGO)),
@@ -314,7 +314,7 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
     ("logIn", "invalid_credentials"): lambda: body(username="serg", password="a guess"),
     ("logIn", "rate_limited"): lambda: given(guesses),
     ("purgeMediaCache", "validation_failed"): lambda: body(scope="all"),
-    ("registerMedia", "job_finalized"): lambda: attached(job_id=str(made().pk)),
+    ("registerMedia", "job_finalized"): lambda: attached(job_id=str(make_picture_job().pk)),
     ("registerMedia", "not_found"): lambda: attached(job_id=NOBODY),
     ("registerMedia", "payload_too_large"): lambda: (
         attached(padded(jpeg())) | given(within=override_settings(INGEST_MAX_FILE_BYTES=MEGABYTE))

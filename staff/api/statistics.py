@@ -28,7 +28,7 @@ from staff.api.slots import SLOT, get_slot
 from staff.api.tables import OF_TABLE, TableQuery, TableView, as_json_or_csv
 from stats import reports
 from stats.models import SlotFigures
-from stats.periods import Window, beginning, ending, first_of, length
+from stats.periods import Window, duration, end_in_utc, first_period, start_in_utc
 from stats.reports import COUNTERS
 
 GLOBAL_SECONDS, SLOT_SECONDS = 60, 300  # how old a report may be, contract §6
@@ -78,14 +78,14 @@ class PeriodQuery(TableQuery):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         zone, group_by = ZoneInfo(attrs["tz"]), attrs["group_by"]
-        end = ending(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
-        start = beginning(attrs["from"], zone) if "from" in attrs else first_of(end, self.usual, group_by, zone)
+        end = end_in_utc(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
+        start = start_in_utc(attrs["from"], zone) if "from" in attrs else first_period(end, self.usual, group_by, zone)
         if start >= end:
             raise serializers.ValidationError({"from": [_("It must begin before it ends.")]})
-        if length(start, end, zone) > timedelta(self.most):  # as given: the hours that they fall into may be more
+        if duration(start, end, zone) > timedelta(self.most):  # as given: the hours that they fall into may be more
             text = _("A report is of at most %(count)s days.") % {"count": self.most}
             raise serializers.ValidationError({"from": [text]})
-        attrs["window"] = window = Window.around(start, end, group_by, zone)
+        attrs["window"] = window = Window.from_range(start, end, group_by, zone)
         if not window.has_whole_hours():
             text = _("Figures are kept by the hour of UTC, and days of this time zone do not begin with one.")
             raise serializers.ValidationError({"tz": [text]})
@@ -193,7 +193,7 @@ class GlobalStatsView(TableView):
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         of = {name: query[name] for name in ("provider_id", "slot_id") if name in query}
-        rows = reports.report(query["window"], GLOBAL_SECONDS, reports.version_of_all(), **of)
+        rows = reports.get_report(query["window"], GLOBAL_SECONDS, reports.sum_versions(), **of)
         rows = sorted(rows, key=lambda row: row[query["sort_by"]], reverse=query["sort_order"] == "desc")
         page, size = query["page"], query["page_size"]
         summary = reports.total(rows)
@@ -240,7 +240,7 @@ class SlotStatsView(TableView):
         window = query["window"]
         slot = get_slot(Slot.objects.select_related("figures"), slot_id)
         figures = getattr(slot, "figures", None) or SlotFigures(version=0, reset_generation=0)
-        rows = reports.report(
+        rows = reports.get_report(
             window, SLOT_SECONDS, figures.version, slot_id=slot_id, reset_generation=figures.reset_generation
         )
         about = {"title": slot.name, "last_reset_at": figures.last_reset_at}

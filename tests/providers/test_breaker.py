@@ -21,7 +21,7 @@ from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import refusal
 from tests.providers.account_factories import Outcome, account, begun, call, fail, new_call, pass_time, use_gemini
-from tests.queue_helpers import blocked, sql
+from tests.queue_helpers import sql, wait_for_blocked
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
@@ -121,7 +121,7 @@ async def probes_of_two_at_once(queue: Queue) -> int:
     async with queue.database.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, new_call())
         second = asyncio.create_task(begun(queue))
-        await blocked(queue, 1)
+        await wait_for_blocked(queue, 1)
     permits = [first, *await asyncio.gather(second, return_exceptions=True)]
     assert all(isinstance(permit, CallPermit | PermanentError) for permit in permits)
     return sum(isinstance(permit, CallPermit) for permit in permits)

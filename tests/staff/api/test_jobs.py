@@ -25,7 +25,7 @@ from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.ingest.helpers import eventually
 from tests.jobs.results import make_picture
-from tests.jobs.test_admin import FAILURES, MANY, failed, job, made, working
+from tests.jobs.test_admin import FAILURES, MANY, make_failed_job, make_job, make_picture_job, make_running_job
 from tests.plans import goes_by
 from tests.sandbox.server import Sandbox
 
@@ -81,15 +81,15 @@ def cancel(api: Api, one: Job, body: Any = None, query: str = "") -> Any:
 
 
 def test_a_job_has_the_contracts_fields_in_both_places(api: Api) -> None:
-    one = made()
+    one = make_picture_job()
     assert tuple(story(api, one)["job"]) == FIELDS
     assert api("get", LIST).json()["data"][0]["job"] == story(api, one)["job"]
     assert story(api, one).keys() == {"job", "deadline", "metrics", "processing_log"}
 
 
 def test_each_filter_finds_its_jobs(api: Api) -> None:
-    waiting, busy, picture = job(), working(), made(slot_id="slot-002", status="processing")
-    timeout, cancelled = failed("timeout"), failed("cancelled")
+    waiting, busy, picture = make_job(), make_running_job(), make_picture_job(slot_id="slot-002", status="processing")
+    timeout, cancelled = make_failed_job("timeout"), make_failed_job("cancelled")
     found: list[tuple[dict[str, str], list[Job]]] = [
         ({}, [cancelled, timeout, picture, busy, waiting]),
         ({"status": "pending"}, [cancelled, timeout, waiting]),
@@ -107,7 +107,7 @@ def test_each_filter_finds_its_jobs(api: Api) -> None:
 
 
 def test_test_runs_are_not_listed_but_found_by_their_id(api: Api) -> None:
-    test_run = made(source="test")
+    test_run = make_picture_job(source="test")
     assert listed(api) == []
     assert story(api, test_run)["job"]["id"] == str(test_run.pk)
 
@@ -117,7 +117,7 @@ def test_test_runs_are_not_listed_but_found_by_their_id(api: Api) -> None:
 def test_jobs_are_sorted_down_to_their_ids_and_pages_meet(api: Api, by: str, order: str) -> None:
     now = timezone.now()
     times = [now - timedelta(minutes=n // 3) for n in range(7)]
-    jobs = [job(created_at=at, expires_at=at + timedelta(seconds=48)) for at in times]
+    jobs = [make_job(created_at=at, expires_at=at + timedelta(seconds=48)) for at in times]
     jobs.sort(key=lambda one: str(one.pk))
     jobs.sort(key=lambda one: one.created_at, reverse=True)
     wanted = ids(*(jobs if order == "desc" else reversed(jobs)))
@@ -127,13 +127,13 @@ def test_jobs_are_sorted_down_to_their_ids_and_pages_meet(api: Api, by: str, ord
 
 
 def test_by_deadline_is_not_by_age(api: Api) -> None:
-    early, late = job(), job(expires_at=timezone.now() + timedelta(seconds=10))
+    early, late = make_job(), make_job(expires_at=timezone.now() + timedelta(seconds=10))
     assert listed(api, sort_by="expires_at") == ids(early, late)
     assert listed(api, sort_by="created_at") == ids(late, early)
 
 
 def test_the_list_says_where_it_is(api: Api) -> None:
-    job(), job(), job()
+    make_job(), make_job(), make_job()
     meta = api("get", LIST, {"page": 2, "page_size": 2}).json()["meta"]
     assert meta == {"page": 2, "page_size": 2, "total": 3, "is_total_exact": True}
     assert listed(api, page=9, page_size=100) == []
@@ -178,7 +178,7 @@ def test_a_value_that_cannot_be_is_refused_by_name(api: Api, name: str, value: s
 
 
 def test_what_there_is_not_cannot_be_asked_for(api: Api) -> None:
-    one = job()
+    one = make_job()
     assert refused(api, {"provider_id": "studio", "page": "0"}, 400, "invalid_payload") == {"provider_id"}
     assert refused(api, {"status": ["pending", "processing"]}, 400, "invalid_payload") == {"status"}
     envelope(api("get", f"{LIST}/{one.pk}?full=1"), 400, "invalid_payload")
@@ -230,7 +230,7 @@ def test_a_full_page_takes_two_queries_and_reads_what_it_shows(api: Api) -> None
 
 def test_the_deadline_and_the_times_go_on_while_a_job_does(api: Api) -> None:
     start = timezone.now() - timedelta(seconds=20)
-    one = story(api, job(created_at=start, expires_at=start + timedelta(seconds=48)))
+    one = story(api, make_job(created_at=start, expires_at=start + timedelta(seconds=48)))
     assert 20_000 <= one["metrics"]["queue_wait_ms"] == one["metrics"]["total_elapsed_ms"] < 25_000
     assert one["metrics"]["processing_ms"] is None
     assert 23_000 < one["deadline"]["remaining_ms"] <= 28_000
@@ -241,13 +241,15 @@ def test_the_deadline_and_the_times_go_on_while_a_job_does(api: Api) -> None:
 def test_a_job_that_is_over_keeps_its_times(api: Api) -> None:
     start = timezone.now() - timedelta(seconds=90)
     after = [start + timedelta(seconds=n) for n in (2, 9.5, 48)]
-    one = story(api, made(created_at=start, claimed_at=after[0], finalized_at=after[1], expires_at=after[2]))
+    one = story(
+        api, make_picture_job(created_at=start, claimed_at=after[0], finalized_at=after[1], expires_at=after[2])
+    )
     assert one["metrics"] == {"queue_wait_ms": 2000, "processing_ms": 7500, "total_elapsed_ms": 9500}
     assert one["deadline"] | {"expires_at": None} == {"expires_at": None, "remaining_ms": 0, "is_expired": True}
 
 
 def test_what_a_step_says_is_kept_in_order_and_told_in_the_readers_language(api: Api) -> None:
-    one = made()
+    one = make_picture_job()
     details = {"zoom": 1.5, "provider_id": "studio", "attempt": 1, "is_first": True, "abc": "x"}
     for status in ("received", "succeeded"):
         ProcessingLog.objects.create(job_id=one.pk, slot_id=one.slot_id, status=status, message="Photo received")
@@ -263,14 +265,14 @@ def test_what_a_step_says_is_kept_in_order_and_told_in_the_readers_language(api:
 
 
 def test_the_picture_is_there_only_while_it_is_handed_over(api: Api, booth: Booth) -> None:
-    assert story(api, made(result_inline_base64="AAAA"))["job"]["result_inline_base64"] == "AAAA"
+    assert story(api, make_picture_job(result_inline_base64="AAAA"))["job"]["result_inline_base64"] == "AAAA"
     delivered = make_picture(booth)
     eventually(lambda: Job.objects.get(pk=delivered.pk).delivered_at)
     assert story(api, delivered)["job"]["result_inline_base64"] is None
 
 
 def test_the_photo_has_a_path_until_it_is_removed(api: Api, booth: Booth) -> None:
-    one = job(payload_path="payloads/x.jpg")
+    one = make_job(payload_path="payloads/x.jpg")
     assert story(api, one)["job"]["payload_path"] == "payloads/x.jpg"
     cancel(api, one)
     assert story(api, one)["job"]["payload_path"] is None
@@ -284,7 +286,7 @@ def test_a_job_that_is_not_there(api: Api, path: str) -> None:
 
 
 def test_cancelling_ends_the_job_and_is_remembered(api: Api) -> None:
-    one = working()
+    one = make_running_job()
     answer = cancel(api, one)
     assert answer.status_code == 202
     found = answer.json()
@@ -296,7 +298,7 @@ def test_cancelling_ends_the_job_and_is_remembered(api: Api) -> None:
 
 
 def test_what_has_ended_stays_as_it_is(api: Api) -> None:
-    for one in (made(), failed("timeout"), failed("cancelled")):
+    for one in (make_picture_job(), make_failed_job("timeout"), make_failed_job("cancelled")):
         before = story(api, one)["job"]
         envelope(cancel(api, one, {}), 409, "job_finalized")
         assert story(api, one)["job"] == before
@@ -304,7 +306,7 @@ def test_what_has_ended_stays_as_it_is(api: Api) -> None:
 
 
 def test_who_may_look_may_not_cancel() -> None:
-    one = job()
+    one = make_job()
     envelope(cancel(may("stats:read"), one), 403, "forbidden")
     envelope(may("slots:write")("get", f"{LIST}/{one.pk}"), 403, "forbidden")
     assert not Job.objects.get().is_finalized
@@ -365,7 +367,7 @@ def test_so_is_the_log_of_what_was_not_ready_in_time(api: Api, booth: Booth, san
 
 def test_a_row_that_is_not_as_the_document_says_is_found(api: Api) -> None:
     """As `conftest` looks for them after each test."""
-    one = job()
+    one = make_job()
     wrong = [
         {"error": "x" * 2049},
         {"attempt": 0},

@@ -25,7 +25,7 @@ from jobs.models import MediaObject
 from jobs.retention.purge import purge
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
-from tests.jobs.test_admin import job, made
+from tests.jobs.test_admin import make_job, make_picture_job
 from tests.providers.test_prepare import JPEG, PNG, SECRETS, WEBP, exif
 from tests.sandbox.server import Sandbox
 from tests.staff.api.test_template_media import heic
@@ -92,7 +92,7 @@ def test_the_link_lasts_as_long_as_a_booth_waits(api: Api, seconds: int) -> None
 
 @pytest.mark.parametrize("left", [5, 300])
 def test_of_a_job_it_ends_with_its_time_at_the_latest(api: Api, left: int) -> None:
-    under_way = job(expires_at=Now() + timedelta(seconds=left))
+    under_way = make_job(expires_at=Now() + timedelta(seconds=left))
     under_way.refresh_from_db()
     told = registered(api, job_id=str(under_way.pk))
     media = MediaObject.objects.get()
@@ -130,7 +130,7 @@ def test_a_job_that_is_over_takes_none(api: Api, state: str) -> None:
         "cancelled": {"is_finalized": True, "finalized_at": now, "failure_reason": "cancelled"},
         "past its time": {"created_at": now - timedelta(seconds=48), "expires_at": Now()},
     }[state]
-    over = job(**changes) if changes else made()
+    over = make_job(**changes) if changes else make_picture_job()
     envelope(register(api, job_id=str(over.pk)), 409, "job_finalized")
     assert nothing_is_kept()
 

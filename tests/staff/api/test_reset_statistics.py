@@ -18,7 +18,7 @@ from stats.models import HourlyCounter, SlotFigures
 from tests.api import Api, envelope, may
 from tests.conftest import in_background
 from tests.photoslot.waiting import until
-from tests.queue_helpers import PICTURE, REPORT, claimed
+from tests.queue_helpers import PICTURE, REPORT, claim_job
 from tests.stats.counters import count
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
@@ -71,9 +71,9 @@ def test_a_photo_that_came_in_before_it_belongs_to_what_was_before(api: Api) -> 
 
 
 async def test_a_job_under_way_meanwhile_is_counted_as_of_before(queue: Queue, alone: None) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await in_thread(reports.reset, "slot-001")
-    later = await claimed(queue)
+    later = await claim_job(queue)
     for each in (claim, later):
         assert await queue.finalize(each, PICTURE, REPORT)
     eras = await in_thread(lambda: sorted(HourlyCounter.objects.values_list("reset_generation", "ingest_count")))

@@ -30,7 +30,7 @@ from tests.api import envelope, held, may
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.ingest.helpers import connect, eventually, full_queue, gif, nothing_left, padded, raw, refusal
 from tests.jobs.results import age, result_file, thumbnail_file
-from tests.queue_helpers import admitted
+from tests.queue_helpers import admit_job
 from tests.sandbox.server import Sandbox, developed
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -226,9 +226,9 @@ def test_half_of_the_places_are_the_booths_alone(staff: Staff, booth: Booth, set
 async def test_there_is_a_place_for_one_at_least(queue: Queue, settings: Settings, places: int, tests: int) -> None:
     settings.QUEUE_MAX_IN_FLIGHT_JOBS = places
     for _ in range(tests):
-        await admitted(queue, provider_id="nobody", source="test")
+        await admit_job(queue, provider_id="nobody", source="test")
     with pytest.raises(QueueFull):
-        await admitted(queue, provider_id="nobody", source="test")
+        await admit_job(queue, provider_id="nobody", source="test")
 
 
 def test_a_provider_that_is_off_is_told_at_once(staff: Staff) -> None:

@@ -302,7 +302,7 @@ def test_what_is_wrong_with_a_csv_is_told_in_json(api: Api) -> None:
 def explained(of: dict[str, Any], days: int) -> str:
     start = datetime(2026, 1, 5, tzinfo=UTC)
     window = Window(start, start + timedelta(days=days), "day", ZoneInfo("UTC"))
-    return str(reports.sums(window.edges(), **of).explain(analyze=True))
+    return str(reports.sum_by_period(window.edges(), **of).explain(analyze=True))
 
 
 def test_a_hundred_thousand_hours_are_not_read() -> None:
