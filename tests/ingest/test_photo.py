@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageChops
 from pillow_heif import register_heif_opener
 
-from ingest.photo import NotAPhoto, PhotoInfo, PhotoRefused, TooManyPixels, UnsupportedPhoto, digest, probe
+from ingest.photo import NotAPhoto, PhotoInfo, PhotoRefused, TooManyPixels, UnsupportedPhoto, hash_file, probe
 
 pytestmark = pytest.mark.unit
 register_heif_opener()
@@ -297,7 +297,7 @@ def test_any_file_is_left_at_its_start(make: Callable[[], BinaryIO]) -> None:
         assert probe(file, max_pixels=10_000).format == "jpeg"
         assert file.tell() == 0
         file.seek(5)
-        assert digest(file) == hashlib.sha256(data).digest()
+        assert hash_file(file) == hashlib.sha256(data).digest()
         assert file.tell() == 0
 
 

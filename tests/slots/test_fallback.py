@@ -19,7 +19,7 @@ def checked(fallback: dict[str, Any], *keys: str) -> dict[str, list[str]]:
     try:
         settings_validation.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, keys)
     except ValidationError as error:
-        return settings_validation.by_field(error)
+        return settings_validation.group_by_field(error)
     return {}
 
 

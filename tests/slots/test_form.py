@@ -259,7 +259,7 @@ def test_the_faults_of_a_whole_slot_can_be_had_by_field() -> None:
     slot = Slot(id="slot-016", provider_id="studio", operation_id="image_edit", settings_json={"output": {"width": 4}})
     with pytest.raises(ValidationError) as caught:
         slot.full_clean()
-    assert settings_validation.by_field(caught.value) == {
+    assert settings_validation.group_by_field(caught.value) == {
         "name": ["This field cannot be blank."],
         "settings_json.look": ["This setting is required."],
         "settings_json.output.width": ["Must be at least 16."],

@@ -60,8 +60,8 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_faults_can_be_had_by_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        settings_validation.load("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
-    assert settings_validation.by_field(caught.value) == {
+        settings_validation.parse("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
+    assert settings_validation.group_by_field(caught.value) == {
         "settings_json.strength": ["Must be at most 100."],
         "settings_json.output.width": ["Must be at least 16."],
     }
@@ -69,8 +69,8 @@ def test_faults_can_be_had_by_field() -> None:
 
 def test_a_fault_of_no_single_setting_is_that_of_the_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        settings_validation.load("studio", "image_edit", None)
-    assert settings_validation.by_field(caught.value) == {"settings_json": ["Must be an object."]}
+        settings_validation.parse("studio", "image_edit", None)
+    assert settings_validation.group_by_field(caught.value) == {"settings_json": ["Must be an object."]}
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])

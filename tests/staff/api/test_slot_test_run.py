@@ -243,7 +243,7 @@ def test_it_costs_and_is_refused_when_the_budget_is_used_up(staff: Staff) -> Non
     use_sandbox("instant")
     assert staff.run(settings_json=OK | {"daily_budget": 5}).status_code == 200
     ProviderCall.objects.update(cost_usd=5)  # the sandbox is free of charge
-    assert budget.today([Slot(pk="slot-001", settings_json={"daily_budget": 5})])["slot-001"].level == 100
+    assert budget.load_budgets([Slot(pk="slot-001", settings_json={"daily_budget": 5})])["slot-001"].level == 100
     refusal(staff.run(settings_json=OK | {"daily_budget": 5}), 429, "budget_exhausted")
     assert staff.run(settings_json=OK | {"daily_budget": 6}).status_code == 200
 
