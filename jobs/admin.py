@@ -20,7 +20,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from core.admin import HistoryAdmin, HistoryList, badge, pretty
+from core.admin import HistoryAdmin, HistoryList, badge, format_json
 from core.database import DatabaseUnavailable
 from jobs.lifecycle import cancel_job
 from jobs.models import Job, MediaObject, Process, PurgeRun
@@ -116,7 +116,7 @@ class JobAdmin(HistoryAdmin):
         except ValueError:
             steps, calls = [], []
         context = {
-            "steps": [(s, badge(s.status, s.get_status_display()), pretty(s.details)) for s in steps],
+            "steps": [(s, badge(s.status, s.get_status_display()), format_json(s.details)) for s in steps],
             "calls": [(call, outcome_badge(call)) for call in calls],
             "costs": _list_costs(calls),
             "may_cancel": self.has_cancel_permission(request),
@@ -224,15 +224,15 @@ class JobAdmin(HistoryAdmin):
 
     @admin.display(description=_("settings"))
     def settings(self, job: Job) -> SafeString:
-        return pretty(job.settings_json)
+        return format_json(job.settings_json)
 
     @admin.display(description=_("template images"))
     def templates(self, job: Job) -> SafeString:
-        return pretty(job.template_media)
+        return format_json(job.template_media)
 
     @admin.display(description=_("booth's fields"))
     def booth_fields(self, job: Job) -> SafeString:
-        return pretty(job.metadata)
+        return format_json(job.metadata)
 
     @admin.display(description=_("photo's SHA-256"))
     def digest(self, job: Job) -> str:

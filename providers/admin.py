@@ -19,7 +19,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from core import crypto
-from core.admin import STYLES, HistoryAdmin, badge, pretty
+from core.admin import STYLES, HistoryAdmin, badge, format_json
 from providers import account_validators, accounts, registry
 from providers.base import ProviderError
 from providers.models import ProviderAccount, ProviderCall
@@ -248,7 +248,7 @@ class ProviderCallAdmin(HistoryAdmin):
 
     @admin.display(description=_("used"))
     def used(self, call: ProviderCall) -> SafeString:
-        return pretty(call.units)
+        return format_json(call.units)
 
     @admin.display(description=_("cost, USD"))
     def cost(self, call: ProviderCall) -> str:

@@ -8,7 +8,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from core.admin import HistoryAdmin, badge, pretty
+from core.admin import HistoryAdmin, badge, format_json
 from stats.models import ProcessingLog
 
 
@@ -37,4 +37,4 @@ class ProcessingLogAdmin(HistoryAdmin):
 
     @admin.display(description=_("details"))
     def all_details(self, entry: ProcessingLog) -> SafeString:
-        return pretty(entry.details)
+        return format_json(entry.details)

@@ -31,7 +31,7 @@ from staff.api.base import BODY_BYTES
 from tests.admin_client import PASSWORD, person
 from tests.api import Api, answers, may, operations
 from tests.conftest import jpeg, set_slot, use_sandbox
-from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, padded
+from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, pad
 from tests.ingest.test_slot_options import spend
 from tests.jobs.results import age
 from tests.jobs.test_admin import make_job, make_picture_job
@@ -269,7 +269,7 @@ WAITED: Mapping[str | int, Callable[[], Asked]] = {
 PHOTO: Mapping[str | int, Callable[[], Asked]] = {
     "invalid_payload": lambda: form(None),
     "invalid_credentials": lambda: form(jpeg(), password="wrong"),
-    "payload_too_large": lambda: given(lambda: set_slot(size_limit_mb=1)) | form(padded(jpeg())),
+    "payload_too_large": lambda: given(lambda: set_slot(size_limit_mb=1)) | form(pad(jpeg())),
     "unsupported_media_type": lambda: form(gif()),
     "rate_limited": lambda: given(wrong_passwords) | form(jpeg(), password="wrong"),
     "internal_error": lambda: given(within=no_room_for_results()),
@@ -317,13 +317,13 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
     ("registerMedia", "job_finalized"): lambda: attached(job_id=str(make_picture_job().pk)),
     ("registerMedia", "not_found"): lambda: attached(job_id=NOBODY),
     ("registerMedia", "payload_too_large"): lambda: (
-        attached(padded(jpeg())) | given(within=override_settings(INGEST_MAX_FILE_BYTES=MEGABYTE))
+        attached(pad(jpeg())) | given(within=override_settings(INGEST_MAX_FILE_BYTES=MEGABYTE))
     ),
     ("registerMedia", "validation_failed"): lambda: attached(job_id="none"),
     ("registerTemplateMedia", "key_taken"): lambda: given(lambda: bound("style")),
     ("registerTemplateMedia", "not_found"): lambda: upload(slot_id="slot-099"),
     ("registerTemplateMedia", "payload_too_large"): lambda: upload(bytes(MAX_MB * 1024 * 1024 + 1)),
-    ("testRun", "payload_too_large"): lambda: given(lambda: set_slot(size_limit_mb=1)) | attached(padded(jpeg())),
+    ("testRun", "payload_too_large"): lambda: given(lambda: set_slot(size_limit_mb=1)) | attached(pad(jpeg())),
     ("testRun", "validation_failed"): lambda: attached(operation_id="none"),
     ("registerTemplateMedia", "validation_failed"): lambda: upload(setting_key="Style"),
     **{(operation, answer): asked for operation in WAITING for answer, asked in WAITED.items()},

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 from rest_framework import exceptions
 from rest_framework.views import APIView
 
-from core.errors import ApiError, from_exception
+from core.errors import ApiError, to_api_error
 
 UNKNOWN_FIELD = "unknown_field"
 
@@ -29,7 +29,7 @@ ENVELOPES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Promi
 
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponseBase:
     """DRF's EXCEPTION_HANDLER: the envelope for all that a view raises."""
-    return from_exception(_convert(error, context["view"])).response()
+    return to_api_error(_convert(error, context["view"])).response()
 
 
 def _convert(error: Exception, view: APIView) -> Exception:

@@ -8,7 +8,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from slots.history import differences
+from slots.history import list_differences
 from slots.models import Slot, SlotChange
 from staff.api.base import StaffView
 from staff.api.openapi import STAFF_REFUSALS
@@ -90,5 +90,5 @@ def _represent(entry: SlotChange) -> dict[str, Any]:
         "at": entry.at,
         "user": entry.username,
         "action": "created" if entry.before is None else "changed",
-        "changes": differences(entry),
+        "changes": list_differences(entry),
     }

@@ -256,7 +256,7 @@ def validate_slot(slot: Slot) -> None:
     except ValidationError as error:
         message = _("Some fields are missing, unknown or not as they must be: see details.")
         refusal = ApiError("validation_failed", message)
-        refusal.details = dict(settings_validation.by_field(error))
+        refusal.details = dict(settings_validation.group_by_field(error))
         raise refusal from None
 
 

@@ -227,7 +227,7 @@ class PreviewView(StaffView):
         try:
             if media is None:
                 raise FileNotFoundError
-            picture = template_media.preview(media)
+            picture = template_media.make_preview(media)
         except FileNotFoundError:
             raise _make_not_found() from None
         return HttpResponse(picture.data, picture.mime_type, headers={"X-Content-Type-Options": "nosniff"})
@@ -317,7 +317,7 @@ def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
 
 
 def _named_keys(slot: Slot) -> set[str]:
-    return settings_validation.named_keys(slot.provider_id, slot.operation_id, slot.settings_json)
+    return settings_validation.find_template_keys(slot.provider_id, slot.operation_id, slot.settings_json)
 
 
 def _make_not_found() -> ApiError:

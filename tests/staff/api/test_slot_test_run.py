@@ -28,7 +28,7 @@ from slots.models import Slot
 from stats.models import HourlyCounter, ProcessingLog
 from tests.api import envelope, held, may
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, stored_files, use_sandbox
-from tests.ingest.helpers import connect, eventually, full_queue, gif, nothing_left, padded, raw, refusal
+from tests.ingest.helpers import connect, eventually, fill_queue, gif, nothing_left, pad, refusal, serialize_request
 from tests.jobs.results import age, result_file, thumbnail_file
 from tests.queue_helpers import admit_job
 from tests.sandbox.server import Sandbox, developed
@@ -191,7 +191,7 @@ def waits_for(backend: int) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-PHOTOS = {"half": jpeg()[: len(jpeg()) // 2], "GIF": gif(), "too large": padded(jpeg())}
+PHOTOS = {"half": jpeg()[: len(jpeg()) // 2], "GIF": gif(), "too large": pad(jpeg())}
 
 
 @pytest.mark.parametrize("photo", PHOTOS.values(), ids=PHOTOS)
@@ -205,7 +205,7 @@ def test_photos_are_refused_as_at_the_booths_door(staff: Staff, booth: Booth, ph
 
 def test_a_full_queue_has_no_place_for_it(staff: Staff, settings: Settings) -> None:
     for _ in range(settings.QUEUE_MAX_IN_FLIGHT_JOBS):
-        full_queue()
+        fill_queue()
     answer = staff.run()
     refusal(answer, 429, "queue_busy")
     assert answer.headers["Retry-After"]
@@ -215,9 +215,9 @@ def test_a_full_queue_has_no_place_for_it(staff: Staff, settings: Settings) -> N
 def test_half_of_the_places_are_the_booths_alone(staff: Staff, booth: Booth, settings: Settings) -> None:
     use_sandbox("instant")
     for _ in range(settings.QUEUE_MAX_IN_FLIGHT_JOBS // 2 - 1):
-        full_queue()
+        fill_queue()
     assert staff.run().status_code == 200
-    full_queue()
+    fill_queue()
     refusal(staff.run(), 429, "queue_busy")
     assert booth.post(jpeg()).status == 200
 
@@ -243,7 +243,7 @@ def test_it_costs_and_is_refused_when_the_budget_is_used_up(staff: Staff) -> Non
     use_sandbox("instant")
     assert staff.run(settings_json=OK | {"daily_budget": 5}).status_code == 200
     ProviderCall.objects.update(cost_usd=5)  # the sandbox is free of charge
-    assert budget.today([Slot(pk="slot-001", settings_json={"daily_budget": 5})])["slot-001"].level == 100
+    assert budget.load_budgets([Slot(pk="slot-001", settings_json={"daily_budget": 5})])["slot-001"].level == 100
     refusal(staff.run(settings_json=OK | {"daily_budget": 5}), 429, "budget_exhausted")
     assert staff.run(settings_json=OK | {"daily_budget": 6}).status_code == 200
 
@@ -311,7 +311,7 @@ def test_who_hangs_up_has_it_cancelled(staff: Staff, sandbox: Sandbox) -> None:
     use_sandbox("queued", "never")
     request = httpx.Request("POST", f"{staff.web.base_url}{PATH}", headers=staff.headers, files={"file": jpeg()})
     with connect(str(staff.web.base_url)) as line:
-        line.sendall(raw(request))
+        line.sendall(serialize_request(request))
         sandbox.wait_for_calls(1)
     sandbox.wait_for_calls(1, "DELETE")
     job = Job.objects.get()
