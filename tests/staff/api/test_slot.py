@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from jobs.models import Job
 from slots.models import Slot, SlotQuerySet, TemplateBinding
-from staff.api.recent_results import CHUNK, RECENT, recent_jobs
+from staff.api.recent_results import CHUNK, RECENT_COUNT, recent_jobs
 from tests.api import Api, envelope, may
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.jobs.results import age, make_picture
@@ -139,9 +139,13 @@ def test_they_are_found_by_their_index_among_many() -> None:
         cursor.execute(MANY.replace("'slot-001'", "'slot-00' || 1 + n % 5"))
         cursor.execute("ANALYZE jobs_job")
     rows = recent_jobs("slot-001")
-    for walked in (recent_jobs("slot-009")[:RECENT], rows[:RECENT], rows.filter(created_at__lt=timezone.now())[:CHUNK]):
+    for walked in (
+        recent_jobs("slot-009")[:RECENT_COUNT],
+        rows[:RECENT_COUNT],
+        rows.filter(created_at__lt=timezone.now())[:CHUNK],
+    ):
         assert "job_newest_of_slot" in walked.explain()
-    assert len(rows[:RECENT]) == RECENT
+    assert len(rows[:RECENT_COUNT]) == RECENT_COUNT
 
 
 def test_older_pictures_are_shown_once_the_newest_are_gone(api: Api) -> None:
@@ -149,9 +153,9 @@ def test_older_pictures_are_shown_once_the_newest_are_gone(api: Api) -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY)
     jobs = Job.objects.order_by("-created_at")
-    gone = list(jobs.values_list("pk", flat=True)[: RECENT + CHUNK + 5])
+    gone = list(jobs.values_list("pk", flat=True)[: RECENT_COUNT + CHUNK + 5])
     Job.objects.filter(pk__in=gone).update(result_expires_at=timezone.now())
-    shown = jobs.exclude(pk__in=gone)[:RECENT]
+    shown = jobs.exclude(pk__in=gone)[:RECENT_COUNT]
     assert latest(api) == [str(job.pk) for job in shown]
 
 
