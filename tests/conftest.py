@@ -85,7 +85,7 @@ def database(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Itera
         IngestSettings.objects.update_or_create(pk=1, defaults=first)
         cache.clear()
         yield
-        found, unlike = leaks.in_rows(), log_rows.faults()
+        found, unlike = leaks.search_rows(), log_rows.find_invalid_rows()
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
             cursor.execute(f"TRUNCATE {', '.join(MUTABLE_TABLES)}")

@@ -20,7 +20,7 @@ from jobs.models import MediaObject, PurgeRun, PurgeTotal
 from jobs.retention import requests
 from jobs.retention.purge import run_purge
 from tests.admin_client import browser, text_of
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.jobs.test_purge import add_job, add_media, all_files, waiting
 from tests.photoslot.test_health import of_kind, scrape
@@ -33,7 +33,7 @@ PURGE = "/api/media/cache/purge"
 
 @pytest.fixture
 def api() -> Api:
-    return may("settings:write")
+    return make_api("settings:write")
 
 
 def asked(api: Api, scope: str = "media_objects") -> dict[str, Any]:
@@ -97,7 +97,7 @@ class TestWhileItWaits:
 
     def test_asking_again_is_the_same_purge(self, api: Api) -> None:
         first = asked(api)
-        assert asked(may("settings:write")) == first
+        assert asked(make_api("settings:write")) == first
         assert asked(api, "full")["job_id"] != first["job_id"]
         assert PurgeRun.objects.count() == LogEntry.objects.count() == 2
 
@@ -260,6 +260,6 @@ def test_photos_and_leaving_do_not_wait_for_it_and_another_worker_ends_it(api: A
     ],
 )
 def test_what_is_no_scope_purges_nothing(api: Api, body: Any, status: int, code: str, named: list[str]) -> None:
-    assert list(envelope(api("post", PURGE, body), status, code)) == named
-    assert list(envelope(api("post", f"{PURGE}?scope=full", {}), 400, "invalid_payload")) == ["scope"]
+    assert list(check_refusal(api("post", PURGE, body), status, code)) == named
+    assert list(check_refusal(api("post", f"{PURGE}?scope=full", {}), 400, "invalid_payload")) == ["scope"]
     assert not PurgeRun.objects.exists()

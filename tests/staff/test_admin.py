@@ -9,7 +9,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from tests.admin_client import browser, log_in, person, text_of
+from tests.admin_client import browser, log_in, make_staff_user, text_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
@@ -51,7 +51,7 @@ def test_the_admin_speaks_the_readers_language() -> None:
 
 @pytest.mark.parametrize("viewer", [False, True])
 def test_no_part_of_a_password_hash_is_shown(viewer: bool) -> None:
-    other = person()
+    other = make_staff_user()
     User.objects.filter(pk=other.pk).update(password=SECRET)
     client = browser("auth.view_user") if viewer else browser(superuser=True)
     page = client.get(reverse("admin:auth_user_change", args=[other.pk])).content.decode()
@@ -61,6 +61,6 @@ def test_no_part_of_a_password_hash_is_shown(viewer: bool) -> None:
 
 @pytest.mark.e2e
 def test_the_real_server_logs_staff_in_with_its_style_sheets(web: httpx.Client) -> None:
-    log_in(web, person(superuser=True))
+    log_in(web, make_staff_user(superuser=True))
     assert "Photo booths" in web.get(INDEX).text
     assert web.get("/static/core/admin.css").headers["Content-Type"].startswith("text/css")

@@ -24,8 +24,8 @@ from rest_framework_simplejwt.tokens import AccessToken
 from photoslot.bootstrap import get_permission
 from staff.api.base import SCOPES
 from tests import leaks
-from tests.admin_client import PASSWORD, person, text_of
-from tests.api import Api, envelope, may, token_of
+from tests.admin_client import PASSWORD, make_staff_user, text_of
+from tests.api import Api, check_refusal, get_token, make_api
 from tests.conftest import Processes
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -56,7 +56,7 @@ def fail(times: int, username: str, **more: Any) -> list[int]:
 
 
 def test_name_and_password_give_a_token_for_an_hour() -> None:
-    serg = person(superuser=True)
+    serg = make_staff_user(superuser=True)
     answer = log_in(serg.username).json()
     assert (answer["token_type"], answer["expires_in_sec"]) == ("bearer", 3600)
     found = claims(answer["access_token"])
@@ -66,7 +66,7 @@ def test_name_and_password_give_a_token_for_an_hour() -> None:
 
 
 def test_a_login_is_written_down_and_leaves_no_session() -> None:
-    user = person()
+    user = make_staff_user()
     answer = log_in(user.username)
     user.refresh_from_db()
     assert user.last_login is not None
@@ -75,12 +75,12 @@ def test_a_login_is_written_down_and_leaves_no_session() -> None:
 
 @pytest.mark.parametrize("scope", SCOPES)
 def test_the_token_says_what_its_owner_may(scope: str) -> None:
-    token = may(scope).headers["Authorization"].removeprefix("Bearer ")
+    token = make_api(scope).headers["Authorization"].removeprefix("Bearer ")
     assert claims(token)["permissions"] == [scope]
 
 
 def test_a_wrong_password_an_unknown_name_and_those_who_may_not_log_in_get_one_answer() -> None:
-    known, guest, gone = person(), person(), person()
+    known, guest, gone = make_staff_user(), make_staff_user(), make_staff_user()
     User.objects.filter(pk=guest.pk).update(is_staff=False)
     User.objects.filter(pk=gone.pk).update(is_active=False)
     answers = [log_in(known.username, WRONG), *(log_in(name) for name in ("nobody", guest.username, gone.username))]
@@ -90,7 +90,7 @@ def test_a_wrong_password_an_unknown_name_and_those_who_may_not_log_in_get_one_a
 
 @pytest.mark.parametrize("kind", ["wrong password", "unknown", "not staff", "switched off"])
 def test_whoever_is_refused_costs_one_slow_hash(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = person()
+    user = make_staff_user()
     changes = {"not staff": {"is_staff": False}, "switched off": {"is_active": False}}.get(kind, {})
     User.objects.filter(pk=user.pk).update(id=user.pk, **changes)
     hashed: list[str] = []
@@ -121,7 +121,7 @@ def test_whoever_is_refused_costs_one_slow_hash(kind: str, monkeypatch: pytest.M
     ],
 )
 def test_what_is_no_name_and_password_is_malformed(body: Any, fields: set[str]) -> None:
-    details = envelope(Api()("post", "/api/login", json.dumps(body).encode()), 400, "invalid_payload")
+    details = check_refusal(Api()("post", "/api/login", json.dumps(body).encode()), 400, "invalid_payload")
     assert details.keys() == fields
     assert not AccessAttempt.objects.exists()
 
@@ -140,29 +140,29 @@ def test_what_is_no_name_and_password_is_malformed(body: Any, fields: set[str]) 
 )
 def test_what_is_no_token_is_refused(header: str) -> None:
     answer = Api()("get", PROVIDERS, headers={"Authorization": header} if header else {})
-    envelope(answer, 401, "invalid_credentials")
+    check_refusal(answer, 401, "invalid_credentials")
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 def test_a_token_that_somebody_has_changed_is_refused() -> None:
-    head, body, signature = token_of(person(superuser=True).username).split(".")
+    head, body, signature = get_token(make_staff_user(superuser=True).username).split(".")
     more = base64.urlsafe_b64encode(json.dumps(claims(f".{body}.") | {"sub": "other"}).encode()).decode().rstrip("=")
-    envelope(Api(f"{head}.{more}.{signature}")("get", PROVIDERS), 401, "invalid_credentials")
+    check_refusal(Api(f"{head}.{more}.{signature}")("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_a_token_signed_with_another_of_our_keys_is_refused() -> None:
-    head, body, _ = token_of(person(superuser=True).username).split(".")
+    head, body, _ = get_token(make_staff_user(superuser=True).username).split(".")
     with_secret_key = hmac.digest(settings.SECRET_KEY.encode(), f"{head}.{body}".encode(), "sha256")
     forged = base64.urlsafe_b64encode(with_secret_key).decode().rstrip("=")
-    envelope(Api(f"{head}.{body}.{forged}")("get", PROVIDERS), 401, "invalid_credentials")
+    check_refusal(Api(f"{head}.{body}.{forged}")("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_a_token_that_is_over_or_of_nobody_is_refused() -> None:
-    user = person(superuser=True)
-    good = claims(token_of(user.username))
+    user = make_staff_user(superuser=True)
+    good = claims(get_token(user.username))
     assert Api(signed(**good))("get", PROVIDERS).status_code == 200
     for changes in ({"exp": int(time.time()) - 1}, {"sub": "nobody"}, {"sub": ""}, {"token_type": "refresh"}):
-        envelope(Api(signed(**(good | changes)))("get", PROVIDERS), 401, "invalid_credentials")
+        check_refusal(Api(signed(**(good | changes)))("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def take_away(user: User, how: str) -> None:
@@ -176,47 +176,47 @@ def take_away(user: User, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["password", "is_active", "is_staff"])
 def test_a_token_ends_when_its_owner_is_switched_off_or_has_another_password(how: str) -> None:
-    user = person(superuser=True)
-    api = Api(token_of(user.username))
+    user = make_staff_user(superuser=True)
+    api = Api(get_token(user.username))
     assert api("get", PROVIDERS).status_code == 200
     take_away(user, how)
-    envelope(api("get", PROVIDERS), 401, "invalid_credentials")
+    check_refusal(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_a_hash_that_logging_in_renews_does_not_end_the_token() -> None:
-    user = person(superuser=True)
+    user = make_staff_user(superuser=True)
     User.objects.filter(pk=user.pk).update(password=hashers.make_password(PASSWORD, hasher="pbkdf2_sha256"))
-    assert Api(token_of(user.username))("get", PROVIDERS).status_code == 200
+    assert Api(get_token(user.username))("get", PROVIDERS).status_code == 200
     assert User.objects.get(pk=user.pk).password.startswith("md5$")
 
 
 def test_a_permission_that_is_taken_away_is_gone_at_once() -> None:
-    api = may("slots:write")
+    api = make_api("slots:write")
     User.objects.get().user_permissions.clear()
-    envelope(api("get", PROVIDERS), 403, "forbidden")
+    check_refusal(api("get", PROVIDERS), 403, "forbidden")
 
 
 def test_a_session_of_the_admin_is_no_token() -> None:
     api = Api()
-    api.client.force_login(person(superuser=True))
-    envelope(api("get", PROVIDERS), 401, "invalid_credentials")
+    api.client.force_login(make_staff_user(superuser=True))
+    check_refusal(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_after_ten_failures_a_name_is_locked_out_from_everywhere_even_with_the_right_password() -> None:
-    user = person()
+    user = make_staff_user()
     assert fail(10, user.username) == [401] * 9 + [429]
     elsewhere = {"REMOTE_ADDR": "10.0.0.9"}
     answer = log_in(user.username, **elsewhere)
-    envelope(answer, 429, "rate_limited")
+    check_refusal(answer, 429, "rate_limited")
     assert 290 <= int(answer.headers["Retry-After"]) <= 300
-    assert log_in(person().username, **elsewhere).status_code == 200
+    assert log_in(make_staff_user().username, **elsewhere).status_code == 200
 
 
 def test_after_ten_failures_an_address_is_locked_out_for_all_names() -> None:
     for number in range(10):
         fail(1, f"guess-{number}", headers={"User-Agent": f"agent {number}"})
-    user = person()
-    envelope(log_in(user.username), 429, "rate_limited")
+    user = make_staff_user()
+    check_refusal(log_in(user.username), 429, "rate_limited")
     assert log_in(user.username, REMOTE_ADDR="10.0.0.9").status_code == 200
 
 
@@ -225,7 +225,7 @@ def test_a_name_that_does_not_exist_is_locked_out_like_any_other() -> None:
 
 
 def test_going_on_does_not_prolong_the_lockout_and_it_ends() -> None:
-    user = person()
+    user = make_staff_user()
     fail(10, user.username)
     AccessAttempt.objects.update(attempt_time=F("attempt_time") - timedelta(minutes=4))
     answer = log_in(user.username, WRONG)
@@ -239,7 +239,7 @@ def admins_page(username: str, password: str, **more: Any) -> Any:
 
 
 def test_the_admins_page_counts_with_the_api_and_says_so_to_people() -> None:
-    user = person()
+    user = make_staff_user()
     fail(5, user.username)
     for _ in range(4):
         assert admins_page(user.username, WRONG).status_code == 200
@@ -247,12 +247,12 @@ def test_the_admins_page_counts_with_the_api_and_says_so_to_people() -> None:
     assert (page.status_code, page.headers["Cache-Control"]) == (429, "no-store")
     assert page.headers["Retry-After"]
     assert "Too many failed logins" in text_of(page)
-    envelope(log_in(user.username), 429, "rate_limited")
+    check_refusal(log_in(user.username), 429, "rate_limited")
 
 
 def test_staff_can_let_a_locked_out_colleague_in_again() -> None:
-    user, client = person(), Client()
-    client.force_login(person(superuser=True))
+    user, client = make_staff_user(), Client()
+    client.force_login(make_staff_user(superuser=True))
     fail(10, user.username)
     rows = list(AccessAttempt.objects.values_list("pk", flat=True))
     page = "/admin/axes/accessattempt/"
@@ -264,7 +264,7 @@ def test_staff_can_let_a_locked_out_colleague_in_again() -> None:
 def test_the_admin_lets_nobody_in_who_is_not_staff() -> None:
     guest = User.objects.create_user("guest", password=PASSWORD)
     assert admins_page("guest", PASSWORD).status_code == 200
-    assert admins_page(person().username, PASSWORD).status_code == 302
+    assert admins_page(make_staff_user().username, PASSWORD).status_code == 302
     assert guest.last_login is None
 
 
@@ -284,7 +284,7 @@ def test_a_password_that_was_typed_as_the_name_reaches_no_log(caplog: pytest.Log
 
 @pytest.mark.e2e
 def test_failures_count_across_processes_and_restarts(processes: Processes) -> None:
-    user = person()
+    user = make_staff_user()
     asked = {"username": user.username, "password": WRONG}
     for _ in range(2):
         process = processes.web()
@@ -294,14 +294,14 @@ def test_failures_count_across_processes_and_restarts(processes: Processes) -> N
     assert statuses == [401] * 4 + [429]
     processes.web()
     answer = httpx.post(f"{processes.url}/api/login", json=asked | {"password": PASSWORD})
-    envelope(answer, 429, "rate_limited")
+    check_refusal(answer, 429, "rate_limited")
     assert answer.headers["X-Correlation-Id"]
     page = httpx.get(f"{processes.url}/admin/login/")
     assert page.status_code == 200
 
 
 def test_one_may_what_oneself_and_ones_groups_may_and_one_query_says_it() -> None:
-    user, group = person(), Group.objects.create(name="statisticians")
+    user, group = make_staff_user(), Group.objects.create(name="statisticians")
     user.user_permissions.add(get_permission("slots.view_slot"))
     group.permissions.add(get_permission("stats.view_hourlycounter"))
     user.groups.add(group)

@@ -21,12 +21,12 @@ from jobs.models import Job
 from staff.api.processing_log import STEP
 from stats.models import ProcessingLog
 from tests import log_rows
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.ingest.helpers import eventually
 from tests.jobs.results import make_picture
 from tests.jobs.test_admin import FAILURES, MANY, failed, job, made, working
-from tests.plans import goes_by
+from tests.plans import assert_uses_index
 from tests.sandbox.server import Sandbox
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -43,7 +43,7 @@ FIELDS = (
 
 @pytest.fixture
 def api() -> Api:
-    return may("stats:read", "slots:write")
+    return make_api("stats:read", "slots:write")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def listed(api: Api, **query: Any) -> list[str]:
 
 def refused(api: Api, query: dict[str, Any], status: int, code: str) -> set[str]:
     """What is named as wrong."""
-    return {*envelope(api("get", LIST, query), status, code)}
+    return {*check_refusal(api("get", LIST, query), status, code)}
 
 
 def ids(*jobs: Job) -> list[str]:
@@ -181,9 +181,9 @@ def test_what_there_is_not_cannot_be_asked_for(api: Api) -> None:
     one = job()
     assert refused(api, {"provider_id": "studio", "page": "0"}, 400, "invalid_payload") == {"provider_id"}
     assert refused(api, {"status": ["pending", "processing"]}, 400, "invalid_payload") == {"status"}
-    envelope(api("get", f"{LIST}/{one.pk}?full=1"), 400, "invalid_payload")
-    envelope(cancel(api, one, query="?force=true"), 400, "invalid_payload")
-    assert envelope(cancel(api, one, {"why": "x"}), 400, "invalid_payload").keys() == {"why"}
+    check_refusal(api("get", f"{LIST}/{one.pk}?full=1"), 400, "invalid_payload")
+    check_refusal(cancel(api, one, query="?force=true"), 400, "invalid_payload")
+    assert check_refusal(cancel(api, one, {"why": "x"}), 400, "invalid_payload").keys() == {"why"}
     assert not Job.objects.get().is_finalized
 
 
@@ -216,7 +216,7 @@ def test_each_list_has_its_index(api: Api, query: dict[str, str], index: str, or
         assert api("get", LIST, query | anywhere | {"sort_order": order}).status_code == 200
     *_others, count, rows = (q["sql"] for q in captured.captured_queries if 'FROM "jobs_job"' in q["sql"])
     assert "LIMIT 10001" in count
-    goes_by(index, rows)
+    assert_uses_index(index, rows)
 
 
 @pytest.mark.usefixtures("many")
@@ -279,8 +279,8 @@ def test_the_photo_has_a_path_until_it_is_removed(api: Api, booth: Booth) -> Non
 
 @pytest.mark.parametrize("path", [f"{LIST}/{UUID(int=4)}", f"{LIST}/nonsense"])
 def test_a_job_that_is_not_there(api: Api, path: str) -> None:
-    envelope(api("get", path), 404, "not_found")
-    envelope(api("post", f"{path}/cancel"), 404, "not_found")
+    check_refusal(api("get", path), 404, "not_found")
+    check_refusal(api("post", f"{path}/cancel"), 404, "not_found")
 
 
 def test_cancelling_ends_the_job_and_is_remembered(api: Api) -> None:
@@ -298,15 +298,15 @@ def test_cancelling_ends_the_job_and_is_remembered(api: Api) -> None:
 def test_what_has_ended_stays_as_it_is(api: Api) -> None:
     for one in (made(), failed("timeout"), failed("cancelled")):
         before = story(api, one)["job"]
-        envelope(cancel(api, one, {}), 409, "job_finalized")
+        check_refusal(cancel(api, one, {}), 409, "job_finalized")
         assert story(api, one)["job"] == before
     assert not LogEntry.objects.exists()
 
 
 def test_who_may_look_may_not_cancel() -> None:
     one = job()
-    envelope(cancel(may("stats:read"), one), 403, "forbidden")
-    envelope(may("slots:write")("get", f"{LIST}/{one.pk}"), 403, "forbidden")
+    check_refusal(cancel(make_api("stats:read"), one), 403, "forbidden")
+    check_refusal(make_api("slots:write")("get", f"{LIST}/{one.pk}"), 403, "forbidden")
     assert not Job.objects.get().is_finalized
 
 
@@ -375,5 +375,5 @@ def test_a_row_that_is_not_as_the_document_says_is_found(api: Api) -> None:
     ]
     for details in ({"provider_id": "studio", "more": None, "ratio": 1.5}, *wrong):
         ProcessingLog.objects.create(job_id=one.pk, slot_id=one.slot_id, status="received", details=details)
-    assert len(log_rows.faults()) == len(wrong)
+    assert len(log_rows.find_invalid_rows()) == len(wrong)
     ProcessingLog.objects.all().delete()

@@ -23,7 +23,7 @@ from core import images
 from ingest.models import IngestSettings
 from jobs.models import MediaObject
 from jobs.retention.purge import purge
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.jobs.test_admin import job, made
 from tests.providers.test_prepare import JPEG, PNG, SECRETS, WEBP, exif
@@ -37,7 +37,7 @@ REGISTER = "/api/media/register"
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 def register(api: Api, data: bytes | None = None, **more: Any) -> Any:
@@ -131,12 +131,12 @@ def test_a_job_that_is_over_takes_none(api: Api, state: str) -> None:
         "past its time": {"created_at": now - timedelta(seconds=48), "expires_at": Now()},
     }[state]
     over = job(**changes) if changes else made()
-    envelope(register(api, job_id=str(over.pk)), 409, "job_finalized")
+    check_refusal(register(api, job_id=str(over.pk)), 409, "job_finalized")
     assert nothing_is_kept()
 
 
 def test_a_job_that_is_not_there_takes_none(api: Api) -> None:
-    envelope(register(api, job_id=str(uuid4())), 404, "not_found")
+    check_refusal(register(api, job_id=str(uuid4())), 404, "not_found")
     assert nothing_is_kept()
 
 
@@ -166,7 +166,7 @@ def test_a_picture_that_lies_on_its_side_stands_upright(api: Api) -> None:
     ids=["empty", "no image", "cut short", "HEIC"],
 )
 def test_what_is_no_such_picture_is_refused(api: Api, data: bytes, status: int, code: str) -> None:
-    details = envelope(register(api, data), status, code)
+    details = check_refusal(register(api, data), status, code)
     assert details == {"allowed": [*images.FORMATS]} if status == 415 else details.keys() == {"file"}
     assert nothing_is_kept()
 
@@ -174,9 +174,9 @@ def test_what_is_no_such_picture_is_refused(api: Api, data: bytes, status: int, 
 def test_what_is_too_large_is_refused(api: Api, settings: Any) -> None:
     limit = 1024 * 1024
     settings.INGEST_MAX_FILE_BYTES = limit
-    assert envelope(register(api, jpeg() + bytes(limit)), 413, "payload_too_large") == {"limit_bytes": limit}
+    assert check_refusal(register(api, jpeg() + bytes(limit)), 413, "payload_too_large") == {"limit_bytes": limit}
     settings.INGEST_MAX_PIXELS = 10_000
-    assert envelope(register(api), 413, "payload_too_large") == {"limit_bytes": limit}
+    assert check_refusal(register(api), 413, "payload_too_large") == {"limit_bytes": limit}
     assert nothing_is_kept()
 
 
@@ -185,7 +185,7 @@ def test_what_is_longer_than_any_jpeg_is_refused(api: Api, mode: str) -> None:
     out = BytesIO()
     Image.new(mode, (66_000, 6)).save(out, "PNG")
     answer = register(api, out.getvalue())
-    envelope(answer, 413, "payload_too_large")
+    check_refusal(answer, 413, "payload_too_large")
     assert "65500" in answer.json()["error"]["message"]
     assert nothing_is_kept()
 
@@ -195,7 +195,7 @@ def test_what_is_never_made_ready_for_a_provider_is_not_taken_either(api: Api, s
     data = images.encode(Image.new("RGB", (8, 8)), "png")
     header = b"IHDR" + (20_000).to_bytes(4) * 2 + data[24:29]  # the sides that it promises
     wide = data[:12] + header + crc32(header).to_bytes(4) + data[33:]
-    envelope(register(api, wide), 413, "payload_too_large")
+    check_refusal(register(api, wide), 413, "payload_too_large")
 
 
 @pytest.mark.parametrize(
@@ -212,20 +212,22 @@ def test_a_form_that_is_not_as_it_must_be_is_refused_by_name(
     api: Api, more: dict[str, Any], status: int, named: str
 ) -> None:
     code = {400: "invalid_payload", 422: "validation_failed"}[status]
-    assert list(envelope(register(api, **more), status, code)) == [named]
+    assert list(check_refusal(register(api, **more), status, code)) == [named]
     assert nothing_is_kept()
 
 
 def test_a_body_that_is_no_form_is_refused(api: Api) -> None:
-    assert envelope(api("post", REGISTER, {}), 415, "unsupported_media_type") == {"allowed": ["multipart/form-data"]}
-    envelope(api("post", REGISTER, b"x", content_type="multipart/form-data; boundary=y"), 400, "invalid_payload")
-    envelope(api("post", f"{REGISTER}?job_id={uuid4()}", {}), 400, "invalid_payload")
+    assert check_refusal(api("post", REGISTER, {}), 415, "unsupported_media_type") == {
+        "allowed": ["multipart/form-data"]
+    }
+    check_refusal(api("post", REGISTER, b"x", content_type="multipart/form-data; boundary=y"), 400, "invalid_payload")
+    check_refusal(api("post", f"{REGISTER}?job_id={uuid4()}", {}), 400, "invalid_payload")
 
 
 def test_a_file_that_cannot_be_kept_leaves_no_link(api: Api) -> None:
     Path(settings.MEDIA_ROOT, "media").write_bytes(b"")  # where the folder should be
     try:
-        envelope(register(api), 500, "internal_error")
+        check_refusal(register(api), 500, "internal_error")
     finally:
         Path(settings.MEDIA_ROOT, "media").unlink()
     assert nothing_is_kept()

@@ -16,8 +16,8 @@ from rest_framework.test import force_authenticate
 
 from photoslot.bootstrap import get_permission
 from staff.api.base import BODY_BYTES, SCOPES, StaffView
-from tests.admin_client import person
-from tests.api import Api, envelope, may, operations
+from tests.admin_client import make_staff_user
+from tests.api import Api, check_refusal, list_operations, make_api
 from tests.conftest import jpeg
 from tests.settings import LOGS
 
@@ -71,29 +71,29 @@ OTHERS = [
 def test_each_operation_takes_its_permission_and_no_other(
     method: str, path: str, needed: str, status: int, scope: str
 ) -> None:
-    answer = may(scope)(method, path, body_of(method))
+    answer = make_api(scope)(method, path, body_of(method))
     assert answer.status_code == (status if scope == needed else 403)
     if scope != needed:
-        envelope(answer, 403, "forbidden")
+        check_refusal(answer, 403, "forbidden")
 
 
 @pytest.mark.parametrize(("method", "path"), ASKED)
 def test_each_operation_takes_a_token(method: str, path: str) -> None:
-    envelope(Api()(method, path), 401, "invalid_credentials")
-    envelope(Api("no.such.token")(method, path), 401, "invalid_credentials")
+    check_refusal(Api()(method, path), 401, "invalid_credentials")
+    check_refusal(Api("no.such.token")(method, path), 401, "invalid_credentials")
 
 
 @pytest.mark.parametrize(("method", "path", "needed", "status"), OPERATIONS)
 def test_a_superuser_may_all_and_plain_staff_nothing(method: str, path: str, needed: str, status: int) -> None:
-    assert may(*SCOPES)(method, path, body_of(method)).status_code == status
-    envelope(may()(method, path, body_of(method)), 403, "forbidden")
+    assert make_api(*SCOPES)(method, path, body_of(method)).status_code == status
+    check_refusal(make_api()(method, path, body_of(method)), 403, "forbidden")
 
 
 @pytest.mark.parametrize("missing", SCOPES["slots:write"])
 def test_who_lacks_one_of_its_parts_has_no_permission(missing: str) -> None:
-    api = may("slots:write")
+    api = make_api("slots:write")
     User.objects.get().user_permissions.remove(get_permission(missing))
-    envelope(api("get", "/api/providers"), 403, "forbidden")
+    check_refusal(api("get", "/api/providers"), 403, "forbidden")
 
 
 def body_of(method: str) -> Any:
@@ -108,27 +108,27 @@ class Forgotten(StaffView):
 
 def test_a_method_that_names_no_permission_is_nobodys() -> None:
     request = RequestFactory().get("/")
-    force_authenticate(request, user=person(superuser=True))
+    force_authenticate(request, user=make_staff_user(superuser=True))
     assert Forgotten.as_view()(request).status_code == 403
 
 
 def test_the_table_has_every_operation_that_takes_a_token() -> None:
-    there_are = {(method, path.format(**NAMED)) for method, path, each in operations() if "security" in each}
+    there_are = {(method, path.format(**NAMED)) for method, path, each in list_operations() if "security" in each}
     assert there_are == set(ASKED)
 
 
 @pytest.mark.parametrize(("method", "path"), OTHERS)
 def test_another_method_is_told_which_there_are(method: str, path: str) -> None:
-    answer = may(*SCOPES)(method, path)
-    envelope(answer, 405, "method_not_allowed")
+    answer = make_api(*SCOPES)(method, path)
+    check_refusal(answer, 405, "method_not_allowed")
     there_are = {each.upper() for each, address in ASKED if address == path}
     assert set(answer.headers["Allow"].split(", ")) == there_are | ({"HEAD"} if "GET" in there_are else set())
-    assert envelope(Api()(method, path), 401, "invalid_credentials") == {}
+    assert check_refusal(Api()(method, path), 401, "invalid_credentials") == {}
 
 
 @pytest.mark.parametrize("path", ["/api/", "/api/nothing", "/api/providers/", "/api/login/", "/api/providers/a/b"])
 def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
-    api = may(*SCOPES)
+    api = make_api(*SCOPES)
     answers = [api.client.get(path, headers=api.headers), Api().client.get(path)]
     assert {answer.status_code for answer in answers} == {404}
     assert answers[0].content == answers[1].content
@@ -141,19 +141,19 @@ def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
     ids=["empty", "cut", "NaN", "no text", "too deep", "too long a number", "trailing comma"],
 )
 def test_what_is_no_json_is_malformed(body: bytes) -> None:
-    envelope(Api()("post", "/api/login", body), 400, "invalid_payload")
+    check_refusal(Api()("post", "/api/login", body), 400, "invalid_payload")
 
 
 def test_a_body_of_another_type_or_size_is_refused() -> None:
     form = Api()("post", "/api/login", b"username=serg", content_type="application/x-www-form-urlencoded")
-    assert envelope(form, 415, "unsupported_media_type") == {"allowed": ["application/json"]}
+    assert check_refusal(form, 415, "unsupported_media_type") == {"allowed": ["application/json"]}
     large = Api()("post", "/api/login", b" " * BODY_BYTES + b"{}")
-    assert envelope(large, 413, "payload_too_large") == {"limit_bytes": BODY_BYTES}
+    assert check_refusal(large, 413, "payload_too_large") == {"limit_bytes": BODY_BYTES}
 
 
 def test_errors_speak_the_readers_language() -> None:
     answer = Api()("post", "/api/login", {}, headers={"Accept-Language": "ru"})
-    assert envelope(answer, 400, "invalid_payload")["username"] == ["Обязательное поле."]
+    assert check_refusal(answer, 400, "invalid_payload")["username"] == ["Обязательное поле."]
 
 
 @pytest.mark.e2e
@@ -182,5 +182,5 @@ def test_a_body_may_come_in_chunks(web: httpx.Client) -> None:
     form = {"slot_id": "slot-001", "setting_key": "evening"}
     asked = httpx.Request("POST", "http://any", data=form, files={"file": jpeg()})
     body, content_type = asked.read(), asked.headers["Content-Type"]
-    headers = may("slots:write").headers | {"Content-Type": content_type}
+    headers = make_api("slots:write").headers | {"Content-Type": content_type}
     assert web.post("/api/template-media/register", content=iter([body]), headers=headers).status_code == 201

@@ -15,7 +15,7 @@ from slots.models import Slot
 from stats import reports
 from stats.metrics import FinishedJobs
 from stats.models import HourlyCounter, SlotFigures
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import in_background
 from tests.photoslot.waiting import until
 from tests.queue_helpers import PICTURE, REPORT, claimed
@@ -28,7 +28,7 @@ SLOT, RESET = "/api/stats/slot-001", "/api/slots/slot-001/reset_stats"
 
 @pytest.fixture
 def api() -> Api:
-    return may("stats:read", "slots:write")
+    return make_api("stats:read", "slots:write")
 
 
 def reset(api: Api) -> None:
@@ -154,12 +154,12 @@ def test_jobs_that_end_while_it_is_reset_are_all_counted_once(api: Api) -> None:
 def test_an_archived_slots_statistics_can_be_reset_and_an_unknown_ones_not(api: Api) -> None:
     Slot.objects.filter(pk="slot-001").archive()
     reset(api)
-    envelope(api("post", "/api/slots/slot-099/reset_stats"), 404, "not_found")
+    check_refusal(api("post", "/api/slots/slot-099/reset_stats"), 404, "not_found")
     assert [*SlotFigures.objects.values_list("slot_id", flat=True)] == ["slot-001"]
 
 
 def test_it_takes_nothing(api: Api) -> None:
     for body, query in (({"since": 1}, ""), ([], ""), ({}, "?force=true")):
-        envelope(api("post", RESET + query, body), 400, "invalid_payload")
+        check_refusal(api("post", RESET + query, body), 400, "invalid_payload")
     assert not SlotFigures.objects.exists()
     assert not LogEntry.objects.exists()

@@ -15,7 +15,7 @@ from photoslot.supervisor import free_port
 from providers import registry
 from providers.models import ProviderAccount
 from tests import leaks
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import PASSWORD, Booth, Processes, in_background, jpeg, use_account, use_sandbox
 from tests.sandbox.server import Sandbox
 
@@ -29,7 +29,7 @@ leaks.note(NEW, KEY, PROXY)
 
 @pytest.fixture
 def api() -> Api:
-    return may("settings:read", "settings:write")
+    return make_api("settings:read", "settings:write")
 
 
 def put(api: Api, **changes: Any) -> Any:
@@ -175,7 +175,7 @@ def test_nothing_given_changes_nothing(api: Api) -> None:
 )
 def test_fields_that_there_are_not_are_malformed(api: Api, body: Any, fields: set[str]) -> None:
     answer = api("put", "/api/settings", body)
-    assert envelope(answer, 400, "invalid_payload").keys() == fields
+    assert check_refusal(answer, 400, "invalid_payload").keys() == fields
     assert logged() == []
 
 
@@ -220,7 +220,7 @@ def test_fields_that_there_are_not_are_malformed(api: Api, body: Any, fields: se
 )
 def test_values_out_of_their_range_are_refused_by_name_and_not_sent_back(api: Api, body: Any, field: str) -> None:
     answer = api("put", "/api/settings", body)
-    assert list(envelope(answer, 422, "validation_failed")) == [field]
+    assert list(check_refusal(answer, 422, "validation_failed")) == [field]
     secrets = ("0xbeef", "password123", NEW, "two words", "pass#word")
     assert not [secret for secret in secrets if secret in answer.content.decode()]
     assert logged() == []
@@ -234,7 +234,7 @@ def test_one_fault_leaves_everything_as_it_was(api: Api) -> None:
         ingest={"sync_response_timeout_sec": 20},
         provider_keys={"gemini": {"api_key": KEY}, "openai": {"per_day": 0}},
     )
-    envelope(answer, 422, "validation_failed")
+    check_refusal(answer, 422, "validation_failed")
     assert api("get", "/api/settings").json() == before
     assert is_password(PASSWORD)
 
@@ -245,7 +245,7 @@ def test_a_database_that_fails_half_way_leaves_everything_as_it_was(api: Api, mo
 
     monkeypatch.setattr(ProviderAccount, "save", broken)
     use = {"dslr_password": {"value": NEW}, "provider_keys": {"gemini": {"per_day": 5}}}
-    envelope(put(api, **use), 500, "internal_error")
+    check_refusal(put(api, **use), 500, "internal_error")
     assert is_password(PASSWORD)
     assert logged() == []
 

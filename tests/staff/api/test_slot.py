@@ -18,7 +18,7 @@ from django.utils import timezone
 from jobs.models import Job
 from slots.models import Slot, SlotQuerySet, TemplateBinding
 from staff.api.recent_results import CHUNK, RECENT_COUNT, recent_jobs
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.jobs.results import age, make_picture
 from tests.photoslot.waiting import until
@@ -42,7 +42,7 @@ SEPIA = {"name": "Old", "provider_id": "studio", "operation_id": "image_edit", "
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 def etag(api: Api) -> str:
@@ -90,7 +90,7 @@ def test_a_slot_is_shown_as_in_the_list_with_its_version(api: Api) -> None:
 def test_a_slot_that_is_not_there_is_a_404(api: Api, method: str, slot_id: str) -> None:
     body = SEPIA if method == "put" else None
     answer = api(method, f"/api/slots/{slot_id}", body, headers={"If-Match": "*"})
-    assert envelope(answer, 404, "not_found") == {}
+    assert check_refusal(answer, 404, "not_found") == {}
 
 
 def test_an_archived_slot_is_shown_to_staff(api: Api) -> None:
@@ -162,16 +162,16 @@ def test_older_pictures_are_shown_once_the_newest_are_gone(api: Api) -> None:
 def test_who_reads_statistics_gets_them_by_themselves(api: Api) -> None:
     jobs = [made(seconds) for seconds in range(12, 0, -1)]
     made(1, source="test")
-    reader, path = may("stats:read"), "/api/stats/slot-001/recent_results"
+    reader, path = make_api("stats:read"), "/api/stats/slot-001/recent_results"
     answer = reader("get", path).json()
     assert answer == {"slot_id": "slot-001", "results": api("get", SLOT).json()["recent_results"]}
     assert [each["job_id"] for each in answer["results"]] == [str(job.pk) for job in reversed(jobs[2:])]
     assert reader("get", "/api/stats/slot-002/recent_results").json()["results"] == []
-    assert list(envelope(reader("get", f"{path}?page=1"), 400, "invalid_payload")) == ["page"]
+    assert list(check_refusal(reader("get", f"{path}?page=1"), 400, "invalid_payload")) == ["page"]
 
 
 def test_as_csv_they_are_the_same(api: Api) -> None:
-    reader, path = may("stats:read"), "/api/stats/slot-001/recent_results?format=csv"
+    reader, path = make_api("stats:read"), "/api/stats/slot-001/recent_results?format=csv"
     columns = "job_id,thumbnail_url,download_url,completed_at,result_expires_at,mime,size_bytes"
     assert reader("get", path).content.decode().splitlines() == [columns]
     for seconds in (2, 1):
@@ -207,8 +207,8 @@ def test_what_is_optional_and_not_given_stays(api: Api) -> None:
 
 
 def test_a_change_says_which_version_it_is_of(api: Api) -> None:
-    envelope(put(api), 400, "version_required")
-    envelope(api("delete", SLOT), 400, "version_required")
+    check_refusal(put(api), 400, "version_required")
+    check_refusal(api("delete", SLOT), 400, "version_required")
     assert put(api, updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
     assert put(api, f'"another", {etag(api)}').status_code == 200
     assert put(api, etag(api), updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
@@ -225,14 +225,14 @@ def test_a_version_that_somebody_has_changed_is_a_conflict(api: Api, by: str) ->
     changing[by]()
     now = etag(api)
     for refused in (put(api, seen), put(api, updated_at=seen_at), put(api, now, updated_at=seen_at), delete(api, seen)):
-        assert envelope(refused, 409, "version_conflict")["updated_at"] == now.strip('"')
+        assert check_refusal(refused, 409, "version_conflict")["updated_at"] == now.strip('"')
     assert etag(api) == now
 
 
 @pytest.mark.parametrize("tag", ['W/"{}"', "{}", '"{}x"', ""])
 def test_a_tag_that_is_not_its_own_is_a_conflict(api: Api, tag: str) -> None:
     given = tag.format(etag(api).strip('"'))
-    envelope(api("put", SLOT, SEPIA, headers={"If-Match": given}), 409, "version_conflict")
+    check_refusal(api("put", SLOT, SEPIA, headers={"If-Match": given}), 409, "version_conflict")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_tag_that_is_not_its_own_is_a_conflict(api: Api, tag: str) -> None:
 )
 def test_a_change_that_breaks_a_rule_changes_nothing(api: Api, changes: dict[str, Any], named: str) -> None:
     before = Slot.objects.filter(pk="slot-001").values().get()
-    assert named in envelope(put(api, "*", **changes), 422, "validation_failed")
+    assert named in check_refusal(put(api, "*", **changes), 422, "validation_failed")
     assert Slot.objects.filter(pk="slot-001").values().get() == before
     assert not LogEntry.objects.exists()
 
@@ -260,7 +260,7 @@ def test_settings_may_point_to_an_image_of_the_slot(api: Api) -> None:
 
 
 def test_an_id_is_no_field_of_a_change(api: Api) -> None:
-    assert list(envelope(put(api, "*", id="slot-099"), 400, "invalid_payload")) == ["id"]
+    assert list(check_refusal(put(api, "*", id="slot-099"), 400, "invalid_payload")) == ["id"]
 
 
 def both_at_once(api: Api) -> list[int]:
@@ -312,7 +312,7 @@ def test_photos_under_way_hold_up_archiving_unless_they_are_cancelled(api: Api, 
     use_sandbox("instant", "hold")
     answer = in_background(lambda: booth.post(jpeg()))
     sandbox.wait_for_calls(1)
-    assert envelope(delete(api), 409, "jobs_under_way") == {"jobs": 1}
+    assert check_refusal(delete(api), 409, "jobs_under_way") == {"jobs": 1}
     assert Slot.objects.get(pk="slot-001").archived_at is None
     assert delete(api, query="?force=true").status_code == 204
     reply = answer()

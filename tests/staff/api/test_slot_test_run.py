@@ -26,7 +26,7 @@ from providers.models import ProviderAccount, ProviderCall
 from slots import budget
 from slots.models import Slot
 from stats.models import HourlyCounter, ProcessingLog
-from tests.api import envelope, held, may
+from tests.api import check_refusal, make_api, request_checked
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.ingest.helpers import connect, eventually, full_queue, gif, nothing_left, padded, raw, refusal
 from tests.jobs.results import age, result_file, thumbnail_file
@@ -44,17 +44,17 @@ class Staff:
 
     def __init__(self, web: httpx.Client) -> None:
         self.web = web
-        self.headers = may("slots:write", "stats:read").headers
+        self.headers = make_api("slots:write", "stats:read").headers
 
     def run(self, photo: bytes | None = None, slot: str = "slot-001", **given: Any) -> httpx.Response:
         """`settings_json` goes as JSON, unless it is text."""
         file = {"file": ("any.gif", jpeg() if photo is None else photo, "text/plain")}
         form = {name: value if isinstance(value, str) else json.dumps(value) for name, value in given.items()}
         path = f"/api/slots/{slot}/test-run"
-        return held(self.web, "post", path, data=form, files=file, headers=self.headers)
+        return request_checked(self.web, "post", path, data=form, files=file, headers=self.headers)
 
     def get(self, path: str) -> Any:
-        return held(self.web, "get", path, headers=self.headers).json()
+        return request_checked(self.web, "get", path, headers=self.headers).json()
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def ask(slot: str = "slot-001", query: str = "", **form: Any) -> Any:
     """Of those that never come as far as the queue; None takes a field away."""
     given = {"file": SimpleUploadedFile("any.jpg", jpeg())} | form
     given = {name: value for name, value in given.items() if value is not None}
-    return may("slots:write")("post", f"/api/slots/{slot}/test-run{query}", given, content_type=MULTIPART_CONTENT)
+    return make_api("slots:write")("post", f"/api/slots/{slot}/test-run{query}", given, content_type=MULTIPART_CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def ask(slot: str = "slot-001", query: str = "", **form: Any) -> Any:
     ],
 )
 def test_what_is_malformed_is_named(field: str, given: dict[str, Any]) -> None:
-    assert field in envelope(ask(**given), 400, "invalid_payload")
+    assert field in check_refusal(ask(**given), 400, "invalid_payload")
     assert nothing_left()
 
 
@@ -162,14 +162,14 @@ def test_what_is_malformed_is_named(field: str, given: dict[str, Any]) -> None:
     ],
 )
 def test_what_could_not_be_saved_is_not_tried(field: str, given: dict[str, Any]) -> None:
-    assert field in envelope(ask(**given), 422, "validation_failed")
+    assert field in check_refusal(ask(**given), 422, "validation_failed")
     assert nothing_left()
 
 
 @pytest.mark.parametrize("slot", ["slot-999", "slot-002", "slot-1", "slot-001%00"])
 def test_a_slot_that_is_not_there_cannot_be_tried(slot: str) -> None:
     set_slot("slot-002", archived_at=timezone.now())
-    envelope(ask(slot), 404, "not_found")
+    check_refusal(ask(slot), 404, "not_found")
 
 
 def test_a_slot_that_is_archived_meanwhile_cannot_be_tried(staff: Staff) -> None:

@@ -9,7 +9,7 @@ import pytest
 from django.contrib.admin.models import LogEntry
 
 from slots.models import Slot
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import set_slot
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -19,7 +19,7 @@ NOIR = {"name": "Noir", "provider_id": "studio", "operation_id": "image_edit", "
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 def ids(api: Api, **query: Any) -> list[str]:
@@ -103,14 +103,14 @@ def test_the_list_is_filtered_searched_and_sorted(api: Api, query: dict[str, Any
     ],
 )
 def test_a_query_that_cannot_be_is_refused_by_name(api: Api, query: str, named: str) -> None:
-    assert list(envelope(api("get", f"/api/slots?{query}"), 422, "validation_failed")) == [named]
+    assert list(check_refusal(api("get", f"/api/slots?{query}"), 422, "validation_failed")) == [named]
 
 
 @pytest.mark.parametrize("query", ["colour=red", "page=1&pages=2"])
 def test_a_query_that_there_is_not_is_malformed(api: Api, query: str) -> None:
-    envelope(api("get", f"/api/slots?{query}"), 400, "invalid_payload")
-    envelope(api("get", "/api/slots/slot-001?page=1"), 400, "invalid_payload")
-    envelope(api("post", "/api/slots?page=1", NOIR), 400, "invalid_payload")
+    check_refusal(api("get", f"/api/slots?{query}"), 400, "invalid_payload")
+    check_refusal(api("get", "/api/slots/slot-001?page=1"), 400, "invalid_payload")
+    check_refusal(api("post", "/api/slots?page=1", NOIR), 400, "invalid_payload")
 
 
 def test_the_list_takes_the_same_queries_however_many_slots_there_are(api: Api, django_assert_num_queries: Any) -> None:
@@ -142,7 +142,7 @@ def test_an_id_that_is_taken_never_overwrites(api: Api, is_archived: bool) -> No
     if is_archived:
         Slot.objects.filter(pk="slot-001").archive()
     before = Slot.objects.filter(pk="slot-001").values().get()
-    assert envelope(new(api, id="slot-001"), 409, "slot_exists") == {"id": "slot-001"}
+    assert check_refusal(new(api, id="slot-001"), 409, "slot_exists") == {"id": "slot-001"}
     assert Slot.objects.filter(pk="slot-001").values().get() == before
 
 
@@ -172,22 +172,22 @@ def test_an_id_that_is_taken_never_overwrites(api: Api, is_archived: bool) -> No
     ],
 )
 def test_a_slot_that_breaks_a_rule_is_refused_by_the_fields_name(api: Api, changes: dict[str, Any], named: str) -> None:
-    assert list(envelope(new(api, **changes), 422, "validation_failed")) == [named]
+    assert list(check_refusal(new(api, **changes), 422, "validation_failed")) == [named]
     assert Slot.objects.count() == 15
     assert not LogEntry.objects.exists()
 
 
 def test_a_number_that_json_can_write_and_no_column_holds_is_refused(api: Api) -> None:
     written = json.dumps(NOIR).replace('"noir"', '"noir", "strength": 1e999').encode()
-    refused = envelope(api("post", "/api/slots", written), 422, "validation_failed")
+    refused = check_refusal(api("post", "/api/slots", written), 422, "validation_failed")
     assert list(refused) == ["settings_json.strength"]
 
 
 def test_a_field_that_there_is_not_is_malformed(api: Api) -> None:
-    assert "colour" in envelope(new(api, colour="red", name=""), 400, "invalid_payload")
+    assert "colour" in check_refusal(new(api, colour="red", name=""), 400, "invalid_payload")
 
 
 @pytest.mark.parametrize("missing", sorted(NOIR))
 def test_what_a_slot_needs_is_told(api: Api, missing: str) -> None:
     given = {name: value for name, value in NOIR.items() if name != missing}
-    assert list(envelope(api("post", "/api/slots", given), 422, "validation_failed")) == [missing]
+    assert list(check_refusal(api("post", "/api/slots", given), 422, "validation_failed")) == [missing]

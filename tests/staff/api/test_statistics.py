@@ -17,7 +17,7 @@ from stats import reports
 from stats.models import HourlyCounter, HourlyTotal
 from stats.periods import Window
 from stats.reports import COUNTERS
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.stats.counters import count
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
@@ -38,7 +38,7 @@ SELECT hour, provider FROM generate_series('2024-01-01Z', '2026-12-31Z'::timesta
 
 @pytest.fixture
 def api() -> Api:
-    return may("stats:read")
+    return make_api("stats:read")
 
 
 def at(text: str) -> datetime:
@@ -199,7 +199,7 @@ def test_a_window_has_a_largest_length(api: Api, path: str, days: int) -> None:
         since = last - timedelta(days=length - 1)
         answer = api("get", f"{path}?from={since:%Y-%m-%d}&to={last:%Y-%m-%d}&group_by=day&tz=Europe/Berlin")
         assert answer.status_code == status
-    assert list(envelope(answer, 422, "validation_failed")) == ["from"]
+    assert list(check_refusal(answer, 422, "validation_failed")) == ["from"]
     assert str(days) in answer.json()["error"]["details"]["from"][0]
 
 
@@ -239,11 +239,11 @@ def test_a_window_of_the_largest_length_may_be_anywhere(api: Api, path: str, day
     ],
 )
 def test_values_that_cannot_be_are_refused_by_name(api: Api, path: str, query: str, named: str) -> None:
-    assert list(envelope(api("get", f"{path}?{query}"), 422, "validation_failed")) == [named]
+    assert list(check_refusal(api("get", f"{path}?{query}"), 422, "validation_failed")) == [named]
 
 
 def test_a_plus_that_is_lost_on_the_way_is_spoken_of(api: Api) -> None:
-    details = envelope(api("get", f"{SLOT}?from=2026-03-02T10:00:00+03:00"), 422, "validation_failed")
+    details = check_refusal(api("get", f"{SLOT}?from=2026-03-02T10:00:00+03:00"), 422, "validation_failed")
     assert "%2B" in details["from"][0]
 
 
@@ -260,13 +260,13 @@ def test_a_plus_that_is_lost_on_the_way_is_spoken_of(api: Api) -> None:
     ],
 )
 def test_what_one_of_them_does_not_take_is_refused(api: Api, path: str, query: str, status: int) -> None:
-    envelope(api("get", f"{path}?{query}"), status, "validation_failed" if status == 422 else "invalid_payload")
+    check_refusal(api("get", f"{path}?{query}"), status, "validation_failed" if status == 422 else "invalid_payload")
 
 
 @pytest.mark.parametrize("slot_id", ["slot-099", "nobody", "%00", "slot-001%0A"])
 def test_a_slot_that_is_not_there_has_no_figures(api: Api, slot_id: str) -> None:
     for path in (f"/api/stats/{slot_id}", f"/api/stats/{slot_id}/recent_results"):
-        envelope(api("get", path), 404, "not_found")
+        check_refusal(api("get", path), 404, "not_found")
 
 
 def test_an_archived_slots_figures_stay(api: Api) -> None:
@@ -294,9 +294,9 @@ def test_csv_has_the_rows_that_json_has(api: Api, path: str, table: str, query: 
 
 def test_what_is_wrong_with_a_csv_is_told_in_json(api: Api) -> None:
     for query in ("format=csv&tz=Nowhere", "format=xml"):
-        envelope(api("get", f"{GLOBAL}?{query}", headers={"Accept": "text/csv"}), 422, "validation_failed")
-    envelope(api("get", "/api/stats/slot-099?format=csv"), 404, "not_found")
-    envelope(api("get", GLOBAL, headers={"Accept": "text/html"}), 406, "not_acceptable")
+        check_refusal(api("get", f"{GLOBAL}?{query}", headers={"Accept": "text/csv"}), 422, "validation_failed")
+    check_refusal(api("get", "/api/stats/slot-099?format=csv"), 404, "not_found")
+    check_refusal(api("get", GLOBAL, headers={"Accept": "text/html"}), 406, "not_acceptable")
 
 
 def explained(of: dict[str, Any], days: int) -> str:

@@ -24,7 +24,7 @@ from core import images
 from jobs.models import Job
 from jobs.storage import files
 from slots.models import Slot, TemplateBinding, TemplateMedia
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import in_background, jpeg, set_slot, stored_files
 from tests.photoslot.waiting import until
 from tests.slots.factories import image
@@ -37,7 +37,7 @@ NOBODY = uuid4()
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 def register(api: Api, data: bytes | None = None, **more: Any) -> Any:
@@ -108,7 +108,7 @@ def test_a_slots_settings_can_then_point_to_it(api: Api) -> None:
 def test_what_could_not_be_shown_is_not_taken(api: Api) -> None:
     out = io.BytesIO()
     Image.new("RGB", (66_000, 6)).save(out, "PNG")
-    envelope(register(api, out.getvalue()), 413, "payload_too_large")
+    check_refusal(register(api, out.getvalue()), 413, "payload_too_large")
     assert nothing_is_kept()
 
 
@@ -122,7 +122,9 @@ def test_it_is_shown_though_the_limit_for_new_ones_is_lower_now(api: Api, settin
 def test_a_key_that_is_taken_stays(api: Api, replace: str | None) -> None:
     first = registered(api)
     kept = stored_files()
-    assert envelope(register(api, jpeg(colour="red"), replace=replace), 409, "key_taken") == {"setting_key": "mood"}
+    assert check_refusal(register(api, jpeg(colour="red"), replace=replace), 409, "key_taken") == {
+        "setting_key": "mood"
+    }
     assert TemplateBinding.objects.get().media_id == TemplateMedia.objects.get(pk=first).pk
     assert stored_files() == kept
 
@@ -165,14 +167,14 @@ def test_a_key_that_is_taken_meanwhile_leaves_nothing_behind(api: Api) -> None:
     ],
 )
 def test_what_is_no_whole_image_is_refused_and_leaves_nothing(api: Api, data: bytes, status: int, code: str) -> None:
-    envelope(register(api, data), status, code)
+    check_refusal(register(api, data), status, code)
     assert nothing_is_kept()
 
 
 def test_an_image_of_too_many_pixels_is_refused(api: Api, settings: Any) -> None:
     settings.INGEST_MAX_PIXELS = 1_000_000
     data = images.encode(Image.new("RGB", (1001, 1000)), "png")
-    assert envelope(register(api, data), 413, "payload_too_large") == {"limit_bytes": 20 * 1024 * 1024}
+    assert check_refusal(register(api, data), 413, "payload_too_large") == {"limit_bytes": 20 * 1024 * 1024}
     assert nothing_is_kept()
 
 
@@ -196,15 +198,15 @@ def test_a_form_that_is_not_as_it_must_be_is_refused_by_name(
     api: Api, more: dict[str, Any], status: int, named: str
 ) -> None:
     code = {400: "invalid_payload", 422: "validation_failed"}[status]
-    assert list(envelope(register(api, **more), status, code)) == [named]
+    assert list(check_refusal(register(api, **more), status, code)) == [named]
     assert nothing_is_kept()
 
 
 def test_a_slot_that_is_not_there_has_no_images(api: Api) -> None:
-    envelope(register(api, slot_id="slot-099"), 404, "not_found")
-    envelope(delete(api, NOBODY), 404, "not_found")
-    envelope(api("get", f"{LIST}/{NOBODY}"), 404, "not_found")
-    envelope(api("get", f"{LIST}/{NOBODY}/preview"), 404, "not_found")
+    check_refusal(register(api, slot_id="slot-099"), 404, "not_found")
+    check_refusal(delete(api, NOBODY), 404, "not_found")
+    check_refusal(api("get", f"{LIST}/{NOBODY}"), 404, "not_found")
+    check_refusal(api("get", f"{LIST}/{NOBODY}/preview"), 404, "not_found")
     assert nothing_is_kept()
 
 
@@ -227,7 +229,7 @@ def test_a_body_that_is_no_such_form_is_refused(
     api: Api, body: bytes, content_type: str, status: int, code: str
 ) -> None:
     answer = api("post", f"{LIST}/register", body, content_type=content_type)
-    details = envelope(answer, status, code)
+    details = check_refusal(answer, status, code)
     assert status != 415 or details == {"allowed": ["multipart/form-data"]}
 
 
@@ -270,10 +272,10 @@ def test_the_preview_is_small_and_for_staff_with_a_token_only(api: Api) -> None:
     url = api("get", f"{LIST}/{media_id}").json()["preview_url"].removeprefix(settings.PUBLIC_BASE_URL)
     answer = api("get", url, headers={"Accept": "image/*"})
     assert (answer.headers["Content-Type"], images.probe(answer.content).width < 800) == ("image/jpeg", True)
-    envelope(Api()("get", url), 401, "invalid_credentials")
-    envelope(may("stats:read")("get", url), 403, "forbidden")
+    check_refusal(Api()("get", url), 401, "invalid_credentials")
+    check_refusal(make_api("stats:read")("get", url), 403, "forbidden")
     Path(settings.MEDIA_ROOT, *stored_files()).unlink()
-    envelope(api("get", url), 404, "not_found")
+    check_refusal(api("get", url), 404, "not_found")
 
 
 def test_nothing_that_is_told_leads_to_the_file_itself(api: Api) -> None:
@@ -291,7 +293,7 @@ def test_an_unused_image_goes_with_its_file(api: Api, query: dict[str, str]) -> 
     assert delete(api, media_id, **query).status_code == 204
     assert stored_files() == []
     assert not TemplateMedia.objects.exists()
-    envelope(delete(api, media_id), 404, "not_found")
+    check_refusal(delete(api, media_id), 404, "not_found")
 
 
 def test_the_use_that_is_named_goes_along(api: Api) -> None:
@@ -306,7 +308,7 @@ def test_an_image_that_is_used_elsewhere_stays_unless_forced(api: Api, others: l
     media_id = registered(api)
     for other in others:
         bind(media_id, *other)
-    refused = envelope(delete(api, media_id, **use()), 409, "template_in_use")
+    refused = check_refusal(delete(api, media_id, **use()), 409, "template_in_use")
     assert refused == {"used_by": [use(*other) for other in others]}
     assert TemplateBinding.objects.count() == 1 + len(others)
     assert len(stored_files()) == 1
@@ -317,7 +319,7 @@ def test_an_image_that_is_used_elsewhere_stays_unless_forced(api: Api, others: l
 
 def test_without_a_use_that_is_meant_each_is_in_the_way(api: Api) -> None:
     media_id = registered(api)
-    assert envelope(delete(api, media_id), 409, "template_in_use") == {"used_by": [use()]}
+    assert check_refusal(delete(api, media_id), 409, "template_in_use") == {"used_by": [use()]}
     assert delete(api, media_id, force="true").status_code == 204
 
 
@@ -330,7 +332,7 @@ def test_a_slot_whose_settings_point_to_it_is_in_the_way(api: Api, is_fallback: 
         "settings_json": {"look": "noir", "fallback": recipe | {"provider_id": "studio"}},
     }
     set_slot(**(then if is_fallback else recipe))
-    assert envelope(delete(api, media_id, **use()), 409, "template_in_use") == {"used_by": [use()]}
+    assert check_refusal(delete(api, media_id, **use()), 409, "template_in_use") == {"used_by": [use()]}
     assert delete(api, media_id, **use(), force="true").status_code == 204
 
 
@@ -339,7 +341,7 @@ def test_an_image_that_photos_under_way_need_stays_unless_forced(api: Api) -> No
     now = timezone.now()
     recipe = {"settings_json": {}, "template_media": {"mood": media_id}, "payload_digest": bytes(32)}
     Job.objects.create(slot_id="slot-001", created_at=now, expires_at=now + timedelta(seconds=48), **recipe)
-    assert envelope(delete(api, media_id, **use()), 409, "jobs_under_way") == {"jobs": 1}
+    assert check_refusal(delete(api, media_id, **use()), 409, "jobs_under_way") == {"jobs": 1}
     other = registered(api, setting_key="other")
     assert delete(api, other, **use(setting_key="other")).status_code == 204
     assert delete(api, media_id, **use(), force="true").status_code == 204
