@@ -49,7 +49,7 @@ def list_log_entries() -> list[tuple[str, str, str]]:
     return [(each.user.username, each.object_repr, each.get_change_message()) for each in entries]
 
 
-def test_the_answer_has_the_contracts_shape(api: Api) -> None:
+def test_the_response_has_the_contracts_shape(api: Api) -> None:
     response = api("get", "/api/settings").json()
     assert response["dslr_password"] == {"is_set": True, "updated_at": None, "updated_by": None}
     assert response["ingest"] == {"sync_response_timeout_sec": 48, "ingest_ttl_sec": 48}
@@ -74,7 +74,7 @@ def test_a_new_password_is_valid_and_says_who_set_it_and_when(api: Api) -> None:
     assert "generated_value" not in changed
 
 
-def test_a_generated_password_is_in_that_answer_and_nowhere_else(api: Api, caplog: Any) -> None:
+def test_a_generated_password_is_in_that_response_and_nowhere_else(api: Api, caplog: Any) -> None:
     plain = put(api, dslr_password={"generate": True}).json()["dslr_password"]["generated_value"]
     assert len(plain) == 16
     assert is_password(plain)

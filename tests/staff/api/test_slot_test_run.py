@@ -274,10 +274,10 @@ def test_why_there_is_no_picture_is_in_its_log(staff: Staff) -> None:
 
 
 def test_fallback_and_original_work_as_for_a_booth(staff: Staff) -> None:
-    recipe = {"scenario": "refuses", "on_failure": "original"}
+    refused_settings = {"scenario": "refuses", "on_failure": "original"}
     fallback = {"provider_id": "queued", "operation_id": "image_edit", "settings_json": OK}
-    use_sandbox("instant", **recipe)
-    responses = [staff.run(), staff.run(settings_json=recipe | {"fallback": fallback})]
+    use_sandbox("instant", **refused_settings)
+    responses = [staff.run(), staff.run(settings_json=refused_settings | {"fallback": fallback})]
     assert [response.headers["X-Outcome"] for response in responses] == ["original", "fallback"]
     assert [response.content for response in responses] == [jpeg(), developed(jpeg())]
     assert eventually(lambda: [path for path in stored_files() if path.startswith("payloads/")] == [])
@@ -355,7 +355,7 @@ def test_it_joins_nobodys_job_and_nobody_joins_it(staff: Staff, booth: Booth, sa
 
 @pytest.fixture
 def job_pair(staff: Staff, booth: Booth) -> tuple[Job, Job]:
-    """A test run and a booth's photo, job_pair with a picture."""
+    """A test run and a booth's job, both with a picture."""
     use_sandbox("instant")
     ids = staff.run().headers["X-Job-Id"], booth.post(jpeg()).headers["x-job-id"]
     eventually(lambda: Job.objects.filter(delivered_at__isnull=False).count() == 2)
