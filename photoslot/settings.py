@@ -171,7 +171,7 @@ AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
 AXES_FAILURE_LIMIT = 10  # as at the booths' door
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
-AXES_LOCKOUT_CALLABLE = "staff.login.locked_out"
+AXES_LOCKOUT_CALLABLE = "staff.login.make_lockout_response"
 AXES_SENSITIVE_PARAMETERS = ["username", "csrfmiddlewaretoken"]  # some type the password into the wrong field
 AXES_DISABLE_ACCESS_LOG = True  # a row for each login that nothing removes; `last_login` says the last one
 AXES_VERBOSE = False

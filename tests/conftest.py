@@ -133,7 +133,7 @@ def _reset_booth_settings() -> None:
 
 def _check_rows() -> list[str]:
     """Secrets in rows that staff read, and rows of the log that are not as the document says."""
-    return [*leaks.in_rows(), *log_rows.faults()]
+    return [*leaks.search_rows(), *log_rows.find_invalid_rows()]
 
 
 def _delete_rows() -> None:

@@ -24,7 +24,7 @@ def operation(
     query: type[StrictSerializer] | None = None,
     body: type[StrictSerializer] | None = None,
     form: type[StrictSerializer] | None = None,
-    answer: Any,
+    response: Any,
     status: int = 200,
     headers: Iterable[str] = (),
     refusals: Iterable[str] = (),
@@ -35,11 +35,11 @@ def operation(
 ) -> Callable[[Method], Method]:
     """Decorates a method of a view.
 
-    `scope` is the permission that a `StaffView` requires. `query`, `body` (JSON) and `form` say what the method takes;
-    it gets the validated data as the argument of that name. What is not declared is refused.
+    `scope` is the permission that a `StaffView` requires. `query`, `body` (JSON) and `form` are the input: the method
+    gets the validated data as the argument of that name. Input that is not declared is refused.
 
-    The document says: `answer` is a serializer, or serializers by status and media type; `headers` are names of
-    `openapi.HEADERS`; `refusals` are codes of the envelope; `parameters` are further ones, such as headers.
+    The others are for the document: `response` is a serializer, or serializers by status and media type; `headers` are
+    names in `openapi.HEADERS`; `refusals` are codes of the envelope; `parameters` are further ones, such as headers.
     """
     examples = [OpenApiExample(name, value, request_only=True) for name, value in (request_examples or {}).items()]
     if example is not None:
@@ -54,7 +54,7 @@ def operation(
         request={"multipart/form-data": form} if form else body,
         responses={
             key: OpenApiResponse(each, description="Done.")
-            for key, each in (answer if isinstance(answer, dict) else {status: answer}).items()
+            for key, each in (response if isinstance(response, dict) else {status: response}).items()
         },
         examples=examples,
         extensions={REFUSALS: [*refusals], HEADER_NAMES: [*headers]},
@@ -77,10 +77,10 @@ def _parse(
     body: type[StrictSerializer] | None,
     form: type[StrictSerializer] | None,
 ) -> dict[str, Any]:
-    """The method's arguments. Where it takes no query or no body, an empty one is the only one accepted."""
+    """The method's validated arguments. Raises `ApiError`, also for a query or body that the method does not take."""
     parsed = {"query": parse_query(request, query or StrictSerializer)}
     if form:
         parsed["form"] = parse_form(request, form)
     elif request.method in ("POST", "PUT"):
         parsed["body"] = parse_body(request, body or StrictSerializer)
-    return {name: parsed[name] for name, given in (("query", query), ("body", body), ("form", form)) if given}
+    return {name: parsed[name] for name, declared in (("query", query), ("body", body), ("form", form)) if declared}

@@ -1,4 +1,4 @@
-"""`/api/slots/{slot_id}/history`: who changed what of a slot."""
+"""`/api/slots/{slot_id}/history`: who changed what in a slot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DifferenceAnswer(serializers.Serializer[Any]):
     )
 
     def get_fields(self) -> dict[str, Any]:
-        """`from` is no name for an attribute."""
+        """Adds `from`, which Python does not allow as an attribute's name."""
         values = {name: serializers.JSONField(help_text="null: not set.") for name in ("from", "to")}
         return {**super().get_fields(), **values}
 
@@ -73,7 +73,7 @@ class HistoryView(StaffView):
             "user is removed; the slot's and each image's are entries of their own."
         ),
         query=HistoryQuery,
-        answer=HistoryAnswer,
+        response=HistoryAnswer,
         example={"data": [CHANGE], "meta": {"page": 1, "page_size": 20, "total": 1}},
         refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
     )

@@ -82,7 +82,7 @@ def test_it_adds_the_requested_rows(settings: Settings, capsys: pytest.CaptureFi
 
 def test_the_log_reads_as_the_services_own() -> None:
     assert seed() == 0
-    assert log_rows.faults() == []
+    assert log_rows.find_invalid_rows() == []
     with translation.override("ru"):
         for step in ProcessingLog.objects.order_by("message").distinct("message"):
             assert step.message_for_staff != step.message

@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from ingest.models import IngestSettings
 from ingest.password import rotate
-from tests.admin_client import browser, errors_of, person, text_of
+from tests.admin_client import browser, errors_of, make_staff_user, text_of
 from tests.conftest import PASSWORD, Booth, in_background, jpeg, use_sandbox
 from tests.sandbox.server import Sandbox
 
@@ -63,7 +63,7 @@ def test_a_waiting_time_out_of_range_is_refused(admin: Client, seconds: str) -> 
 
 
 def test_a_typed_password_holds_and_says_who_and_when() -> None:
-    staff = person("ingest.change_ingestsettings")
+    staff = make_staff_user("ingest.change_ingestsettings")
     client = Client()
     client.force_login(staff)
     assert save(client, new_password=NEW).status_code == 302

@@ -21,9 +21,9 @@ from django.utils import timezone
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.storage import files
 from stats.models import HourlyCounter, ProcessingLog
-from tests.admin_client import browser, log_in, person, post, text_of
+from tests.admin_client import browser, log_in, make_staff_user, post, text_of
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
-from tests.plans import goes_by
+from tests.plans import assert_uses_index
 from tests.providers.account_factories import past_calls
 from tests.sandbox.server import Sandbox
 
@@ -155,7 +155,7 @@ def test_the_list_reads_no_column_that_it_does_not_show(admin: Client) -> None:
 def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: str) -> None:
     count, rows = capture_job_queries(admin, query)
     assert "LIMIT 10001" in count
-    goes_by(index, rows, "jobs_job")
+    assert_uses_index(index, rows, "jobs_job")
 
 
 @pytest.mark.usefixtures("many_jobs")
@@ -295,7 +295,7 @@ def test_cancelling_asks_first(admin: Client) -> None:
 
 @pytest.mark.parametrize("state", ["waiting", "working"])
 def test_a_job_is_cancelled_logged_and_leaves_no_photo(state: str) -> None:
-    staff = person("jobs.view_job", "jobs.cancel_job")
+    staff = make_staff_user("jobs.view_job", "jobs.cancel_job")
     client = Client()
     client.force_login(staff)
     one = make_job() if state == "waiting" else make_running_job()
@@ -342,7 +342,7 @@ def test_cancelling_takes_a_post(admin: Client) -> None:
     admin.get(LIST, {"action": "cancel", "_selected_action": str(one.pk), "confirmed": "yes"})
     assert not Job.objects.get().is_finalized
     strict = Client(enforce_csrf_checks=True)
-    strict.force_login(person(superuser=True))
+    strict.force_login(make_staff_user(superuser=True))
     assert cancel(strict, one).status_code == 403
 
 
@@ -356,7 +356,7 @@ def test_a_waiting_booth_hears_of_it_at_once(booth: Booth, web: httpx.Client, sa
     use_sandbox("instant", "hold")
     wait = in_background(lambda: booth.post(jpeg(), survey1="blue"))
     sandbox.wait_for_calls(1)
-    log_in(web, person("jobs.view_job", "jobs.cancel_job"))
+    log_in(web, make_staff_user("jobs.view_job", "jobs.cancel_job"))
     one = Job.objects.get()
     page = web.get(job_page(one)).text
     assert "Cancel this job" in page

@@ -20,7 +20,7 @@ from jobs.models import MediaObject, PurgeRun, PurgeTotal
 from jobs.retention import requests
 from jobs.retention.purge import run_purge
 from tests.admin_client import browser, text_of
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.jobs.test_purge import add_job, add_media, count_waiting, list_files
 from tests.photoslot.test_health import of_kind, scrape
@@ -33,7 +33,7 @@ PURGE = "/api/media/cache/purge"
 
 @pytest.fixture
 def api() -> Api:
-    return may("settings:write")
+    return make_api("settings:write")
 
 
 def request_purge(api: Api, scope: str = "media_objects") -> dict[str, Any]:
@@ -97,7 +97,7 @@ class TestWhileItWaits:
 
     def test_a_second_request_is_the_same_purge(self, api: Api) -> None:
         first = request_purge(api)
-        assert request_purge(may("settings:write")) == first
+        assert request_purge(make_api("settings:write")) == first
         assert request_purge(api, "full")["job_id"] != first["job_id"]
         assert PurgeRun.objects.count() == LogEntry.objects.count() == 2
 
@@ -260,6 +260,6 @@ def test_photos_and_shutdown_do_not_wait_for_it_and_another_worker_finishes_it(a
     ],
 )
 def test_what_is_no_scope_purges_nothing(api: Api, body: Any, status: int, code: str, named: list[str]) -> None:
-    assert list(envelope(api("post", PURGE, body), status, code)) == named
-    assert list(envelope(api("post", f"{PURGE}?scope=full", {}), 400, "invalid_payload")) == ["scope"]
+    assert list(check_refusal(api("post", PURGE, body), status, code)) == named
+    assert list(check_refusal(api("post", f"{PURGE}?scope=full", {}), 400, "invalid_payload")) == ["scope"]
     assert not PurgeRun.objects.exists()

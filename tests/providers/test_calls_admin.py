@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from providers.models import ProviderCall
 from tests.admin_client import browser, text_of
-from tests.plans import goes_by
+from tests.plans import assert_uses_index
 from tests.providers.account_factories import past_calls
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
@@ -63,7 +63,7 @@ def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: 
     assert len(captured) == 4  # session, user, bounded count, rows
     count, rows = (query["sql"] for query in captured.captured_queries[2:])
     assert "LIMIT 10001" in count
-    goes_by(index, rows, "providers_providercall")
+    assert_uses_index(index, rows, "providers_providercall")
 
 
 def test_what_is_seen_of_a_call(admin: Client) -> None:

@@ -16,11 +16,11 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from slots.models import Slot, SlotChange, TemplateBinding
-from tests.admin_client import browser, person, text_of
-from tests.api import Api, envelope, may, token_of
+from tests.admin_client import browser, make_staff_user, text_of
+from tests.api import Api, check_refusal, get_token, make_api
 from tests.conftest import in_background, jpeg, set_slot
 from tests.photoslot.waiting import until
-from tests.plans import goes_by
+from tests.plans import assert_uses_index
 from tests.slots.factories import image
 from tests.slots.form_data import ADD, change_url, settings, slot_page
 
@@ -42,7 +42,7 @@ FROM generate_series(1, 20000) AS n
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def history(slot_id: str = "slot-001", **query: Any) -> list[dict[str, Any]]:
 
 def reader() -> Api:
     if not User.objects.filter(username="reader").exists():
-        User.objects.filter(pk=person(superuser=True).pk).update(username="reader")
-    return Api(token_of("reader"))
+        User.objects.filter(pk=make_staff_user(superuser=True).pk).update(username="reader")
+    return Api(get_token("reader"))
 
 
 def list_changes(slot_id: str = "slot-001") -> list[tuple[str | None, dict[str, tuple[Any, Any]]]]:
@@ -124,7 +124,7 @@ def test_a_slot_begins_with_what_it_is(api: Api) -> None:
 @pytest.mark.parametrize("client", ["api", "admin"])
 def test_a_new_slot_is_its_makers(client: str) -> None:
     if client == "api":
-        assert may("slots:write")("post", "/api/slots", SLOT_DATA).status_code == 201
+        assert make_api("slots:write")("post", "/api/slots", SLOT_DATA).status_code == 201
     else:
         form = slot_page(**settings(look="sepia"), id="slot-016", name="Old")
         assert browser(superuser=True).post(ADD, form).status_code == 302
@@ -250,13 +250,13 @@ def save_unchanged_form() -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        lambda: put(may("slots:write"), **BEFORE),
+        lambda: put(make_api("slots:write"), **BEFORE),
         save_unchanged_form,
         lambda: act(browser(superuser=True), "switch_on"),
         lambda: act(browser(superuser=True), "restore"),
         lambda: Slot.objects.get(pk="slot-001").save(),
         lambda: set_slot(settings_json={"strength": None, "look": "black_and_white"}),
-        lambda: may("slots:write")("put", SLOT, SLOT_DATA | {"name": ""}, headers={"If-Match": "*"}),
+        lambda: make_api("slots:write")("put", SLOT, SLOT_DATA | {"name": ""}, headers={"If-Match": "*"}),
     ],
     ids=["PUT", "form", "on", "restored", "save", "null", "refused"],
 )
@@ -291,7 +291,7 @@ def test_the_newest_is_first_and_pages_follow_each_other(api: Api) -> None:
 
 def test_the_filter_shows_what_one_user_did(api: Api) -> None:
     put(api, name="A")
-    put(may("slots:write"), name="B")
+    put(make_api("slots:write"), name="B")
     set_slot(name="C")
     assert [entry["user"] for entry in history()] == [None, "staff-1", "staff-0"]
     assert [entry["user"] for entry in history(user="staff-1")] == ["staff-1"]
@@ -308,7 +308,7 @@ def test_an_entry_keeps_the_name_of_a_user_who_is_gone(api: Api) -> None:
 
 @pytest.mark.parametrize("slot_id", ["slot-099", "slot-1", "%00", "x"])
 def test_a_slot_that_there_is_not_has_none(api: Api, slot_id: str) -> None:
-    envelope(api("get", f"/api/slots/{slot_id}/history"), 404, "not_found")
+    check_refusal(api("get", f"/api/slots/{slot_id}/history"), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_a_slot_that_there_is_not_has_none(api: Api, slot_id: str) -> None:
 )
 def test_a_query_that_cannot_be_is_refused_by_name(api: Api, query: str, status: int, named: str) -> None:
     code = "invalid_payload" if status == 400 else "validation_failed"
-    assert list(envelope(api("get", f"{SLOT}/history?{query}"), status, code)) == [named]
+    assert list(check_refusal(api("get", f"{SLOT}/history?{query}"), status, code)) == [named]
 
 
 def count_lock_waits() -> int:
@@ -372,7 +372,7 @@ def test_a_page_goes_by_its_index_in_a_constant_number_of_queries(api: Api, djan
         answer = api("get", f"{SLOT}/history?page_size=100&user=staff-0")
     assert (len(answer.json()["data"]), answer.json()["meta"]["total"]) == (100, 200)
     for query in [each["sql"] for each in captured.captured_queries if 'FROM "slots_slotchange"' in each["sql"]]:
-        goes_by("change_newest_of_slot", query)
+        assert_uses_index("change_newest_of_slot", query)
 
 
 def test_the_admins_page_shows_it_in_words(staff: Client) -> None:

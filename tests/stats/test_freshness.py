@@ -9,7 +9,7 @@ from django.core.cache import cache
 from django.db import connection
 
 from stats.models import HourlyCounter, HourlyTotal, SlotFigures
-from tests.api import Api, may
+from tests.api import Api, make_api
 from tests.conftest import Booth, jpeg, set_slot, use_sandbox
 from tests.stats.counters import count
 
@@ -20,7 +20,7 @@ SLOT, GLOBAL, OF_SLOT = "/api/stats/slot-001", "/api/stats/global", "/api/stats/
 
 @pytest.fixture
 def api() -> Api:
-    return may("stats:read")
+    return make_api("stats:read")
 
 
 def get_counts(api: Api) -> list[int]:
