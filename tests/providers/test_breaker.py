@@ -129,7 +129,7 @@ async def probes_of_two_at_once(queue: Queue) -> int:
 
 @pytest.mark.usefixtures("gemini")
 async def test_without_the_accounts_lock_two_would_probe(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACCOUNT", limits.ACCOUNT.replace("FOR UPDATE", ""))
+    monkeypatch.setattr(limits, "LOCK_ACCOUNT", limits.LOCK_ACCOUNT.replace("FOR UPDATE", ""))
     await opened(queue)
     assert await probes_of_two_at_once(queue) == 2
 

@@ -11,7 +11,7 @@ from django.db import connection
 from core.database import in_thread
 from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_ROOM
 from jobs.queue.verbs import Queue
-from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
+from providers.limits import COUNT_CALLS, SUM_SPENT_TODAY, WINDOW_SECONDS
 from tests.providers.account_factories import account
 from tests.queue_helpers import sql
 
@@ -40,9 +40,9 @@ CLAIM_VALUES = {"providers": ["gemini"], "limit": 4, "lease": "8 s", "window": W
 # Statement, its values, and how many calls it may read: a minute has 7 calls, a day 8,640; 67 of the provider's are
 # open.
 STATEMENTS: dict[str, tuple[str, Any, int]] = {
-    "the minute": (USED, MINUTE | {"by_day": False}, 8),
-    "the day": (USED, MINUTE | {"by_day": True}, 8_700),
-    "the slot's money": (SPENT_TODAY, ("slot-001",), 8_700),
+    "the minute": (COUNT_CALLS, MINUTE | {"by_day": False}, 8),
+    "the day": (COUNT_CALLS, MINUTE | {"by_day": True}, 8_700),
+    "the slot's money": (SUM_SPENT_TODAY, ("slot-001",), 8_700),
     "earlier calls": (GET_EARLIER_CALLS, ([uuid4()],), 0),
     "room for a fallback": (HAS_ROOM, ("gemini",), 70),
     "claim": (CLAIM, CLAIM_VALUES, 80),

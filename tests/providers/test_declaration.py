@@ -61,7 +61,7 @@ def test_the_schema_says_what_each_setting_is_and_takes() -> None:
         "maxLength": 16_000,
     }
     assert properties["style"]["format"] == "template-key"
-    assert properties["model"]["enum"] == catalogue.current("gemini")
+    assert properties["model"]["enum"] == catalogue.list_current("gemini")
     assert schema_of("studio", "image_edit")["properties"]["strength"]["maximum"] == 100
 
 

@@ -16,7 +16,7 @@ from providers import gemini as module
 from providers.attempts import Deadline, DeadlineReached, make_picture
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
-from providers.gemini.files import MemoryCache
+from providers.gemini.files import FileCache
 from providers.prepare import templates
 from tests.providers.gemini_factories import PHOTO, Recorder, account, generations, make, parts, request
 from tests.providers.observers import unchanged
@@ -214,7 +214,7 @@ async def test_a_large_photo_that_cannot_be_uploaded(google: Google, fault: str,
 
 
 async def test_a_cache_is_shared_by_the_processes_of_an_account(google: Google) -> None:
-    cache = MemoryCache()
+    cache = FileCache()
     google.keys |= {"another-key"}
     for key in (KEY, KEY, "another-key"):
         adapter = Gemini(account(google, key), cache)

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from PIL import Image
 
 from providers.gemini import Gemini
-from providers.gemini.answers import FINISH
+from providers.gemini.responses import FINISH
 from tests.providers.gemini_factories import PHOTO, make, request, sent
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google

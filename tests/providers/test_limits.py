@@ -107,7 +107,7 @@ async def calls_of_two_at_once(queue: Queue) -> int:
 
 @pytest.mark.parametrize(("lock", "calls"), [("", 2), ("FOR UPDATE", 1)], ids=["without the lock", "with it"])
 async def test_the_minutes_last_call(queue: Queue, monkeypatch: pytest.MonkeyPatch, lock: str, calls: int) -> None:
-    monkeypatch.setattr(limits, "ACCOUNT", limits.ACCOUNT.replace("FOR UPDATE", lock))
+    monkeypatch.setattr(limits, "LOCK_ACCOUNT", limits.LOCK_ACCOUNT.replace("FOR UPDATE", lock))
     await with_past_calls(2, 20, per_minute=3)
     assert await calls_of_two_at_once(queue) == calls
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_only_what_booths_send_may_be_named(text: str, unknown: list[str]) -> None:
-    assert placeholders.unknown(text) == unknown
+    assert placeholders.find_unknown(text) == unknown
 
 
 @pytest.mark.parametrize(

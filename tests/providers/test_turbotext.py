@@ -25,7 +25,7 @@ from providers.base import (
     Request,
     TransientError,
 )
-from providers.turbotext import Turbotext, answers
+from providers.turbotext import Turbotext, responses
 from providers.turbotext.operations import IdentityTransfer, ImageEdit, StyleTransfer
 from tests.sandbox.providers import QuickTurbotext
 from tests.sandbox.turbotext import KEY
@@ -343,7 +343,7 @@ async def test_an_end_without_a_picture_is_final_and_has_spent_an_attempt(
 
 async def test_the_providers_own_words_are_in_the_message(cast: Cast) -> None:
     assert (await cast.fault("poll_error:Сервер устал")).message == "Сервер устал"
-    assert len((await cast.fault("poll_error:" + "x" * 900)).message) == answers.MAX_WORDS
+    assert len((await cast.fault("poll_error:" + "x" * 900)).message) == responses.MAX_WORDS
 
 
 async def test_words_that_repeat_key_or_prompt_are_blanked(cast: Cast) -> None:

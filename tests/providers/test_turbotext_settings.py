@@ -12,7 +12,7 @@ from django.conf import settings
 from pydantic import ValidationError
 
 from providers import catalogue
-from providers.turbotext import Turbotext, answers
+from providers.turbotext import Turbotext, responses
 from providers.turbotext.operations import IdentityTransfer, ImageEdit, StyleTransfer
 from tests.sandbox.turbotext_helpers import PROMPT
 
@@ -88,7 +88,7 @@ def test_settings_point_to_their_templates() -> None:
     ],
 )
 def test_objects_are_found(body: str, parsed: dict[str, Any]) -> None:
-    found = answers.parse(body.encode())
+    found = responses.parse(body.encode())
     assert found is not None
     assert {name: found.get(name, found.get("data", {}).get(name)) for name in parsed} == parsed
 
@@ -97,4 +97,4 @@ def test_objects_are_found(body: str, parsed: dict[str, Any]) -> None:
     "body", [b"", b"[]", b"{}", b"null", b'"success"', b"{" * 60_000, b'{"success":' + b"[" * 60_000]
 )
 def test_what_is_no_answer_is_none(body: bytes) -> None:
-    assert answers.parse(body) is None
+    assert responses.parse(body) is None

@@ -15,8 +15,8 @@ from core import images
 from providers.attempts import Deadline, make_picture
 from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, TransientError, Usage
 from providers.gemini import Gemini
-from providers.gemini.answers import cost
-from providers.gemini.errors import said
+from providers.gemini.errors import redact
+from providers.gemini.responses import cost
 from tests.providers.gemini_factories import PHOTO, Recorder, fail, generations, make, request, sent
 from tests.providers.observers import unchanged
 from tests.sandbox.gemini import KEY
@@ -226,10 +226,10 @@ async def test_a_retry_info_that_is_none_leaves_the_slots_own_pause(gemini: Gemi
 
 async def test_a_hint_beyond_the_deadline_ends_it_at_once(gemini: Gemini, google: Google) -> None:
     google.play("rate:40s")
-    clock = Deadline.after(20)
+    deadline = Deadline.after(20)
     with pytest.raises(TransientError) as raised:
-        await make_picture(gemini, request(), clock, Recorder(), unchanged)
-    assert clock.seconds_left() > 15
+        await make_picture(gemini, request(), deadline, Recorder(), unchanged)
+    assert deadline.seconds_left() > 15
     assert 40 <= (raised.value.retry_after or 0) <= 44
 
 
@@ -264,7 +264,7 @@ async def test_the_providers_own_words_are_kept(gemini: Gemini, google: Google, 
 
 @pytest.mark.parametrize("quoted", ["A" * 3000, "-_aB9" * 40, SECRET_PROMPT, KEY])
 def test_what_a_provider_quotes_is_cut_out(quoted: str) -> None:
-    text = said(f'Base64 decoding failed for "{quoted}" and so on', KEY, SECRET_PROMPT)
+    text = redact(f'Base64 decoding failed for "{quoted}" and so on', KEY, SECRET_PROMPT)
     assert text == 'Base64 decoding failed for "…" and so on'
 
 
