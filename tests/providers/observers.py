@@ -19,5 +19,5 @@ class Permissive:
         await asyncio.sleep(seconds)
 
 
-async def unchanged(picture: Picture) -> Picture:
+async def keep_picture(picture: Picture) -> Picture:
     return picture

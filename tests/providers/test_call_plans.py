@@ -12,7 +12,7 @@ from core.database import in_thread
 from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_ROOM
 from jobs.queue.verbs import Queue
 from providers.limits import COUNT_CALLS, SUM_SPENT_TODAY, WINDOW_SECONDS
-from tests.providers.account_factories import account
+from tests.providers.account_factories import create_account
 from tests.queue_helpers import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
@@ -49,27 +49,27 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
 }
 
 
-def calls_read(node: dict[str, Any]) -> int:
+def count_calls_read(node: dict[str, Any]) -> int:
     """By this node of a plan and those below it."""
-    read = 0
+    count = 0
     if node.get("Relation Name") == "providers_providercall":
-        read = round(sum(node.get(kind, 0) for kind in READ) * node["Actual Loops"])
-    return read + sum(calls_read(below) for below in node.get("Plans", []))
+        count = round(sum(node.get(kind, 0) for kind in READ) * node["Actual Loops"])
+    return count + sum(count_calls_read(below) for below in node.get("Plans", []))
 
 
-def two_hundred_thousand_calls() -> None:
-    account(max_concurrent=3, per_minute=30, per_day=1000)
+def create_calls() -> None:
+    create_account(max_concurrent=3, per_minute=30, per_day=1000)
     with connection.cursor() as cursor:
         cursor.execute(CALLS)
         cursor.execute("ANALYZE providers_providercall, providers_provideraccount")
 
 
 async def test_two_hundred_thousand_calls_are_not_read(queue: Queue) -> None:
-    await in_thread(two_hundred_thousand_calls)
+    await in_thread(create_calls)
     await sql(queue, WAITING)
     await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, most) in STATEMENTS.items():
-        async with queue.database.connection() as opened, opened.transaction(force_rollback=True):
-            explained = await opened.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)
+        async with queue.database.connection() as pooled, pooled.transaction(force_rollback=True):
+            explained = await pooled.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)
             ((plan,),) = await explained.fetchall()
-        assert calls_read(plan[0]["Plan"]) <= most, name
+        assert count_calls_read(plan[0]["Plan"]) <= most, name

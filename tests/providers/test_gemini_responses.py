@@ -17,8 +17,8 @@ from providers.base import AmbiguousError, PermanentError, ProviderError, Reason
 from providers.gemini import Gemini
 from providers.gemini.errors import redact
 from providers.gemini.responses import cost
-from tests.providers.gemini_factories import PHOTO, Recorder, fail, generations, make, request, sent
-from tests.providers.observers import unchanged
+from tests.providers.gemini_factories import PHOTO, Recorder, build_request, fail, generations, make, read_json
+from tests.providers.observers import keep_picture
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.pictures import BASE64, ODD, UNUSABLE
@@ -131,8 +131,8 @@ async def test_what_passes_is_tried_again(gemini: Gemini, google: Google, scenar
 
 async def test_after_max_tokens_the_model_thinks_less(gemini: Gemini, google: Google) -> None:
     google.play("finish:MAX_TOKENS")
-    await make(gemini, request(thinking_level="high"))
-    levels = [sent(google, number)["generationConfig"]["thinkingConfig"]["thinkingLevel"] for number in (0, 1)]
+    await make(gemini, build_request(thinking_level="high"))
+    levels = [read_json(google, number)["generationConfig"]["thinkingConfig"]["thinkingLevel"] for number in (0, 1)]
     assert levels == ["HIGH", "MINIMAL"]
 
 
@@ -228,7 +228,7 @@ async def test_a_hint_beyond_the_deadline_ends_it_at_once(gemini: Gemini, google
     google.play("rate:40s")
     deadline = Deadline.after(20)
     with pytest.raises(TransientError) as raised:
-        await make_picture(gemini, request(), deadline, Recorder(), unchanged)
+        await make_picture(gemini, build_request(), deadline, Recorder(), keep_picture)
     assert deadline.seconds_left() > 15
     assert 40 <= (raised.value.retry_after or 0) <= 44
 

@@ -18,22 +18,22 @@ pytestmark = pytest.mark.unit
 SAFETY = {"category": "HARM_CATEGORY_HARASSMENT", "threshold": "OFF"}
 
 
-def faults(settings: type[ImageEdit] = ImageEdit, **given: Any) -> dict[str, str]:
+def get_errors(settings: type[ImageEdit] = ImageEdit, **values: Any) -> dict[str, str]:
     """Messages by field."""
     with pytest.raises(pydantic.ValidationError) as raised:
-        settings.model_validate({"prompt": "x"} | given)
+        settings.model_validate({"prompt": "x"} | values)
     return {".".join(map(str, error["loc"])): error["msg"] for error in raised.value.errors()}
 
 
 def test_only_the_prompt_is_required() -> None:
     assert ImageEdit(prompt="x").model == "gemini-nano-banana-2.1"
     assert StyleTransfer(prompt="x", style="art").template_keys() == ["art"]
-    assert set(faults(StyleTransfer)) == {"style"}
-    assert set(faults(IdentityTransfer)) == {"face"}
+    assert set(get_errors(StyleTransfer)) == {"style"}
+    assert set(get_errors(IdentityTransfer)) == {"face"}
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("values", "field"),
     [
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x" * 16_001}, "prompt"),
@@ -52,12 +52,12 @@ def test_only_the_prompt_is_required() -> None:
         ({"negative_prompt": 3}, "negative_prompt"),
     ],
 )
-def test_what_is_refused_names_its_field(given: dict[str, Any], field: str) -> None:
-    assert set(faults(**given)) == {field}
+def test_what_is_refused_names_its_field(values: dict[str, Any], field: str) -> None:
+    assert set(get_errors(**values)) == {field}
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("values", "field"),
     [
         ({"model": "gemini-nano-banana-2.1", "image_size": "512"}, "image_size"),
         ({"model": "gemini-nano-banana-2.1", "thinking_level": "low"}, "thinking_level"),
@@ -66,27 +66,27 @@ def test_what_is_refused_names_its_field(given: dict[str, Any], field: str) -> N
         ({"model": "gemini-3.1-flash-lite-image", "image_size": "1K"}, "image_size"),
     ],
 )
-def test_a_model_has_its_own_limits(given: dict[str, Any], field: str) -> None:
-    [(name, message)] = faults(**given).items()
+def test_a_model_has_its_own_limits(values: dict[str, Any], field: str) -> None:
+    [(name, message)] = get_errors(**values).items()
     assert name == field
-    assert given["model"] in message
+    assert values["model"] in message
 
 
 def test_a_style_counts_among_the_images() -> None:
     keys = [f"k{n}" for n in range(13)]
     assert len(ImageEdit(prompt="x", template_media=keys).image_keys()) == 13
-    assert "12" in faults(StyleTransfer, style="art", template_media=keys)["template_media"]
+    assert "12" in get_errors(StyleTransfer, style="art", template_media=keys)["template_media"]
 
 
 @pytest.mark.parametrize("model", ["gemini-3.1-flash-image", "gemini-2.5-flash-image", "gemini-3-pro-image-preview"])
 def test_a_retired_model_names_what_to_use(model: str) -> None:
-    message = faults(model=model)["model"]
+    message = get_errors(model=model)["model"]
     assert "retired" in message
     assert any(name in message for name in catalogue.models("gemini")[model]["use_instead"])
 
 
 def test_an_unknown_model_names_those_there_are() -> None:
-    assert "gemini-nano-banana-2.1" in faults(model="dall-e-3")["model"]
+    assert "gemini-nano-banana-2.1" in get_errors(model="dall-e-3")["model"]
 
 
 def test_an_operator_may_add_a_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ MODEL = "gpt-image-2.5-flare"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WireSandbox]:
-    with WireSandbox([Speaker]).running() as running:
+    with WireSandbox([Speaker]).run() as running:
         yield running
 
 
@@ -50,17 +50,17 @@ def options(sandbox: WireSandbox, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def client(sandbox: WireSandbox) -> Iterator[openai.OpenAI]:
-    with closing(openai.OpenAI(**options(sandbox))) as opened:
-        yield opened
+    with closing(openai.OpenAI(**options(sandbox))) as open_picture:
+        yield open_picture
 
 
 @pytest.fixture
 async def async_client(sandbox: WireSandbox) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(**options(sandbox)) as opened:
-        yield opened
+    async with openai.AsyncOpenAI(**options(sandbox)) as open_picture:
+        yield open_picture
 
 
-def opened(response: ImagesResponse) -> Image.Image:
+def open_picture(response: ImagesResponse) -> Image.Image:
     assert response.data is not None
     return Image.open(io.BytesIO(base64.b64decode(response.data[0].b64_json or "")))
 
@@ -71,7 +71,7 @@ def opened(response: ImagesResponse) -> Image.Image:
 def test_the_sdk_edits_two_images_with_a_mask(client: openai.OpenAI) -> None:
     mask = ("mask.png", images.encode(Image.new("RGBA", (300, 200)), "png"), "image/png")
     response = client.images.edit(image=[PHOTO, OTHER], mask=mask, prompt="two", model=MODEL, size="1024x1024")
-    picture = opened(response)
+    picture = open_picture(response)
     assert (picture.size, picture.format) == ((1024, 1024), "PNG")
     expected = ImageOps.invert(ImageOps.fit(Image.open(io.BytesIO(PHOTO[1])), (1024, 1024)))
     assert picture.getpixel((512, 512)) == expected.getpixel((512, 512))
@@ -92,7 +92,8 @@ async def test_the_async_sdk_edits_two_images(async_client: openai.AsyncOpenAI) 
         background="transparent",
         extra_body={"moderation": "low"},
     )
-    assert (opened(response).size, opened(response).format, opened(response).mode) == ((1536, 864), "WEBP", "RGBA")
+    picture = open_picture(response)
+    assert (picture.size, picture.format, picture.mode) == ((1536, 864), "WEBP", "RGBA")
     assert (response.size, response.quality, response.background) == ("1536x864", "max", "transparent")
 
 

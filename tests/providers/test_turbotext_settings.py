@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("operation_id", "given", "fault"),
+    ("operation_id", "values", "field"),
     [
         ("image_edit", {}, "prompt"),
         ("image_edit", {"prompt": "  "}, "prompt"),
@@ -42,18 +42,18 @@ pytestmark = pytest.mark.unit
         ("identity_transfer", {"face": "hero", "face_restore": "True"}, "face_restore"),
     ],
 )
-def test_settings_are_refused_with_the_field_named(operation_id: str, given: dict[str, Any], fault: str) -> None:
+def test_settings_are_refused_with_the_field_named(operation_id: str, values: dict[str, Any], field: str) -> None:
     declared = {operation.id: operation.settings for operation in Turbotext.operations}
     with pytest.raises(ValidationError) as caught:
-        declared[operation_id].model_validate(given)
-    assert [error["loc"] for error in caught.value.errors()] == [(fault,)]
+        declared[operation_id].model_validate(values)
+    assert [error["loc"] for error in caught.value.errors()] == [(field,)]
 
 
 @pytest.mark.parametrize(
-    "given", [{"strength": 0}, {"strength": 80}, {"seed": 10**10}, {"scale": 20}, {"negative_prompt": "word " * 80}]
+    "values", [{"strength": 0}, {"strength": 80}, {"seed": 10**10}, {"scale": 20}, {"negative_prompt": "word " * 80}]
 )
-def test_the_limits_themselves_are_allowed(given: Mapping[str, Any]) -> None:
-    ImageEdit.model_validate({"prompt": PROMPT, **given})
+def test_the_limits_themselves_are_allowed(values: Mapping[str, Any]) -> None:
+    ImageEdit.model_validate({"prompt": PROMPT, **values})
 
 
 def test_a_retired_method_is_refused_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:

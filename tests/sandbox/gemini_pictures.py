@@ -27,7 +27,7 @@ BORDER = 12
 TINT, EDGE = (255, 140, 0), (0, 120, 60)
 
 
-def opened(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
     """Raises what Pillow raises."""
     image = Image.open(io.BytesIO(data))
     image.load()
@@ -45,7 +45,7 @@ def size_of(
     return round(width * TIMES[size or "1K"]), round(height * TIMES[size or "1K"])
 
 
-def drawn(inputs: list[Image.Image], size: tuple[int, int], stamp: str) -> Image.Image:
+def draw(inputs: list[Image.Image], size: tuple[int, int], stamp: str) -> Image.Image:
     """The first image fills the picture; the others are shown along its lower edge, in their order."""
     picture = Image.blend(ImageOps.fit(inputs[0], size), Image.new("RGB", size, TINT), 0.25)
     picture = ImageOps.expand(ImageOps.crop(picture, BORDER), BORDER, EDGE)

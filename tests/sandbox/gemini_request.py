@@ -76,11 +76,11 @@ def _message(**fields: Check) -> Check:
             reader.wrong(path, f"Invalid value at '{path}', expected an object")
             return {}
         read = {}
-        for given, content in value.items():
-            name = next((f for f in fields if given in {f, _camel(f)}), None)
+        for key, content in value.items():
+            name = next((f for f in fields if key in {f, _camel(f)}), None)
             if name is None:
                 at = f" at '{path}'" if path else ""
-                reader.wrong(path, f'Invalid JSON payload received. Unknown name "{given}"{at}: Cannot find field.')
+                reader.wrong(path, f'Invalid JSON payload received. Unknown name "{key}"{at}: Cannot find field.')
             elif content is not None:
                 read[name] = fields[name](reader, content, f"{path}.{name}".lstrip("."))
         return read

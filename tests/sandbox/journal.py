@@ -20,7 +20,7 @@ class Journal(Speaker):
         )
 
     def _entry(self, request: Received) -> dict[str, Any]:
-        parts = self.sandbox.speakers[request.provider].shown(request)
+        parts = self.sandbox.speakers[request.provider].describe_parts(request)
         return {
             "at": (datetime.now(UTC) - timedelta(seconds=monotonic() - request.at)).isoformat(timespec="milliseconds"),
             "provider": request.provider,

@@ -59,7 +59,7 @@ class Sandbox:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextmanager
-    def running(self) -> Iterator[Sandbox]:
+    def run(self) -> Iterator[Sandbox]:
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="sandbox")
         thread.start()
         try:
@@ -85,11 +85,11 @@ class Sandbox:
     def wait_for_calls(self, count: int, method: str = "POST") -> list[Call]:
         """Returns once so many calls have come in."""
         with self._arrived:
-            came = self._arrived.wait_for(lambda: len(self._of(method)) >= count, WAIT_SECONDS)
-            assert came, f"{len(self._of(method))} {method} calls came in, not {count}"
-            return self._of(method)
+            is_in_time = self._arrived.wait_for(lambda: len(self._calls_by(method)) >= count, WAIT_SECONDS)
+            assert is_in_time, f"{len(self._calls_by(method))} {method} calls came in, not {count}"
+            return self._calls_by(method)
 
-    def _of(self, method: str) -> list[Call]:
+    def _calls_by(self, method: str) -> list[Call]:
         return [call for call in self.journal if call.method == method]
 
     def note(self, call: Call) -> int:
@@ -111,7 +111,7 @@ class Sandbox:
         self._photos[reference] = photo
         return reference
 
-    def queued(self, reference: str) -> bytes | None:
+    def get_photo(self, reference: str) -> bytes | None:
         return self._photos.get(reference)
 
 
@@ -131,7 +131,7 @@ class Player(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         call = self._call(b"")
         number = self.sandbox.note(call)
-        photo = self.sandbox.queued(call.path.rpartition("/")[2])
+        photo = self.sandbox.get_photo(call.path.rpartition("/")[2])
         if call.scenario == "poll_fails_once" and number == 1:
             self.answer(503)
         elif photo is None:
@@ -172,18 +172,18 @@ class Player(BaseHTTPRequestHandler):
 Scenario = Callable[[Player, Call, int, str], None]
 
 
-def _ok(player: Player, call: Call, number: int, argument: str) -> None:
+def _make(player: Player, call: Call, number: int, argument: str) -> None:
     player.make(call)
 
 
-def _hold(player: Player, call: Call, number: int, argument: str) -> None:
+def _hold_then_make(player: Player, call: Call, number: int, argument: str) -> None:
     """An immediate answer is held until the test lets go; a queue takes the job and works on it until then."""
     if call.path != "/queue":
         player.sandbox.hold()
     player.make(call)
 
 
-def _first(status: int) -> Scenario:
+def _fail_first(status: int) -> Scenario:
     """That status so many times, then the picture."""
 
     def play(player: Player, call: Call, number: int, argument: str) -> None:
@@ -195,29 +195,29 @@ def _first(status: int) -> Scenario:
     return play
 
 
-def _always(status: int, body: bytes = b"") -> Scenario:
+def _answer_always(status: int, body: bytes = b"") -> Scenario:
     def play(player: Player, call: Call, number: int, argument: str) -> None:
         player.answer(status, body, retry_after=argument)
 
     return play
 
 
-def _lost(player: Player, call: Call, number: int, argument: str) -> None:
+def _answer_nothing(player: Player, call: Call, number: int, argument: str) -> None:
     """The request was taken; its answer never comes."""
     player.close_connection = True
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "ok": _ok,
-    "hold": _hold,
-    "never": _ok,  # a queue that takes the job and never finishes it
-    "poll_fails_once": _ok,
-    "overloaded_first": _first(503),
-    "overloaded": _always(503),
-    "refuses": _always(422),
-    "bad_key": _always(401),
-    "not_an_image": _always(200, b"<html>so sorry</html>"),
-    "lost": _lost,
+    "ok": _make,
+    "hold": _hold_then_make,
+    "never": _make,  # a queue that takes the job and never finishes it
+    "poll_fails_once": _make,
+    "overloaded_first": _fail_first(503),
+    "overloaded": _answer_always(503),
+    "refuses": _answer_always(422),
+    "bad_key": _answer_always(401),
+    "not_an_image": _answer_always(200, b"<html>so sorry</html>"),
+    "lost": _answer_nothing,
 }
 
 

@@ -17,7 +17,7 @@ from tests.sandbox.wire import WireSandbox  # noqa: E402
 
 @pytest.fixture(scope="session")
 def wire_server() -> Iterator[WireSandbox]:
-    with WireSandbox(SPEAKERS).running() as running:
+    with WireSandbox(SPEAKERS).run() as running:
         yield running
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from core import images
-from tests.providers.end_to_end.harness import Harness, check, opened, template
-from tests.sandbox.pictures import encoded
+from tests.providers.end_to_end.harness import Harness, check, create_template, open_picture
+from tests.sandbox.pictures import encode
 
 pytestmark = pytest.mark.e2e
 
@@ -118,7 +118,7 @@ def large(number: int) -> Image.Image:
 
 @pytest.mark.parametrize("fault", ["", "processing:1", "start_503", "not_final"])
 def test_a_template_is_uploaded_or_goes_with_the_request(harness: Harness, fault: str) -> None:
-    template("style", large(1))
+    create_template("style", large(1))
     harness.google.files.plays.append(fault)
     reply = harness.post("gemini", operation="style_transfer", style="style")
     check(harness, "gemini", reply, 200, "made$")
@@ -126,15 +126,15 @@ def test_a_template_is_uploaded_or_goes_with_the_request(harness: Harness, fault
 
 
 def test_a_template_that_gemini_cannot_read(harness: Harness) -> None:
-    template("style", large(2))
+    create_template("style", large(2))
     harness.google.files.plays.append("failed")
     reply = harness.post("gemini", operation="style_transfer", style="style")
     assert (reply.status, b'"bad_template"' in reply.body) == (502, True)
-    assert harness.paid("gemini") == []
+    assert harness.paid_requests("gemini") == []
 
 
 def test_a_template_that_has_expired_at_the_provider_is_uploaded_again(harness: Harness) -> None:
-    template("style", large(3))
+    create_template("style", large(3))
     assert harness.post("gemini", operation="style_transfer", style="style").status == 200
     harness.google.files.ahead = dt.timedelta(hours=49)
     assert harness.post("gemini", operation="style_transfer", style="style").status == 200
@@ -143,7 +143,7 @@ def test_a_template_that_has_expired_at_the_provider_is_uploaded_again(harness: 
 
 @pytest.mark.parametrize(("number", "scenario"), [(4, "lost_file_403"), (5, "lost_file_404")])
 def test_a_template_that_was_lost_early_is_uploaded_again(harness: Harness, number: int, scenario: str) -> None:
-    template("style", large(number))
+    create_template("style", large(number))
     reply = harness.post("gemini", scenario, operation="style_transfer", style="style")
     check(harness, "gemini", reply, 200, "made$", posts=2)
     assert len(harness.google.files.files) == 2
@@ -151,12 +151,12 @@ def test_a_template_that_was_lost_early_is_uploaded_again(harness: Harness, numb
 
 def test_a_photo_too_large_to_go_along_is_uploaded_and_deleted_whatever_comes(harness: Harness) -> None:
     noise = Image.merge("RGB", [Image.effect_noise((4000, 4000), 200)] * 3)
-    reply = harness.post("gemini", "finish:SAFETY", photo=encoded(noise, "JPEG", quality=98), image_size="4K")
+    reply = harness.post("gemini", "finish:SAFETY", photo=encode(noise, "JPEG", quality=98), image_size="4K")
     check(harness, "gemini", reply, 502, "refused:refused$")
     assert len(harness.wire.calls("gemini", "DELETE")) == 1
 
 
 def test_a_picture_in_4k_comes_whole(harness: Harness) -> None:
-    picture = opened(harness.post("gemini", image_size="4K", aspect_ratio="3:2"))
+    picture = open_picture(harness.post("gemini", image_size="4K", aspect_ratio="3:2"))
     assert picture.size == (5056, 3392)
-    images.decode(encoded(picture, "JPEG"))
+    images.decode(encode(picture, "JPEG"))
