@@ -1,4 +1,4 @@
-"""What the tests of provider accounts share: accounts at the sandbox, calls that were made, and time that passes."""
+"""Factories for tests of provider accounts: accounts at the sandbox, past calls, calls under way, passing time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Outcome = ProviderCall.Outcome
 
 
 def create_account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **changes: Any) -> ProviderAccount:
-    """A provider's account at the sandbox with that address; without one, at a port that nobody listens on."""
+    """Creates a provider's account at the sandbox with that URL, by default at a closed port."""
     created = ProviderAccount(**{"provider_id": provider_id, "base_url": url + ADDRESSES[provider_id]} | changes)
     created.set_key(KEYS[provider_id])
     leaks.note(KEYS[provider_id])
@@ -38,7 +38,7 @@ def use_gemini(prompt: str = "As a watercolour", slot_id: str = "slot-001") -> N
 
 
 def create_past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
-    """Calls that made a picture so long ago."""
+    """Creates calls that made a picture so many seconds ago."""
     at = timezone.now() - timedelta(seconds=seconds_ago)
     usual = {"provider_id": "gemini", "slot_id": "slot-001", "at": at, "ended_at": at, "outcome": "made"}
     calls = [ProviderCall(**({"job_id": uuid4()} | usual | changes)) for _ in range(count)]
@@ -50,13 +50,13 @@ def build_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCa
 
 
 async def begin_call(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> CallPermit:
-    """Asks for a call as a worker does."""
+    """Begins a call as a worker does."""
     async with queue.database.connection() as connection, connection.transaction():
         return await limits.begin_call(connection, build_call(provider_id, job_id))
 
 
 async def start_call(queue: Queue) -> int:
-    """A call under way."""
+    """Begins a call that must be permitted; returns its id."""
     permit = await begin_call(queue)
     assert permit.call_id is not None
     return permit.call_id
@@ -68,7 +68,7 @@ async def fail(queue: Queue, reason: Reason, times: int = 1) -> None:
 
 
 async def pass_time(queue: Queue, seconds: float) -> None:
-    """For the breakers."""
+    """Moves the opening times of all breakers into the past."""
     await sql(
         queue, "UPDATE providers_provideraccount SET open_until = open_until - make_interval(secs => %s)", seconds
     )

@@ -1,4 +1,4 @@
-"""One photo's way through the Gemini adapter, and what the sandbox's journal says of it."""
+"""Sends one photo through the Gemini adapter, and reads the sandbox's journal of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PHOTO = Picture(images.encode(scene(600, 400), "jpeg"), "image/jpeg")
 
 
 class Recorder(Permissive):
-    """An observer that keeps what it is told."""
+    """An observer that records the error of each attempt."""
 
     def __init__(self) -> None:
         self.errors: list[ProviderError | None] = []

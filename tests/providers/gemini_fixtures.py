@@ -1,4 +1,4 @@
-"""The cast of Gemini's tests: the sandbox on a real socket and the real adapter. Named in `pytest_plugins`."""
+"""Fixtures of Gemini's tests: the sandbox on a real socket and the real adapter. Named in `pytest_plugins`."""
 
 from __future__ import annotations
 

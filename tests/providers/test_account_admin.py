@@ -1,4 +1,4 @@
-"""Staff's pages for provider accounts and calls: secrets go in and never come out, states and faults in plain words."""
+"""Staff's pages for provider accounts: secrets are write-only, states and errors are described in plain words."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def act(client: Client, action: str, *provider_ids: str) -> Any:
 # Secrets.
 
 
-def test_what_goes_in_is_used_and_shown_nowhere(admin: Client) -> None:
+def test_a_secret_is_used_and_displayed_nowhere(admin: Client) -> None:
     create_account()
     saved = admin.post(PAGE, form(new_key=f" {KEY} ", new_proxy_url=PROXY), follow=True)
     assert (gemini().decrypt().key, gemini().decrypt().proxy_url) == (KEY, PROXY)
@@ -70,7 +70,7 @@ def test_a_form_with_an_error_does_not_send_the_key_back(admin: Client) -> None:
     assert KEY not in answer.content.decode()
 
 
-def test_left_empty_they_stay_and_a_hyphen_removes_them(admin: Client) -> None:
+def test_an_empty_field_keeps_the_secret_and_a_hyphen_removes_it(admin: Client) -> None:
     create_account().set_proxy_url(PROXY)
     admin.post(PAGE, form(new_key=KEY, new_proxy_url=PROXY))
     admin.post(PAGE, form(per_day="5"))
@@ -111,7 +111,7 @@ def test_who_changed_the_key_and_when_is_kept() -> None:
         ("per_day", "99999999999", "less than or equal to"),
     ],
 )
-def test_what_is_wrong_is_said_at_its_field(admin: Client, field: str, value: str, words: str) -> None:
+def test_an_invalid_value_is_reported_at_its_field(admin: Client, field: str, value: str, words: str) -> None:
     create_account()
     before = ProviderAccount.objects.values().get()
     (sentence,) = errors_of(admin.post(PAGE, form(**{field: value})))[field]
@@ -119,7 +119,7 @@ def test_what_is_wrong_is_said_at_its_field(admin: Client, field: str, value: st
     assert ProviderAccount.objects.values().get() == before
 
 
-# What workers do meanwhile.
+# The breaker, which workers move at the same time.
 
 
 def test_saving_a_limit_leaves_the_breaker_as_it_is(admin: Client) -> None:
@@ -132,13 +132,13 @@ def test_saving_a_limit_leaves_the_breaker_as_it_is(admin: Client) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("new_key", KEY), ("new_proxy_url", PROXY), ("base_url", "http://relay:1")]
 )
-def test_whoever_mends_the_account_need_not_wait_for_the_breaker(admin: Client, field: str, value: str) -> None:
+def test_a_change_of_the_connection_closes_the_breaker(admin: Client, field: str, value: str) -> None:
     create_account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH)
     admin.post(PAGE, form(**{field: value}))
     assert (gemini().open_until, gemini().failures) == (None, 0)
 
 
-def test_asking_again_is_logged(admin: Client) -> None:
+def test_closing_the_breaker_is_logged(admin: Client) -> None:
     create_account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH, probe_call_id=1)
     assert "1 account is asked again." in text_of(act(admin, "close_breaker", "gemini"))
     assert (gemini().open_until, gemini().failures, gemini().probe_call_id) == (None, 0, None)
@@ -168,7 +168,7 @@ def test_the_breakers_state_in_words(
     assert words in text_of(admin.get(PAGE))
 
 
-def test_a_key_that_cannot_be_read_any_more_is_said(admin: Client, settings: fixtures.Settings) -> None:
+def test_a_key_that_cannot_be_decrypted_is_reported(admin: Client, settings: fixtures.Settings) -> None:
     create_account()
     settings.FERNET_KEYS = [Fernet.generate_key().decode()]
     for page in (admin.get(LIST), admin.get(PAGE), act(admin, "test", "gemini")):
@@ -184,7 +184,7 @@ def scenarios() -> Any:
 
 
 @pytest.mark.parametrize(("provider_id", "fault", "words"), scenarios())
-def test_the_test_says_in_plain_words_how_the_account_is(
+def test_the_test_action_reports_the_result_in_plain_words(
     admin: Client, wires: WireSandbox, provider_id: str, fault: str, words: str
 ) -> None:
     created = create_account(wires.url, provider_id)
@@ -207,19 +207,19 @@ def test_the_test_says_in_plain_words_how_the_account_is(
         ("html_502", "the provider is overloaded or unavailable"),
     ],
 )
-def test_each_fault_of_a_provider_has_its_words(admin: Client, wires: WireSandbox, scenario: str, words: str) -> None:
+def test_each_error_of_a_provider_is_described(admin: Client, wires: WireSandbox, scenario: str, words: str) -> None:
     create_account(wires.url, "openai")
     wires.speakers["openai"].play(scenario)
     assert f"OpenAI: {words}" in text_of(act(admin, "test", "openai"))
 
 
 @pytest.mark.parametrize("provider_id", ["gemini", "openai", "turbotext"])
-def test_a_provider_that_is_not_there_is_said_to_be_so(admin: Client, provider_id: str) -> None:
+def test_an_unreachable_provider_is_reported(admin: Client, provider_id: str) -> None:
     create_account(provider_id=provider_id)
     assert "the provider is overloaded or unavailable (no connection" in text_of(act(admin, "test", provider_id))
 
 
-def test_all_accounts_are_tested_at_once_and_a_silent_one_does_not_hold_the_page(
+def test_all_accounts_are_tested_at_once_and_a_silent_one_does_not_delay_the_page(
     admin: Client, wires: WireSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("providers.admin.TEST_SECONDS", 0.5)
@@ -241,7 +241,7 @@ def test_in_the_running_service_it_works_too(web: httpx.Client, wires: WireSandb
     assert "Google Gemini: the account works." in text_of(web.get(LIST))
 
 
-# Who may do what.
+# Permissions.
 
 
 def test_staff_who_may_only_look_change_and_test_nothing(wires: WireSandbox) -> None:
@@ -263,7 +263,7 @@ def test_accounts_are_neither_added_nor_deleted_by_hand(admin: Client) -> None:
     assert ProviderAccount.objects.exists()
 
 
-def test_providers_that_need_no_key_are_asked_without_one(admin: Client) -> None:
+def test_providers_that_need_no_key_are_called_without_one(admin: Client) -> None:
     ProviderAccount.objects.create(provider_id="studio")
     assert "Studio (built in) is asked" in text_of(admin.get(LIST))
     assert "the account works." in text_of(act(admin, "test", "studio"))

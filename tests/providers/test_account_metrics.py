@@ -1,4 +1,4 @@
-"""What Prometheus is told of accounts and calls."""
+"""Prometheus metrics of accounts and calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 
 def scrape(client: httpx.Client, name: str) -> dict[tuple[str, ...], float]:
-    """Values by provider, outcome and reason, as far as they have such labels."""
+    """Values by those of the labels provider, outcome and reason that the metric has."""
     families = text_string_to_metric_families(client.get("/metrics").text)
     samples = [sample for family in families for sample in family.samples if sample.name == name]
     return {tuple(s.labels[label] for label in LABELS if label in s.labels): s.value for s in samples}

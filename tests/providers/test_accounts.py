@@ -1,4 +1,4 @@
-"""An account as booths and workers know it: what staff change counts with the next photo."""
+"""An account as booths and workers see it: a change by staff applies to the next photo."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("database")]
 
 
 class Relay(BaseHTTPRequestHandler):
-    """An HTTP proxy that lets whoever has its password through to plain http addresses."""
+    """An HTTP proxy with a password, for plain http addresses."""
 
     seen: list[tuple[str, str]]
 
@@ -53,7 +53,7 @@ class Relay(BaseHTTPRequestHandler):
 
 @contextmanager
 def proxy() -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Its port, and what came through."""
+    """Its port, and the requests it has forwarded, as (login, URL)."""
     seen: list[tuple[str, str]] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundRelay", (Relay,), {"seen": seen}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -116,14 +116,16 @@ def test_a_provider_without_an_account_has_no_key(booth: Booth) -> None:
 
 
 def test_a_change_reaches_running_workers_with_the_next_photo(booth: Booth, wires: WireSandbox) -> None:
-    created = create_account()  # where nobody listens
+    created = create_account()  # at a closed port
     use_gemini()
     refusal(booth.post(jpeg()), 502, "provider_error")
     ProviderAccount.objects.update(base_url=f"{wires.url}/gemini", failures=0, open_until=None, open_reason=None)
     assert booth.post(jpeg()).status == 200
     created.set_key("AIza-not-accepted")
     ProviderAccount.objects.update(encrypted_key=created.encrypted_key)
-    reply = booth.post(jpeg(colour="red"))  # the same photo could join the last job: its delivery may not be noted yet
+    reply = booth.post(
+        jpeg(colour="red")
+    )  # the same photo could join the last job, whose delivery may not be recorded yet
     assert refusal(reply, 502, "provider_error")["reason"] == "auth"
     assert [call.headers["x-goog-api-key"] for call in wires.calls("gemini")] == [KEYS["gemini"], "AIza-not-accepted"]
 

@@ -1,4 +1,4 @@
-"""Attempts, pauses and time-outs, by a clock that jumps to whatever is waited for: exact, and over at once."""
+"""Attempts, back-off and time-outs, on an event loop whose time jumps to the next timer: exact, and without waiting."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Answer = Picture | Accepted | Exception | None
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """Nobody waits: when nothing is left to do, its clock jumps to the next thing due."""
+    """Never waits: when no callback is ready, its time jumps to the next timer."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -72,7 +72,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class Script(Provider[str]):
-    """Answers as it is told, each answer after so many seconds; keeps a journal of (second, what)."""
+    """Plays scripted (seconds, result) pairs; keeps a journal of (second, method)."""
 
     submits: list[tuple[float, Answer]] = field(default_factory=list)
     polls: list[tuple[float, Answer]] = field(default_factory=list)
@@ -220,7 +220,7 @@ def test_what_may_not_be_repeated_ends_at_once(error: ProviderError) -> None:
     assert provider.times("submit") == [0]
 
 
-def test_a_lost_answer_is_asked_for_again_where_that_costs_nothing() -> None:
+def test_a_call_whose_response_is_lost_is_repeated_where_that_costs_nothing() -> None:
     provider = Script([(1, LOST), (0, PICTURE)], repeatable=True)
     assert make(provider) == PICTURE
 
@@ -232,7 +232,7 @@ def test_preparing_is_repeated_too_and_counts_as_an_attempt() -> None:
     assert [number for number, _, _ in recorder.attempts] == [1, 2]
 
 
-def test_a_generation_may_use_all_the_time_there_is() -> None:
+def test_a_generation_may_use_all_the_time_until_the_deadline() -> None:
     assert make(Script([(47.9, PICTURE)])) == PICTURE
     with pytest.raises(DeadlineReached):
         make(Script([(FOREVER, PICTURE)]))
@@ -285,7 +285,7 @@ def test_a_queue_is_polled_until_there_is_a_picture() -> None:
 
 
 @pytest.mark.parametrize("fault", [(0, BUSY), (0, LOST), (FOREVER, None)])
-def test_a_poll_that_fails_is_asked_again_and_nothing_submitted_twice(fault: tuple[float, Answer]) -> None:
+def test_a_poll_that_fails_is_repeated_and_nothing_submitted_twice(fault: tuple[float, Answer]) -> None:
     provider, recorder = script_with_queue([fault, (0, PICTURE)]), Recorder()
     assert make(provider, recorder=recorder) == PICTURE
     assert len(provider.times("submit")) == 1

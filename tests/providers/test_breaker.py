@@ -1,4 +1,4 @@
-"""The circuit breaker: a provider that does not work is spared, and its booths are spared the waiting for it."""
+"""The circuit breaker: a failing provider is not called, and its booths are refused at once."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ async def gemini(queue: Queue) -> None:
 
 
 async def get_open_seconds(queue: Queue) -> float | None:
-    """For how many seconds, rounded, the account is not asked; None: the breaker is closed."""
+    """The seconds, rounded, for which the breaker stays open; None if it is closed."""
     statement = "SELECT extract(epoch FROM open_until - clock_timestamp())::float8 AS s FROM providers_provideraccount"
     (row,) = await sql(queue, statement)
     return None if row["s"] is None else round(row["s"])
 
 
 async def make_half_open(queue: Queue, reason: Reason = Reason.AUTH) -> None:
-    """Open, and its time is over: half-open."""
+    """Opens the breaker and lets its time pass."""
     await fail(queue, reason, BREAKER[reason][0])
     await pass_time(queue, BREAKER[reason][1])
 
@@ -95,7 +95,7 @@ async def test_an_answer_of_whatever_kind_ends_the_row_of_failures(queue: Queue,
 
 @pytest.mark.usefixtures("gemini")
 @pytest.mark.parametrize(("outcome", "reason"), NOTHING)
-async def test_what_was_torn_down_or_lost_says_nothing(queue: Queue, outcome: Any, reason: Any) -> None:
+async def test_a_cancelled_or_lost_call_does_not_count(queue: Queue, outcome: Any, reason: Any) -> None:
     await fail(queue, Reason.OVERLOADED, 4)
     for _ in range(9):
         await queue.end_call(await start_call(queue), CallEnding(outcome, reason and Reason(reason)))
@@ -126,7 +126,7 @@ async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
 
 
 async def count_probes_of_two(queue: Queue) -> int:
-    """The second asks while the first's transaction is still open."""
+    """The second call begins while the first's transaction is still open."""
     async with queue.database.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, build_call())
         second = asyncio.create_task(begin_call(queue))
@@ -161,7 +161,7 @@ async def test_with_it_one_does(queue: Queue) -> None:
         (CallEnding(Outcome.FAILED, Reason.SLOW), 30),
         (CallEnding(Outcome.AMBIGUOUS, Reason.SLOW), 30),
         (CallEnding(Outcome.LATE), 30),
-        (CallEnding(Outcome.CANCELLED), 0),  # nothing was learnt: the next call is the probe
+        (CallEnding(Outcome.CANCELLED), 0),  # no result: the next call is the probe
     ],
 )
 async def test_the_probe_decides(queue: Queue, ending: CallEnding, seconds: int | None) -> None:
@@ -175,7 +175,7 @@ async def test_the_probe_decides(queue: Queue, ending: CallEnding, seconds: int 
 
 
 @pytest.mark.usefixtures("gemini")
-async def test_a_probe_whose_worker_is_gone_is_followed_by_another(queue: Queue) -> None:
+async def test_a_probe_whose_worker_died_is_followed_by_another(queue: Queue) -> None:
     await make_half_open(queue)
     lost = await start_call(queue)
     await pass_time(queue, PROBE_SECONDS)
@@ -212,7 +212,7 @@ def test_booths_are_refused_at_once_and_served_again_after_the_probe(
 def test_half_open_one_photo_of_many_goes_to_the_provider(
     processes: Processes, database: None, wires: WireSandbox
 ) -> None:
-    """Through two workers. The others are told why at once."""
+    """Through two workers. The others are refused at once, with the reason."""
     create_account(wires.url, open_until=timezone.now(), open_reason=Reason.QUOTA, failures=2)
     use_gemini("[[hold]]")
     processes.web()

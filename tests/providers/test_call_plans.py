@@ -1,4 +1,4 @@
-"""The statements that look at calls read those that matter, however many the table holds."""
+"""The statements that count calls read only the rows they need, however large the table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.queue_helpers import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
-# One each ten seconds for 23 days, to three providers; a thousandth is still open, as killed workers leave them.
+# One every ten seconds for 23 days, to three providers; one in a thousand is still open, as killed workers leave them.
 CALLS = """
 INSERT INTO providers_providercall (provider_id, slot_id, job_id, at, ended_at, outcome, cost_usd)
 SELECT (ARRAY['gemini', 'openai', 'turbotext'])[1 + mod(n, 3)], 'slot-' || lpad(mod(n, 15)::text, 3, '0'),
@@ -26,7 +26,7 @@ FROM generate_series(1, 200000) AS n, LATERAL (
     SELECT now() - n * interval '10 s' AS at, mod(n, 1000) > 0 AS ended
 ) AS made
 """
-# A claim looks at an account's calls once, not for each of the jobs that wait.
+# A claim counts an account's calls once, not for each waiting job.
 WAITING = """
 INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_mime_type, payload_digest,
     created_at, expires_at, is_finalized, status)
@@ -37,8 +37,7 @@ FROM generate_series(1, 1000) AS i
 READ = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
 MINUTE = {"provider_id": "gemini", "window": WINDOW_SECONDS}
 CLAIM_VALUES = {"providers": ["gemini"], "limit": 4, "lease": "8 s", "window": WINDOW_SECONDS}
-# Statement, its values, and how many calls it may read: a minute has 7 calls, a day 8,640; 67 of the provider's are
-# open.
+# Statement, its values, and the calls that it may read: a minute has 7 calls, a day 8,640; 67 of Gemini's are open.
 STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "the minute": (COUNT_CALLS, MINUTE | {"by_day": False}, 8),
     "the day": (COUNT_CALLS, MINUTE | {"by_day": True}, 8_700),
@@ -50,7 +49,7 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
 
 
 def count_calls_read(node: dict[str, Any]) -> int:
-    """By this node of a plan and those below it."""
+    """The calls read by this node of a plan and those below it."""
     count = 0
     if node.get("Relation Name") == "providers_providercall":
         count = round(sum(node.get(kind, 0) for kind in READ) * node["Actual Loops"])

@@ -1,4 +1,4 @@
-"""The list of calls: read-only, and quick with many rows."""
+"""The list of calls: read-only, and fast with many rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
 LIST = reverse("admin:providers_providercall_changelist")
 
-# Twenty thousand, of which twenty were too late, and ten are a provider's that is seldom asked.
+# Twenty thousand, of which twenty were too late, and ten are of a provider that is rarely called.
 MANY = """
 INSERT INTO providers_providercall (provider_id, slot_id, job_id, at, ended_at, outcome)
 SELECT CASE WHEN n <= 10 THEN 'turbotext' ELSE 'gemini' END, 'slot-001', gen_random_uuid(), at, at + '9 s',

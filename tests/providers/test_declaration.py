@@ -1,4 +1,4 @@
-"""The one declaration of an operation's settings, as JSON Schema and as words."""
+"""The one declaration of an operation's settings, as JSON Schema and in words."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def schema_of(provider_id: str, operation_id: str) -> Any:
 
 
 def find_examples() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The examples of settings in the providers' pages."""
+    """Yields the examples of settings in the providers' pages, with the provider's id."""
     for page in Path(settings.BASE_DIR, "docs/providers").glob("*.md"):
         for block in re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL):
             example = json.loads(block)
-            if "models" not in example:  # that is a catalogue's
+            if "models" not in example:  # those are for the catalogue
                 yield page.stem, example
 
 

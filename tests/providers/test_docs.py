@@ -1,4 +1,4 @@
-"""Each provider's page for operators: it has what it must have, and its examples can be saved as they stand."""
+"""Each provider's page for operators has the required sections, and its examples are valid settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A provider that was added by following CONTRIBUTING: how little that takes, and that the service works with it."""
+"""The provider that was added by following CONTRIBUTING: it is short, and the service works with it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_booth_gets_its_picture(negatives: Speaker, booth: Booth) -> None:
     ("scenarios", "status", "calls"),
     [(["overloaded"], 200, 2), (["overloaded"] * 5, 502, 5), (["refuses"], 502, 1)],
 )
-def test_its_faults_are_what_it_says(
+def test_its_errors_are_repeated_by_their_class(
     negatives: Speaker, booth: Booth, scenarios: list[str], status: int, calls: int
 ) -> None:
     negatives.play(*scenarios)

@@ -1,4 +1,4 @@
-"""Gemini's Files API: what is uploaded, how often, what happens when a file is gone, and what is left behind."""
+"""Gemini's Files API: what is uploaded, how often, what happens if a file was lost, and what is left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 
 def make_noise(side: int = 400) -> Picture:
-    """A picture that no format makes small: 480 KB at 400 pixels a side."""
+    """A picture that no format compresses: 480 KB at 400 pixels a side."""
     image = Image.frombytes("RGB", (side, side), random.Random(1).randbytes(3 * side * side))
     return Picture(encode(image, "PNG"), "image/png")
 
@@ -47,13 +47,13 @@ def count_uploads(google: Google) -> int:
 
 
 def kinds(google: Google, number: int = -1) -> list[str]:
-    """How each part of a request was sent."""
+    """The kind of each part of a request."""
     return [next(iter(part)) for part in read_parts(google, number)]
 
 
 @pytest.fixture
 def low_inline_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit for inline images, low enough for a small photo to be above it."""
+    """Lowers the limit for inline images, so that a small photo exceeds it."""
     monkeypatch.setattr(module, "INLINE_BYTES", 1_000)
 
 
@@ -76,12 +76,12 @@ async def test_the_upload_protocol(gemini: Gemini, google: Google) -> None:
     assert start.headers["x-goog-upload-command"] == "start"
     assert start.headers["x-goog-upload-header-content-length"] == size
     assert start.headers["x-goog-upload-header-content-type"] == "image/png"
-    assert "x-goog-api-key" not in data.headers  # the address itself is the permission
+    assert "x-goog-api-key" not in data.headers  # the URL itself is the credential
     assert data.headers["x-goog-upload-command"] == "upload, finalize"
     assert (data.headers["x-goog-upload-offset"], data.headers["content-length"]) == ("0", size)
 
 
-async def test_a_small_template_goes_with_the_request(gemini: Gemini, google: Google) -> None:
+async def test_a_small_template_is_sent_inline(gemini: Gemini, google: Google) -> None:
     await make(gemini, style_request(SMALL))
     assert count_uploads(google) == 0
     assert kinds(google) == ["inlineData", "inlineData", "text"]
@@ -125,7 +125,7 @@ async def test_a_file_that_is_gone_is_uploaded_again_within_the_attempt(
     assert (count_uploads(google), len(generations(google))) == (2, 3)
 
 
-async def test_a_file_that_stays_gone_ends_it(gemini: Gemini, google: Google) -> None:
+async def test_a_file_that_is_lost_again_fails_the_job(gemini: Gemini, google: Google) -> None:
     google.play("lost_file_403", "lost_file_403")
     with pytest.raises(PermanentError):
         await make(gemini, style_request())
@@ -149,14 +149,12 @@ async def test_a_template_the_provider_cannot_process(gemini: Gemini, google: Go
 
 
 @pytest.mark.parametrize("fault", ["start_503", "not_final"])
-async def test_where_uploads_fail_the_template_goes_with_the_request(
-    gemini: Gemini, google: Google, fault: str
-) -> None:
+async def test_where_uploads_fail_the_template_is_sent_inline(gemini: Gemini, google: Google, fault: str) -> None:
     google.files.plays.append(fault)
     for _ in range(2):
         await make(gemini, style_request())
     assert kinds(google) == ["inlineData", "inlineData", "text"]
-    assert count_uploads(google) == 1  # the second photo did not wait for another one
+    assert count_uploads(google) == 1  # the second photo did not try another one
 
 
 async def test_a_held_upload_costs_its_time_out_and_not_the_photo(
@@ -170,7 +168,7 @@ async def test_a_held_upload_costs_its_time_out_and_not_the_photo(
 
 @pytest.mark.usefixtures("low_inline_limit")
 @pytest.mark.parametrize("scenario", ["", "overloaded", "finish:SAFETY"])
-async def test_a_large_photo_goes_ahead_and_is_deleted(google: Google, scenario: str) -> None:
+async def test_a_large_photo_is_uploaded_and_deleted(google: Google, scenario: str) -> None:
     adapter = Gemini(make_account(google))
     google.play(scenario)
     with suppress(PermanentError):
@@ -213,7 +211,7 @@ async def test_a_large_photo_that_cannot_be_uploaded(google: Google, fault: str,
     assert generations(google) == []
 
 
-async def test_a_cache_is_shared_by_the_processes_of_an_account(google: Google) -> None:
+async def test_a_cache_is_shared_by_the_adapters_of_an_account(google: Google) -> None:
     cache = FileCache()
     google.keys |= {"another-key"}
     for key in (KEY, KEY, "another-key"):
@@ -223,7 +221,7 @@ async def test_a_cache_is_shared_by_the_processes_of_an_account(google: Google) 
     assert count_uploads(google) == 2  # a file belongs to the account that uploaded it
 
 
-async def test_a_photo_as_large_as_they_come_goes_ahead(gemini: Gemini, google: Google) -> None:
+async def test_the_largest_photo_is_uploaded(gemini: Gemini, google: Google) -> None:
     """A cut-out of pure noise: 16 MB as PNG, which in base64 is more than one page of the documentation allows."""
     photo = encode(Image.frombytes("RGBA", (2000, 2000), random.Random(1).randbytes(16_000_000)), "PNG")
     await make(gemini, build_request(Picture(photo, "image/png")))
@@ -231,7 +229,7 @@ async def test_a_photo_as_large_as_they_come_goes_ahead(gemini: Gemini, google: 
     assert len(generations(google)[0].body) < 10_000
 
 
-async def test_one_that_goes_along_is_prepared_once(gemini: Gemini, google: Google) -> None:
+async def test_an_inline_template_is_prepared_once(gemini: Gemini, google: Google) -> None:
     new = Picture(encode(Image.new("RGB", (61, 41), "olive"), "PNG"), "image/png")
     before = templates.hits
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""What Gemini is sent, to the letter."""
+"""The requests to Gemini, field by field."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ async def test_the_photo_is_prepared(
         (build_request(PHOTO, {"broken": Picture(b"?", "image/png")}, template_media=["broken"]), Reason.BAD_TEMPLATE),
     ],
 )
-async def test_what_cannot_be_sent_is_not(gemini: Gemini, google: Google, request_: Any, reason: Reason) -> None:
+async def test_an_unusable_request_is_not_sent(gemini: Gemini, google: Google, request_: Any, reason: Reason) -> None:
     with pytest.raises(PermanentError) as raised:
         await make(gemini, request_)
     assert raised.value.reason is reason
@@ -168,7 +168,7 @@ async def test_an_image_the_provider_cannot_read_is_encoded_again_once(gemini: G
     assert (type(error), error.reason) == (PermanentError, Reason.BAD_PHOTO)
 
 
-async def test_a_cancelled_job_tears_the_call_down(gemini: Gemini, google: Google) -> None:
+async def test_a_cancelled_job_closes_the_connection(gemini: Gemini, google: Google) -> None:
     google.play("hold")
     job = asyncio.create_task(make(gemini))
     await asyncio.to_thread(google.sandbox.wait_for, lambda: len(generations(google)) == 1)

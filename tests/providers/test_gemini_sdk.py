@@ -1,5 +1,5 @@
-"""Strangers on both sides of the adapter: Google's own SDK accepts the sandbox, and Google's own schemas accept what
-the sandbox answers and what the adapter sends."""
+"""Google's own SDK accepts the sandbox, and Google's own schemas accept the sandbox's responses and the adapter's
+requests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytest_plugins = "tests.providers.gemini_fixtures"
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:google"),
-    pytest.mark.filterwarnings("ignore:.*is not a valid:UserWarning"),  # the SDK's remark on a new finish reason
+    pytest.mark.filterwarnings("ignore:.*is not a valid:UserWarning"),  # the SDK's warning on a new finish reason
 ]
 
 MODEL = "gemini-nano-banana-2.1"
@@ -146,7 +146,7 @@ def test_an_error_is_a_google_rpc_status(google: Google, name: str, delay: str) 
 
 
 def fetch_json(google: Google, scenario: str) -> Any:
-    """The answer's JSON, as it comes."""
+    """The response's JSON, unchanged."""
     google.play(scenario)
     part = {"inlineData": {"mimeType": "image/jpeg", "data": json.loads(PART.model_dump_json())["inline_data"]["data"]}}
     url = f"{google.sandbox.url}/gemini/v1beta/models/{MODEL}:generateContent"
@@ -168,7 +168,7 @@ async def test_the_adapters_request_is_one_by_googles_schema(gemini: Gemini, goo
     await make(gemini, build_request(thinking_level="high", **settings))
     body = read_json(google)
     generation = body["generationConfig"]
-    assert generation["imageConfig"].pop("imageSize") == "2K"  # these two are younger than the schema
+    assert generation["imageConfig"].pop("imageSize") == "2K"  # these two are newer than the schema
     assert generation["thinkingConfig"].pop("thinkingLevel") == "HIGH"
     parsed = schema.GenerateContentRequest.pb()()
     json_format.ParseDict(body, parsed)

@@ -1,4 +1,4 @@
-"""What a slot may set for Gemini: each rule once, and the model's own limits from the catalogue."""
+"""What a slot may set for Gemini: each rule, and each model's limits from the catalogue."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_retired_model_names_what_to_use(model: str) -> None:
     assert any(name in message for name in catalogue.models("gemini")[model]["use_instead"])
 
 
-def test_an_unknown_model_names_those_there_are() -> None:
+def test_an_unknown_model_names_the_current_ones() -> None:
     assert "gemini-nano-banana-2.1" in get_errors(model="dall-e-3")["model"]
 
 

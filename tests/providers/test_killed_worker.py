@@ -1,4 +1,4 @@
-"""A worker is killed while a paid provider works for it: what has been ordered is never ordered again."""
+"""A worker is killed during a call of a paid provider: a call that may have been billed is never repeated."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find_polls(sandbox: WireSandbox) -> list[Received]:
 
 
 def post_photo(processes: Processes, sandbox: WireSandbox, provider: str, **settings_json: Any) -> Callable[[], Reply]:
-    """A booth's post that one worker, the first of `processes`, has taken up; call for its answer."""
+    """Posts a photo, which the only worker, the first of `processes`, claims. Call the result for the reply."""
     use_account(provider, f"{sandbox.url}/{provider}", KEYS[provider])
     set_slot(provider_id=provider, operation_id="image_edit", settings_json={"prompt": PROMPT} | settings_json)
     processes.worker(PUBLIC_BASE_URL=processes.url)
@@ -58,11 +58,11 @@ def post_photo(processes: Processes, sandbox: WireSandbox, provider: str, **sett
 
 
 def replace_worker(processes: Processes) -> subprocess.Popen[bytes]:
-    """Another one is there, then the first is killed; returns when nothing can come from that any more."""
+    """Starts another worker, kills the first, waits for its end and expires its lease."""
     successor = processes.worker(PUBLIC_BASE_URL=processes.url)
     processes.started[0].kill()
     processes.started[0].wait()
-    Job.objects.update(lease_expires_at=Now())  # what else takes eight seconds
+    Job.objects.update(lease_expires_at=Now())  # which otherwise takes eight seconds
     return successor
 
 
@@ -77,7 +77,7 @@ def steps() -> list[str]:
 def test_the_next_worker_polls_the_job_of_the_first(processes: Processes, sandbox: WireSandbox) -> None:
     queue = sandbox.speakers["turbotext"]
     assert isinstance(queue, turbotext.TurbotextSpeaker)
-    queue.reconnects = 1_000_000  # works on it until told otherwise
+    queue.reconnects = 1_000_000  # does not finish until this is set to 0
     reply = post_photo(processes, sandbox, "turbotext")
     sandbox.wait_for(lambda: len(find_polls(sandbox)) > 0)
     replace_worker(processes)

@@ -1,4 +1,4 @@
-"""An account's limits hold exactly, however many workers there are, and hold up nobody else's photos."""
+"""An account's limits hold exactly with any number of workers, and do not delay photos for other providers."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ async def test_an_account_that_is_off_makes_no_call(queue: Queue) -> None:
 
 
 async def wait_until_done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> None:
-    """Returns once the task has its answer or waits for somebody's lock."""
+    """Returns once the task is done or waits for a lock."""
     waits = asyncio.create_task(blocked(queue, 1))
     await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
     waits.cancel()
 
 
 async def count_calls_of_two(queue: Queue) -> int:
-    """The second asks while the first's transaction is still open."""
+    """The second call begins while the first's transaction is still open."""
     async with queue.database.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, build_call())
         second = asyncio.create_task(begin_call(queue))
@@ -140,7 +140,7 @@ async def test_the_last_permits_at_once(queue: Queue, monkeypatch: pytest.Monkey
     assert await count_claims_of_two(queue) == claims
 
 
-async def test_a_slot_that_is_full_leaves_its_providers_room_to_other_slots(queue: Queue) -> None:
+async def test_a_slot_at_its_limit_leaves_its_providers_capacity_to_other_slots(queue: Queue) -> None:
     await create_account_with_calls(0, 0, max_concurrent=3)
     for _ in range(4):
         await admitted(queue, provider_id="gemini", settings_json={"max_concurrent": 1})
@@ -170,13 +170,13 @@ def are_all_served(replies: list[Future[Reply]]) -> bool:
 
 
 class Party:
-    """Twelve booths at a slow Gemini that 24 calls were made to in the last minute; then one at the studio's slot."""
+    """Twelve booths on a slow Gemini slot, with 24 calls made in the last minute; a thirteenth on a studio slot."""
 
     def __init__(self, processes: Processes, wires: WireSandbox, **limit: Any) -> None:
         self.wires = wires
         create_account(wires.url, **limit)
         use_gemini("[[hold]]")
-        Process.objects.all().delete()  # those that other tests have killed are still written down
+        Process.objects.all().delete()  # the rows of processes that other tests have killed
         set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "noir"})
         self.booth = Booth(processes.url)
         processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="40")
@@ -221,7 +221,7 @@ def test_limits_of_3_at_once_and_30_a_minute_are_never_broken_and_the_studio_goe
 def test_a_photo_that_waits_for_its_minute_frees_its_worker_for_the_studio(
     processes: Processes, database: None, wires: WireSandbox
 ) -> None:
-    """It has been taken up already: its first attempt failed, and the second is over the limit for 4 seconds."""
+    """It is claimed already: its first attempt failed, and the second is over the limit for 4 seconds."""
     create_account(wires.url, per_minute=2)
     use_gemini()
     set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "noir"})

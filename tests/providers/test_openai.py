@@ -1,4 +1,4 @@
-"""The OpenAI adapter against the sandbox on a real socket: what it sends, what it makes of every answer."""
+"""The OpenAI adapter against the sandbox on a real socket: its requests, and its result for every response."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sandbox(server: WireSandbox) -> Iterator[WireSandbox]:
 
 @dataclass
 class Recorder(Permissive):
-    """Keeps what happened to a photo."""
+    """Records the error of each attempt."""
 
     errors: list[ProviderError | None] = field(default_factory=list)
 
@@ -254,7 +254,7 @@ def test_the_bill_is_the_usage_at_the_prices_of_the_catalogue(booth: Booth) -> N
     )
 
 
-def test_output_tokens_that_are_not_told_apart_are_the_pictures(booth: Booth) -> None:
+def test_output_tokens_without_details_are_the_pictures(booth: Booth) -> None:
     usage = booth.play("plain_usage").usage
     assert usage is not None
     assert usage.units["image_output_tokens"] == 1667 * 1536 * 1024 // 1024**2
@@ -267,7 +267,7 @@ def test_a_picture_without_figures_has_an_unknown_cost(booth: Booth, scenario: s
     assert made.usage == Usage({}, "gpt-image-2.5-flare", None)
 
 
-# What goes wrong
+# Errors
 
 FAULTS: dict[str, tuple[type[ProviderError], Reason]] = {
     "moderation_input": (PermanentError, Reason.REFUSED),
@@ -365,7 +365,7 @@ def test_overloaded_twice_and_then_a_picture(booth: Booth) -> None:
         ("rate:-3", None),
     ],
 )
-def test_the_time_to_wait_is_found_wherever_it_stands(booth: Booth, scenario: str, seconds: float | None) -> None:
+def test_the_time_to_wait_is_found_in_every_place(booth: Booth, scenario: str, seconds: float | None) -> None:
     error = booth.fail(scenario, attempts=1)
     assert error.reason == Reason.OVERLOADED
     assert error.retry_after == (seconds if seconds is None else pytest.approx(seconds, abs=1.1))
@@ -404,7 +404,7 @@ def test_no_connection_is_tried_again(booth: Booth) -> None:
     assert len(booth.recorder.errors) == 2
 
 
-def test_at_the_deadline_the_call_is_torn_down(booth: Booth, sandbox: WireSandbox) -> None:
+def test_at_the_deadline_the_connection_is_closed(booth: Booth, sandbox: WireSandbox) -> None:
     with pytest.raises(DeadlineReached):
         booth.play("hold", attempts=5, seconds=0.7)
     sandbox.wait_for(lambda: len(sandbox.hung_up) == 1)
@@ -423,7 +423,7 @@ def test_a_redirect_is_not_followed_with_the_key(booth: Booth, sandbox: WireSand
     assert sandbox.calls("openai", "GET") == []
 
 
-# What staff reads
+# The messages that staff read
 
 
 def test_a_refusal_says_where_and_why_and_how_to_ask_support(booth: Booth) -> None:
@@ -445,7 +445,7 @@ def test_neither_key_nor_prompt_is_in_a_message(booth: Booth) -> None:
     assert len(message) <= 500
 
 
-# What is forgiven
+# Odd responses
 
 
 @pytest.mark.parametrize(
@@ -569,7 +569,7 @@ def test_the_examples_of_the_docs_are_accepted() -> None:
 
 @pytest.fixture
 def operator_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """An operator's own: one model of fixed sizes stays, one has no price yet, a new one is known by name only."""
+    """An operator's own catalogue: one model of fixed sizes stays, one has no price yet, a new one has only a name."""
 
     def write(models: dict[str, Any]) -> None:
         (tmp_path / "openai.json").write_text(json.dumps({"models": models}))
@@ -594,7 +594,7 @@ def test_a_default_that_was_retired_since_is_refused_too(operator_catalogue: Cal
 
 
 def get_error(settings: dict[str, Any], kind: type[ImageEdit] = ImageEdit) -> tuple[str, str]:
-    """The field at fault, and what is said about it."""
+    """The invalid field and the error's message."""
     with pytest.raises(ValidationError) as caught:
         kind.model_validate({"prompt": "x"} | settings)
     [error] = caught.value.errors()

@@ -1,4 +1,4 @@
-"""The OpenAI sandbox is credible: OpenAI's own SDK accepts it, and it refuses what the original refuses."""
+"""The OpenAI sandbox: OpenAI's own SDK accepts it, and it refuses what OpenAI refuses."""
 
 from __future__ import annotations
 
@@ -173,12 +173,12 @@ def test_an_html_page_and_a_truncated_answer_are_the_sdks_errors_too(client: ope
         client.images.edit(image=PHOTO, prompt="[[truncated]]", model=MODEL)
 
 
-def test_the_sdk_obeys_the_sandboxs_wish_to_wait(sandbox: WireSandbox) -> None:
+def test_the_sdk_obeys_the_sandboxs_retry_after(sandbox: WireSandbox) -> None:
     sandbox.speakers["openai"].play("rate_ms:900")
     with closing(openai.OpenAI(**options(sandbox, max_retries=1))) as patient:
         patient.images.edit(image=PHOTO, prompt="one", model=MODEL)
     first, second = sandbox.calls("openai")
-    assert second.at - first.at >= 0.9  # without a wish it waits half a second at most
+    assert second.at - first.at >= 0.9  # without the header it waits half a second at most
 
 
 # Every error in the official shape

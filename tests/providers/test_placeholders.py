@@ -1,4 +1,4 @@
-"""Placeholders in prompts: which there are, and what they become."""
+"""Placeholders in prompts: which exist, and how they are filled."""
 
 from __future__ import annotations
 

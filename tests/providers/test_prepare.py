@@ -1,4 +1,4 @@
-"""A photo on its way to a provider: what it loses, what it keeps, and when it is encoded again."""
+"""Preparing a photo for a provider: what is removed, what is kept, and when it is encoded again."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def open_picture(picture: Picture) -> Image.Image:
 
 
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, MPO, PNG, WEBP], ids=["jpeg", "progressive", "mpo", "png", "webp"])
-def test_metadata_goes_and_every_pixel_stays(data: bytes) -> None:
+def test_metadata_is_removed_and_every_pixel_stays(data: bytes) -> None:
     assert b"MAKER-HERE" in data
     sent = send(data)
     assert not [secret for secret in SECRETS if secret in sent.data]
@@ -81,7 +81,7 @@ def test_fill_bytes_and_restarts_are_read_over() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"", b"\xff\xfe\x00\x12COMMENT-HERE1234", JPEG])
-def test_what_lies_behind_the_picture_goes(tail: bytes) -> None:
+def test_data_after_the_picture_is_removed(tail: bytes) -> None:
     data = encode(PHOTO, "JPEG", quality=95)
     assert send(data + tail).data == data
 
@@ -138,12 +138,12 @@ def test_an_animation_becomes_its_first_frame() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", JPEG[:-700], PNG[:-700], WEBP[:60]])
-def test_what_cannot_be_read_is_said(data: bytes) -> None:
+def test_an_unreadable_picture_is_an_error(data: bytes) -> None:
     with pytest.raises(images.ImageError):
         send(data)
 
 
-# Template images are prepare once.
+# Template images are prepared once.
 
 
 def get_template(templates: Templates, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL) -> Picture:
@@ -161,7 +161,7 @@ def test_a_template_image_is_prepared_once_for_each_use() -> None:
     assert (get_template(templates, picture) is first, templates.hits) == (True, 2)
 
 
-def test_those_not_used_for_longest_make_room() -> None:
+def test_the_least_recently_used_are_evicted() -> None:
     old, used, new = (
         Picture(encode(Image.new("RGB", (60, 40), c), "PNG"), "image/png") for c in ("red", "tan", "navy")
     )
@@ -181,7 +181,7 @@ def test_one_that_is_too_large_alone_is_not_kept() -> None:
     assert get_template(templates, Picture(PNG, "image/png")) is not get_template(templates, Picture(PNG, "image/png"))
 
 
-def test_one_that_cannot_be_read_is_said_each_time() -> None:
+def test_an_unreadable_one_is_an_error_each_time() -> None:
     for _ in range(2):
         with pytest.raises(images.ImageError):
             get_template(Templates(10**6), Picture(PNG[:-700], "image/png"))

@@ -1,7 +1,7 @@
-"""When the next call is made, after what the provider itself said: real adapters, real answers, a clock that is turned.
+"""When the next call is made after the provider's own hint: real adapters, real responses, an event loop that skips.
 
-The loop's time is that of the wall, and jumps only while an attempt rests: so waiting takes no time, and everything
-else takes what it takes.
+The loop's time is real time, but skips the seconds of a back-off: so waiting takes no time, and all else takes its
+real time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.sandbox.wire import WireSandbox
 pytestmark = pytest.mark.integration
 
 DEADLINE_SECONDS = 48.0
-BUSY_SECONDS = 0.5  # of the machine, between the end of a rest and the call
+BUSY_SECONDS = 0.5  # what the machine may take between the end of a back-off and the call
 PHOTO = Picture(images.encode(scene(320, 200), "jpeg"), "image/jpeg")
 
 
@@ -62,7 +62,7 @@ class _SkippingSelector(selectors.DefaultSelector):
 
 @dataclass
 class TimingObserver:
-    """Notes when calls are made and when attempts have ended."""
+    """Records when calls are made and when attempts end."""
 
     calls: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
@@ -107,7 +107,7 @@ KINDS: dict[str, tuple[type[Provider[Any]], Any, str, str]] = {
 
 
 def run_photo(sandbox: WireSandbox, provider: str, scenario: str, pause: float | None = None) -> TimingObserver:
-    """One photo. Raises `ProviderError`; the pause is the service's own unless the slot has one."""
+    """Makes one picture. Raises `ProviderError`; without a `pause` of the slot, the service's is used."""
     kind, settings_class, key, path = KINDS[provider]
     observer = TimingObserver()
     sandbox.speakers[provider].play(scenario)
@@ -126,7 +126,7 @@ def run_photo(sandbox: WireSandbox, provider: str, scenario: str, pause: float |
 # Provider, scenario, the pause of the slot (None: the service's 3 s), and the seconds until the next call: least, most.
 TIMES: list[tuple[str, str, float | None, float, float]] = [
     ("gemini", "rate:14s", None, 14, 15.4),  # RetryInfo, and up to a tenth more, or booths would come back together
-    ("gemini", "rate_prose:14s", None, 14, 15.4),  # its prose says 51 s at the same time
+    ("gemini", "rate_prose:14s", None, 14, 15.4),  # its message says 51 s at the same time
     ("gemini", "rate:1.500s", 0, 1.5, 1.65),
     ("gemini", "rate:1.500s", None, 3, 3),  # the pause is longer
     ("gemini", "rate:0s", 0, 1, 1.1),

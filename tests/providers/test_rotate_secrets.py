@@ -1,4 +1,4 @@
-"""`manage.py rotate_secrets`: another key for what is stored, and nothing lost by it."""
+"""`manage.py rotate_secrets`: the stored secrets are encrypted with another key, and none is lost."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ KEYS = (gemini.KEY, openai.KEY, turbotext.KEY)
 
 @contextmanager
 def run_sandbox(*arguments: str, root: Path = settings.BASE_DIR, until: str, **environment: str) -> Iterator[str]:
-    """What it says until it is up. Ctrl-C ends it, with nothing left running."""
+    """Yields the output until the sandbox is up. Ctrl-C ends it, with nothing left running."""
     command = [sys.executable, "-m", "tests.sandbox", *arguments]
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout

@@ -1,4 +1,4 @@
-"""The Turbotext adapter against a server that speaks its protocol on a real socket: queueing and polling."""
+"""The Turbotext adapter against the sandbox on a real socket: queueing and polling."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ async def test_no_key_prompt_or_link_is_logged(harness: Harness, caplog: pytest.
     assert not [secret for secret in (KEY, PROMPT, "/media/photo") if secret in caplog.text]
 
 
-# create_queue: what it answers when it does not queue
+# create_queue: responses that queue nothing
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ async def test_no_key_prompt_or_link_is_logged(harness: Harness, caplog: pytest.
         ("http:429", PermanentError, Reason.QUOTA),
         ("http:404", PermanentError, Reason.BAD_SETTINGS),
         ("redirect:https://evil.example/", PermanentError, Reason.BAD_SETTINGS),
-        # The attempt may have been spent: never sent again.
+        # The attempt may have been spent: never repeated.
         ("http:504", AmbiguousError, Reason.SLOW),
         ("http:524", AmbiguousError, Reason.SLOW),
         ("lost", AmbiguousError, Reason.SLOW),
@@ -226,7 +226,7 @@ async def test_a_create_without_an_answer_is_not_sent_again(harness: Harness) ->
         error = await harness.fail("hold")
     assert (type(error), error.reason) == (AmbiguousError, Reason.SLOW)
     assert len(harness.posts("create_queue")) == 1
-    harness.sandbox.wait_for(lambda: len(harness.sandbox.hung_up) == 1)  # and the connection is given up
+    harness.sandbox.wait_for(lambda: len(harness.sandbox.hung_up) == 1)  # and the connection was closed
 
 
 async def test_no_connection_is_no_attempt(harness: Harness) -> None:
@@ -240,8 +240,8 @@ async def test_no_connection_is_no_attempt(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_the_wish_of_retry_after_is_handed_on(harness: Harness, status: int) -> None:
-    error = await harness.fail(f"http:{status},7", seconds=5)  # 7 s are more than there are: the fault is the answer
+async def test_retry_after_is_passed_on(harness: Harness, status: int) -> None:
+    error = await harness.fail(f"http:{status},7", seconds=5)  # 7 s are more than is left: the error ends the job
     assert error.retry_after == 7
     assert len(harness.posts("create_queue")) == 1
 
@@ -303,14 +303,14 @@ async def test_each_field_of_a_create_is_read_by_its_name(harness: Harness, fiel
         "poll_http:504",
     ],
 )
-async def test_a_poll_that_fails_is_asked_again(harness: Harness, scenario: str) -> None:
+async def test_a_poll_that_fails_is_repeated(harness: Harness, scenario: str) -> None:
     assert colour_at(await harness.make(scenario)) == approx_colour("steelblue")
     assert len(harness.posts("create_queue")) == 1
     assert harness.observer.polls > 1
 
 
 @pytest.mark.parametrize("scenario", ["poll:hold", "download:hold"])
-async def test_a_poll_that_is_never_answered_is_asked_again(harness: Harness, scenario: str) -> None:
+async def test_a_poll_without_a_response_is_repeated(harness: Harness, scenario: str) -> None:
     with override_settings(PROVIDER_CALL_TIMEOUT_SECONDS=0.5):
         assert colour_at(await harness.make(scenario)) == approx_colour("steelblue")
     assert len(harness.posts("create_queue")) == 1
@@ -318,7 +318,7 @@ async def test_a_poll_that_is_never_answered_is_asked_again(harness: Harness, sc
 
 
 @pytest.mark.parametrize("scenario", ["says_nothing", "poll_error:provider_busy", "poll_error:"])
-async def test_what_says_nothing_of_the_job_is_no_end_of_it(harness: Harness, scenario: str) -> None:
+async def test_a_response_that_says_nothing_about_the_job_does_not_end_it(harness: Harness, scenario: str) -> None:
     with pytest.raises(DeadlineReached):
         await harness.make(scenario, seconds=LAST_POLL_SECONDS + 0.5)
     assert harness.observer.polls > 3
@@ -381,7 +381,7 @@ async def test_what_is_left_of_the_plan_is_read_by_its_name(harness: Harness, fi
 
 
 @pytest.mark.parametrize("field", ["uploaded_image", "image"])
-async def test_one_place_of_the_picture_makes_up_for_the_other(harness: Harness, field: str) -> None:
+async def test_either_field_of_the_picture_is_sufficient(harness: Harness, field: str) -> None:
     assert colour_at(await harness.make(f"rename:{field}")) == approx_colour("steelblue")
 
 
@@ -391,7 +391,7 @@ async def test_an_unknown_queueid_ends(harness: Harness) -> None:
     assert harness.posts("create_queue") == []
 
 
-# The account, and what is checked before anything is sent
+# The account, and checks before anything is sent
 
 
 async def test_checking_an_account_spends_nothing(harness: Harness) -> None:

@@ -1,4 +1,4 @@
-"""Turbotext's results: where they are fetched from, where never, and what they must be."""
+"""Downloads of Turbotext's results: allowed and forbidden hosts, and valid pictures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def test_a_result_that_is_no_picture(harness: Harness, scenario: str) -> N
     assert len(harness.sandbox.calls("turbotext", "GET")) == 3
 
 
-async def test_a_result_that_is_too_large_is_asked_for_once(harness: Harness) -> None:
+async def test_a_result_that_is_too_large_is_fetched_once(harness: Harness) -> None:
     error = await harness.fail("too_large")
     assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
     assert len(harness.sandbox.calls("turbotext", "GET")) == 1
@@ -136,7 +136,7 @@ async def test_redirects_in_circles_end(harness: Harness) -> None:
         ["93.184.216.34", "192.168.0.1"],
     ],
 )
-async def test_a_turbotext_name_that_leads_into_a_private_network_is_not_asked(
+async def test_a_turbotext_name_that_leads_into_a_private_network_is_not_called(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in addresses]
@@ -157,7 +157,7 @@ async def test_a_name_without_an_address_may_have_one_later(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("link", ["https://files.turbotext.ru/x.png", "http://files.turbotext.ru/x.png"])
-async def test_subdomains_are_asked_by_tls_only_and_through_the_proxy(link: str) -> None:
+async def test_subdomains_are_called_by_tls_only_and_through_the_proxy(link: str) -> None:
     heard = asyncio.Queue[bytes]()
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""The Turbotext sandbox itself: as strict as the service it stands for. No SDK exists that could vouch for it."""
+"""The Turbotext sandbox itself is as strict as the real service. No SDK exists to verify it against."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EDIT = "generate_image2image"
 
 
 class Hooked(Speaker):
-    """Somebody who has a webhook."""
+    """The receiver of a webhook."""
 
     prefix = "hook"
 
@@ -58,7 +58,7 @@ def test_a_job_from_queue_to_picture_once(harness: Harness) -> None:
     assert done.keys() == {"success", "error", "data", "uploaded_image", "limits"}
     assert done["data"]["image"] == ["image/generate_image2image_id4001_0.png"]
     assert httpx.get(done["uploaded_image"]).headers["content-type"] == "image/png"
-    assert httpx.get(done["uploaded_image"]).status_code == 404  # the link works for one time
+    assert httpx.get(done["uploaded_image"]).status_code == 404  # the link works only once
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,13 @@ def test_a_link_to_nowhere_is_refused(harness: Harness, link: str) -> None:
     assert create(harness, url=link)["error"] == "url_error"
 
 
-def test_a_private_link_is_refused_where_that_is_the_rule(harness: Harness) -> None:
+def test_a_private_link_is_refused_if_configured(harness: Harness) -> None:
     harness.turbotext.allows_private = False
     assert create(harness)["error"] == "url_error"
 
 
 @pytest.mark.parametrize("key", ["", "Bearer", "Bearer other", KEY, f"Basic {KEY}"])
-def test_the_key_is_asked_for_first(harness: Harness, key: str) -> None:
+def test_the_key_is_checked_first(harness: Harness, key: str) -> None:
     response = httpx.post(f"{harness.account().base_url}/api_ai/{EDIT}", data={}, headers={"Authorization": key})
     assert response.status_code == 401
 

@@ -1,4 +1,4 @@
-"""Turbotext's settings, and its answers that no schema describes."""
+"""Turbotext's settings, and parsing of its responses, which have no schema."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_settings_point_to_their_templates() -> None:
     assert IdentityTransfer(face="hero").template_keys() == ["hero"]
 
 
-# Answers that no schema describes
+# Responses
 
 
 @pytest.mark.parametrize(

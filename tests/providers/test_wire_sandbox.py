@@ -1,4 +1,4 @@
-"""The sandbox's wire itself: each fault does to a plain client what it is named after."""
+"""The sandbox's transport: each fault has the effect of its name on a plain client."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def send_raw(sandbox: WireSandbox, request: bytes) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Until the other side closes."""
+    """Reads until the other side closes."""
     with connection:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -78,7 +78,7 @@ def test_a_body_may_drip(sandbox: WireSandbox) -> None:
     assert time.monotonic() - started >= headers_after + 0.3
 
 
-def test_one_who_hangs_up_is_noted(sandbox: WireSandbox) -> None:
+def test_a_client_that_hangs_up_is_recorded(sandbox: WireSandbox) -> None:
     sandbox.reset()
     with pytest.raises(httpx.ReadTimeout):
         post(sandbox, "hold", timeout=0.2)
@@ -104,12 +104,12 @@ def test_gzip_is_gzip(sandbox: WireSandbox) -> None:
 
 def test_a_kept_connection_may_be_closed_after_its_answer(sandbox: WireSandbox) -> None:
     request = b"POST /plain/x HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n[[keep_alive_closed]]"
-    answer = read_all(send_raw(sandbox, request))  # which did not say that it would be closed
+    answer = read_all(send_raw(sandbox, request))  # which did not announce that it would be closed
     assert answer.endswith(BODY)
     assert b"connection: close" not in answer.lower()
 
 
-def test_who_asks_first_is_told_to_go_on(sandbox: WireSandbox) -> None:
+def test_a_request_with_expect_gets_a_100_continue(sandbox: WireSandbox) -> None:
     head = (
         b"POST /plain/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
     )

@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def environment(url: str) -> dict[str, str]:
-    """What the service needs to know: addresses and keys, nothing else."""
+    """The service's environment variables: addresses and keys."""
     variables: dict[str, str] = {}
     for provider, (path, key) in ACCOUNTS.items():
         variables |= {f"{provider.upper()}_BASE_URL": url + path, f"{provider.upper()}_API_KEY": key}
@@ -54,7 +54,7 @@ def print_addresses(url: str, variables: dict[str, str]) -> None:
     lines = ["The sandbox of the paid providers is running. Ctrl-C stops it."]
     lines += [f"  {name}={value}" for name, value in variables.items()]
     lines += [f"  journal: {url}/journal", "A prompt with [[overloaded]] or another scenario in it plays that."]
-    print("\n".join(lines), flush=True)  # noqa: T201 - this is what the process says
+    print("\n".join(lines), flush=True)  # noqa: T201 - the output of the process
 
 
 def wait() -> None:
@@ -66,7 +66,7 @@ def wait() -> None:
 
 def serve(variables: dict[str, str]) -> None:
     os.environ |= variables | {"DJANGO_SETTINGS_MODULE": "tests.sandbox.settings"}
-    # Ctrl-C also while it starts must leave no database running.
+    # Ctrl-C must leave no database running, not even during the start.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     import django  # noqa: PLC0415 - its settings are known only now
 

@@ -76,7 +76,7 @@ RECORDED_REFUSAL = {
 
 
 class Refused(Exception):
-    """The request is answered with this."""
+    """Stops the request with this reply."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -205,7 +205,7 @@ class Gemini(Speaker):
         prompt = "\n".join(part["text"] for part in parts if "text" in part)
         try:
             images = [open_image(data) for data in raw]
-        except Exception:  # noqa: BLE001 - whatever Pillow makes of it
+        except Exception:  # noqa: BLE001 - any error of Pillow
             raise Refused(errors.error_reply(*errors.ERRORS["bad_image"])) from None
         call = Call(model_id, model, images, raw, prompt, config)
         if call.usage(None)["promptTokenCount"] > model.window:
@@ -277,7 +277,7 @@ def _digest(value: Any) -> str | None:
 
 
 def build_draft() -> dict[str, Any]:
-    """A picture that only was a thought: plain magenta."""
+    """A thought with a picture, in plain magenta."""
     return {"inlineData": blob(encode(Image.new("RGB", (256, 256), "magenta"), "PNG"), "image/png"), "thought": True}
 
 
@@ -348,7 +348,7 @@ def _build_without_usage(speaker: Gemini, call: Call, argument: str) -> Body:
 
 
 def _build_same(speaker: Gemini, call: Call, argument: str) -> Body:
-    """The very photo that came in."""
+    """The photo of the request, unchanged."""
     format = Image.open(io.BytesIO(call.raw[0])).format or ""
     return speaker.build_finished(call, [{"inlineData": blob(call.raw[0], f"image/{format.lower()}")}])
 

@@ -1,4 +1,4 @@
-"""Error bodies as Google's services build them (`google.rpc.Status` with details), by name."""
+"""Error bodies in the form of Google's services (`google.rpc.Status` with details), by name."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build_quota_error(per: str, value: str, delay: str, prose: str = "") -> Repl
 
 
 def find_error(name: str, argument: str, key: str) -> Reply | None:
-    """None: there is no such error. `argument` is what RetryInfo says; empty, and there is none."""
+    """The named error; None if there is no such error. `argument` is the delay in RetryInfo; empty: no RetryInfo."""
     if name in LIMITS:
         return build_quota_error(*LIMITS[name][:2], argument or LIMITS[name][2], LIMITS[name][3])
     if name == "suspended":
@@ -85,7 +85,7 @@ def find_error(name: str, argument: str, key: str) -> Reply | None:
     return reply
 
 
-LIMITS = {  # per what, the limit, RetryInfo, and what the prose says at the same time
+LIMITS = {  # the period, the limit, RetryInfo, and the message's own delay
     "rate": ("Minute", "10", "", ""),
     "rate_prose": ("Minute", "10", "", " Please retry in 51.386s."),
     "day": ("Day", "1000", "14s", ""),

@@ -1,4 +1,4 @@
-"""The sandbox's Files API: resumable upload, states, a 48-hour life on a clock that a test may turn forward."""
+"""The sandbox's Files API: resumable upload, states, a life of 48 hours that a test may shorten (`FileStore.ahead`)."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class File:
 
 
 class FileStore:
-    """What was uploaded. `plays` holds one fault for each of the next uploads: "" (none), "start_503", "not_final",
-    "processing:<looks>", "failed", "hold"."""
+    """The uploaded files. `plays` has one fault for each of the next uploads: "" (none), "start_503", "not_final",
+    "processing:<polls>", "failed", "hold"."""
 
     def __init__(self, base_url: Callable[[], str]) -> None:
         self.base_url = base_url
@@ -70,7 +70,7 @@ class FileStore:
         return next((f for f in self.files.values() if f.uri == uri and self._is_alive(f)), None)
 
     def photos(self) -> list[File]:
-        """What should not stay: uploads of booths' photos. Template images are kept on purpose, for other photos."""
+        """Uploads of booths' photos, which must be deleted. Template images are kept on purpose, for other photos."""
         return [file for file in self.files.values() if file.mime_type == "image/jpeg"]
 
     def start(self, request: Received) -> Reply:

@@ -1,5 +1,5 @@
-"""What the sandbox's Gemini draws: the very photo, tinted, framed and stamped, in the exact size of the real one's
-table."""
+"""The pictures of the sandbox's Gemini: the photo of the request, tinted, framed and stamped, in the exact size of the
+real service's table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TINT, EDGE = (255, 140, 0), (0, 120, 60)
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Raises what Pillow raises."""
+    """An upright RGB image. Raises Pillow's errors."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return ImageOps.exif_transpose(image).convert("RGB")
@@ -37,7 +37,7 @@ def open_image(data: bytes) -> Image.Image:
 def size_of(
     ratio: str | None, size: str | None, photo: tuple[int, int], sizes: dict[str, tuple[int, int]]
 ) -> tuple[int, int]:
-    """Without a wished ratio, the photo's."""
+    """The picture's size; without a `ratio`, the one nearest to the photo's."""
     if not ratio:
         wanted = photo[0] / photo[1]
         ratio = min(sizes, key=lambda name: abs(sizes[name][0] / sizes[name][1] - wanted))

@@ -1,4 +1,4 @@
-"""`GET /journal`: what the sandbox was asked, newest last, as JSON. Never a key, a prompt or a picture."""
+"""`GET /journal`: the sandbox's requests as JSON, newest last, without keys, prompts and pictures."""
 
 from __future__ import annotations
 

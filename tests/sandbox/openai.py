@@ -1,6 +1,6 @@
 """OpenAI's images API, as far as an edit goes: `POST /v1/images/edits`, `GET /v1/models`.
 
-The picture shows what it was made from: the first image's negative at the size asked for, the other images as stamps
+The picture shows what it was made from: the first image's negative at the requested size, the other images as stamps
 along its lower edge in their order, the prompt and the settings in a line of text.
 
 Scenarios, beside those of `wire.common`: `ERRORS` and `BODIES` of `openai_faults`, `picture:<name>` of `pictures` and
@@ -91,7 +91,7 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _picture(form: Form, scenario: str, argument: str) -> bytes:
-    """As asked for, unless the scenario is about the picture."""
+    """The encoded picture in the requested format, unless the scenario changes it."""
     if scenario == "same":
         return encode(form.pictures[0], "PNG")
     if scenario == "picture":

@@ -1,6 +1,6 @@
-"""A request for an edit, read and judged as strictly as the original is documented to.
+"""Parses and validates a request for an edit as strictly as OpenAI documents.
 
-The rules stand here in words of their own, not in those of the adapter's catalogue.
+The rules are written independently of the adapter's catalogue.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def read_form(request: Received) -> Form:
 
 
 def parts(request: Received) -> list[Part]:
-    """The parts of a multipart body, which must be built to the letter."""
+    """The parts of a multipart body, which must be well-formed."""
     boundary = re.search(r'boundary="?([^";]+)', request.headers["content-type"])
     if boundary is None:
         raise Refusal(400, None, "Could not parse multipart form")
@@ -157,7 +157,7 @@ def _open(part: Part, number: int) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(part.data), formats=[IMAGE_TYPES[part.content_type]])
         picture.load()
-    except Exception:  # noqa: BLE001 - whatever a decoder raises, the file is bad
+    except Exception:  # noqa: BLE001 - any error of a decoder means that the file is bad
         words = f"Invalid image file or mode for image {number + 1}, please check your image file."
         raise Refusal(400, "invalid_image_file", words, "image") from None
     return picture

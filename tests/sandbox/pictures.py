@@ -1,6 +1,6 @@
-"""Pictures of a bad day, the same for all speakers: each is made from the one that would have been answered.
+"""Odd pictures, the same for all speakers: each is made from the picture of a success.
 
-`ODD` is asked for with `picture:<name>`; where pictures travel as base64 in JSON, `BASE64` with `base64:<name>`.
+`picture:<name>` plays one of `ODD`; `base64:<name>` one of `BASE64`, for providers that send base64 in JSON.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-Odd = tuple[bytes, str]  # the bytes, and the type they are called
-HUGE = (4096, 3072)  # pixels: as a PNG that is not compressed 38 MB, in base64 50
+Odd = tuple[bytes, str]  # the bytes, and the declared type
+HUGE = (4096, 3072)  # pixels: 38 MB as an uncompressed PNG, 50 MB in base64
 
 
 def encode(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -76,7 +76,7 @@ ODD: dict[str, Callable[[Image.Image], Odd]] = {
     "animated_webp": _animate("WEBP"),
     "wrong_ratio": _build("PNG", lambda image: _to_rgb(image).resize((333, 77))),
     "huge": _build("PNG", lambda image: _to_rgb(image).resize(HUGE), compress_level=0),
-    # No pictures that could be used.
+    # Unusable ones.
     "gif": _animate("GIF"),
     "zero_bytes": lambda image: (b"", "image/png"),
     "cut_png": _cut("PNG", 0.5),

@@ -5,8 +5,8 @@
     GET  /queue/<reference>  204 while it works, then the picture
     DELETE /queue/<reference>
 
-What it does is asked for in the query, `?scenario=`: see `SCENARIOS`. It runs in threads of the test's own process, so
-a test can look into the journal and let held requests go.
+The query's `?scenario=` selects what it does: see `SCENARIOS`. It runs in threads of the test's own process, so a test
+can read the journal and release held requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WAIT_SECONDS = 30.0  # a test that waits longer for something has failed
 
 
 def developed(photo: bytes) -> bytes:
-    """The sandbox's picture: the photo's negative, so that a test can see that it was made from the very photo."""
+    """The sandbox's picture: the photo's negative, so that a test can check that it was made from this photo."""
     out = io.BytesIO()
     ImageOps.invert(Image.open(io.BytesIO(photo)).convert("RGB")).save(out, "JPEG", quality=90)
     return out.getvalue()
@@ -71,7 +71,7 @@ class Sandbox:
             self._server.server_close()
 
     def reset(self) -> None:
-        """A clean journal; what is still held is let go."""
+        """Clears the journal and answers held requests."""
         self.let_go()
         with self._arrived:
             self.journal.clear()
@@ -79,11 +79,11 @@ class Sandbox:
         self._gate = threading.Event()
 
     def let_go(self) -> None:
-        """Answers all that is held, and holds nothing more until `reset`."""
+        """Answers all held requests, and holds no more until `reset`."""
         self._gate.set()
 
     def wait_for_calls(self, count: int, method: str = "POST") -> list[Call]:
-        """Returns once so many calls have come in."""
+        """Returns once so many calls have arrived."""
         with self._arrived:
             is_in_time = self._arrived.wait_for(lambda: len(self._calls_by(method)) >= count, WAIT_SECONDS)
             assert is_in_time, f"{len(self._calls_by(method))} {method} calls came in, not {count}"
@@ -93,7 +93,7 @@ class Sandbox:
         return [call for call in self.journal if call.method == method]
 
     def note(self, call: Call) -> int:
-        """Journals the call; returns which one of its kind it is, from 1."""
+        """Adds the call to the journal; returns its number among those of its method and scenario, from 1."""
         with self._arrived:
             self.journal.append(call)
             self._arrived.notify_all()
@@ -116,7 +116,7 @@ class Sandbox:
 
 
 class Player(BaseHTTPRequestHandler):
-    """Answers one request in the way that its scenario says."""
+    """Answers one request as its scenario says."""
 
     protocol_version = "HTTP/1.1"
     sandbox: Sandbox
@@ -150,7 +150,7 @@ class Player(BaseHTTPRequestHandler):
         return Call(self.command, parts.path, parse_qs(parts.query)["scenario"][0], body)
 
     def make(self, call: Call) -> None:
-        """The usual answer of the call's protocol."""
+        """Sends the usual answer of the call's protocol."""
         if call.path == "/queue":
             self.answer(200, self.sandbox.enqueue(call.body).encode(), "text/plain")
         else:
@@ -166,7 +166,7 @@ class Player(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the journal is what is read."""
+        """Logs nothing: there is the journal."""
 
 
 Scenario = Callable[[Player, Call, int, str], None]
@@ -177,14 +177,14 @@ def _make(player: Player, call: Call, number: int, argument: str) -> None:
 
 
 def _hold_then_make(player: Player, call: Call, number: int, argument: str) -> None:
-    """An immediate answer is held until the test lets go; a queue takes the job and works on it until then."""
+    """A synchronous answer is held until `let_go`; a queue accepts the job and finishes it after `let_go`."""
     if call.path != "/queue":
         player.sandbox.hold()
     player.make(call)
 
 
 def _fail_first(status: int) -> Scenario:
-    """That status so many times, then the picture."""
+    """Answers with the status so many times, then with the picture."""
 
     def play(player: Player, call: Call, number: int, argument: str) -> None:
         if number <= int(argument):
@@ -203,14 +203,14 @@ def _answer_always(status: int, body: bytes = b"") -> Scenario:
 
 
 def _answer_nothing(player: Player, call: Call, number: int, argument: str) -> None:
-    """The request was taken; its answer never comes."""
+    """The request was received; no answer is sent."""
     player.close_connection = True
 
 
 SCENARIOS: dict[str, Scenario] = {
     "ok": _make,
     "hold": _hold_then_make,
-    "never": _make,  # a queue that takes the job and never finishes it
+    "never": _make,  # a queue that accepts the job and never finishes it
     "poll_fails_once": _make,
     "overloaded_first": _fail_first(503),
     "overloaded": _answer_always(503),

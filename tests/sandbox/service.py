@@ -1,4 +1,4 @@
-"""The whole service against the sandbox: its accounts point there, and there is a slot for every paid operation."""
+"""Runs the whole service against the sandbox: with accounts at the sandbox, and a slot for every paid operation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run() -> None:
         call_command("bootstrap")
         for provider in PAID:
             account = ProviderAccount.objects.filter(pk=provider)
-            # The sandbox may be at another port than the last time, and is never behind the real accounts' proxy.
+            # The sandbox may have another port than last time, and is never behind the real accounts' proxy.
             account.update(base_url=os.environ[f"{provider.upper()}_BASE_URL"], encrypted_proxy_url="")
             for operation in registry.classes()[provider].operations:
                 _add_slot(provider, operation)
@@ -39,7 +39,7 @@ def run() -> None:
 
 
 def _add_slot(provider: str, operation: Operation) -> None:
-    """Adds the operation's slot unless there is one; says which it is."""
+    """Creates the operation's slot unless it exists, and prints it."""
     slot = Slot.objects.filter(provider_id=provider, operation_id=operation.id).first()
     if slot is None:
         settings_json: dict[str, str] = {
@@ -53,7 +53,7 @@ def _add_slot(provider: str, operation: Operation) -> None:
         for key in settings_json.keys() - {"prompt"}:
             _bind(slot, key)
         slot.full_clean()
-    print(f"  {slot}: /ingest/{slot.pk}", flush=True)  # noqa: T201 - so that one knows where to post
+    print(f"  {slot}: /ingest/{slot.pk}", flush=True)  # noqa: T201 - says where to post
 
 
 def _bind(slot: Slot, key: str) -> None:

@@ -1,7 +1,7 @@
-"""Turbotext's photo API as the sandbox speaks it: queue, polls, downloads, and its ways to go wrong.
+"""Turbotext's photo API in the sandbox: queue, polls, downloads, and their errors.
 
-It really fetches the pictures it is given links to. What the documentation leaves open (the words for a wrong key, for
-an unknown id) is this sandbox's own choice; nothing may depend on it. Scenarios, by the request they spoil:
+It really fetches the pictures from the links it receives. What the documentation leaves open (the error codes for a
+wrong key and an unknown id) is this sandbox's own choice; nothing may depend on it. Scenarios, by request:
 
     create_queue   any of `wire.common`; error:CODE  error_object:CODE,FIELD  error_number  http:STATUS,RETRY_AFTER
                    no_queueid  queueid_string
@@ -102,7 +102,7 @@ class Queued:
     form: dict[str, str]
     scenario: str
     argument: str
-    picture: Image.Image | None = field(default=None, repr=False)  # gone once fetched: its link works for one time
+    picture: Image.Image | None = field(default=None, repr=False)  # None once fetched: its link works only once
     polls: int = 0
     downloads: int = 0
 
@@ -126,9 +126,9 @@ class TurbotextSpeaker(Speaker):
         self.jobs: dict[int, Queued] = {}
         self.fetched: dict[str, str] = {}  # SHA-256 of what links led to
         self.photo_attempts = 1000  # left of the plan
-        self.allows_private = True  # links into private networks: all that tests have
+        self.allows_private = True  # links into private networks: tests have no others
         self.reconnects = 1  # polls before a job is done, where no scenario says otherwise
-        self.deliver_late = threading.Event()  # what the scenario webhook_late waits for
+        self.deliver_late = threading.Event()  # the scenario webhook_late waits for it
 
     def reset(self) -> None:
         super().reset()
@@ -259,7 +259,7 @@ class TurbotextSpeaker(Speaker):
         }
 
     def _deliver(self, job: Queued) -> None:
-        """The result, to the webhook of the job."""
+        """Posts the result to the job's webhook."""
         if job.is_playing("webhook_late"):
             self.deliver_late.wait(WAIT_SECONDS)
         for _ in range(2 if job.is_playing("webhook_twice") else 1):
@@ -295,7 +295,7 @@ class TurbotextSpeaker(Speaker):
 
 
 def _find_substitute(job: Queued, itself: str) -> Reply | None:
-    """What is there instead of the picture; `itself` is the address that was asked for."""
+    """The scenario's reply instead of the picture, or None; `itself` is the requested URL."""
     match job.scenario:
         case "gone":
             return Reply(int(job.argument), b"gone", "text/plain")
@@ -309,7 +309,7 @@ def _find_substitute(job: Queued, itself: str) -> Reply | None:
 
 
 def transform(job: Queued, inputs: dict[str, Image.Image]) -> Image.Image:
-    """A visible transformation of the very pictures that were sent, with a border and the method's name on it."""
+    """A visible transformation of the request's pictures, with a border and the method's name."""
     form = job.form
     picture = inputs["url_image_target" if job.method == "mix_images" else "url"]
     if job.is_playing("same"):
@@ -347,7 +347,7 @@ def _validate(method: str, form: dict[str, str]) -> None:
 
 
 def _refusal(scenario: str, argument: str, prefix: str) -> Reply | None:
-    """The scenario's refusal, if it is one of this stage: "" for `create_queue`, "poll_" for `get_result`."""
+    """The scenario's refusal, if it has this prefix: "" for `create_queue`, "poll_" for `get_result`."""
     first, _, second = argument.partition(",")
     if scenario == f"{prefix}error":
         return _json({"success": False, "error": argument})
@@ -379,7 +379,7 @@ def _spoil(job: Queued, reply: Reply) -> Reply:
 
 
 def _build_reply(job: Queued, answer: Json) -> Reply:
-    """The answer, in the words that the scenario is about."""
+    """The answer as a reply, with the scenario's change of its text."""
     if job.is_playing("success_text"):
         answer |= {"success": str(answer["success"]).lower()}
     reply = _json(answer)
@@ -394,5 +394,7 @@ def _build_reply(job: Queued, answer: Json) -> Reply:
 
 
 def _json(answer: Json, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
-    session = {"Set-Cookie": "PHPSESSID=1; path=/"}  # as PHP does; calls that bring it back wait for each other
+    session = {
+        "Set-Cookie": "PHPSESSID=1; path=/"
+    }  # as PHP does; calls with the same session would wait for each other
     return Reply(status, json.dumps(answer).encode(), headers=session | (headers or {}))

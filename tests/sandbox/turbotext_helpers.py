@@ -1,4 +1,4 @@
-"""What the tests of the Turbotext adapter share: the sandbox, our public links, and a provider in a hurry."""
+"""Helpers of the Turbotext adapter's tests: the sandbox, our public links, and a provider with short pauses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def photo(colour_at: str) -> bytes:
 
 
 class Media(Speaker):
-    """Our own public links, as the provider sees them."""
+    """Serves our public links to the provider."""
 
     prefix = "media"
     files = {"/photo": photo("steelblue"), "/style": photo("gold"), "/face": photo("crimson"), "/text": b"no picture"}
@@ -46,7 +46,7 @@ class Media(Speaker):
 
 @dataclass
 class Recorder(Permissive):
-    """The observer of a test."""
+    """An observer that records references, errors and polls."""
 
     references: list[str] = field(default_factory=list)
     errors: list[ProviderError] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Recorder(Permissive):
 
 @dataclass
 class Harness:
-    """The sandbox, and a provider that talks to it."""
+    """The sandbox, and a provider that calls it."""
 
     sandbox: WireSandbox
     observer: Recorder = field(default_factory=Recorder)

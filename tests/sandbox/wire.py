@@ -4,10 +4,10 @@
     /openai/v1/…   as api.openai.com
     /turbotext/…   as www.turbotext.ru
 
-A `Speaker` validates a request strictly and answers it. What it plays instead of a success is asked for by a token in
-the prompt, `[[scenario]]` or `[[scenario:argument]]`, or by `Speaker.play`, one scenario for each of the next requests
-that would make a picture. What all providers can play lives here: `FAULTS` of the wire, `CHANGES` of the reply; odd
-pictures are in `pictures`.
+A `Speaker` validates a request strictly and answers it. A token in the prompt, `[[scenario]]` or
+`[[scenario:argument]]`, selects what it plays instead of a success, as does `Speaker.play`, one for each of the
+next requests that would make a picture. The scenarios of all providers are here: `FAULTS` of the transport, `CHANGES`
+of the reply; odd pictures are in `pictures`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from urllib.parse import parse_qs, urlsplit
 TOKEN = re.compile(r"\[\[([a-z0-9_]+)(?::([^\]]*))?\]\]")
 KEY_HEADERS = ("authorization", "x-goog-api-key")
 WAIT_SECONDS = 30.0  # a test that waits longer has failed
-HOLD_SECONDS = 120.0  # longer than any deadline: for whoever is held, this is for ever
-KEPT_REQUESTS = 500  # by the journal: of photos of 1 MB that is half a gigabyte, and more than any test makes
+HOLD_SECONDS = 120.0  # longer than any deadline: for a held request, for ever
+KEPT_REQUESTS = 500  # in the journal: with photos of 1 MB half a gigabyte, and more than any test sends
 
 
-# Told every key and prompt that comes in (`tests.leaks`).
+# Called with every key and prompt that is received (`tests.leaks`).
 listeners: list[Callable[[str], None]] = []
 
 
@@ -84,7 +84,7 @@ class Speaker:
         self.script.extend(scenarios)
 
     def scenario(self, prompt: str = "") -> tuple[str, str]:
-        """Name and argument of what this request is to play; ("", "") for success."""
+        """Name and argument of the scenario that this request plays; ("", "") for success."""
         report_secrets(prompt)
         if self.script:
             name, _, argument = self.script.popleft().partition(":")
@@ -97,19 +97,19 @@ class Speaker:
         return []
 
     def reset(self) -> None:
-        """Forgets what a test has left."""
+        """Removes the state that a test has left."""
         self.script.clear()
 
 
 class WireSandbox:
-    """The server, its journal, and the gate that held requests wait at."""
+    """The server, its journal, and the gate at which held requests wait."""
 
     def __init__(self, speakers: list[type[Speaker]], port: int = 0) -> None:
         self.journal: list[Received] = []
-        self.hung_up: list[Received] = []  # requests whose client went away while they were held
+        self.hung_up: list[Received] = []  # requests whose client hung up while they were held
         self._changed = threading.Condition()
         self._open: Counter[str] = Counter()
-        self.most_open: Counter[str] = Counter()  # of each provider: how many requests were answered at once at most
+        self.most_open: Counter[str] = Counter()  # by provider: the most requests that were open at once
         self._gate = threading.Event()
         self.speakers = {kind.prefix: kind(self) for kind in speakers}
         self._server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
@@ -141,12 +141,12 @@ class WireSandbox:
             speaker.reset()
 
     def let_go(self) -> None:
-        """Answers all that is held."""
+        """Answers all held requests."""
         self._gate.set()
 
     @contextmanager
     def record(self, request: Received) -> Iterator[None]:
-        """In the journal, and counted as open until it is answered."""
+        """Adds the request to the journal, and counts it as open until it is answered."""
         provider = request.provider
         report_secrets(*(request.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS))
         with self._changed:
@@ -166,16 +166,16 @@ class WireSandbox:
         return [r for r in self.journal if (r.provider, r.method) == (provider, method) and path in r.path]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Returns once the condition holds; it is looked at whenever a request comes in or a client hangs up."""
+        """Returns once the condition holds; it is evaluated whenever a request arrives or a client hangs up."""
         with self._changed:
             assert self._changed.wait_for(condition, WAIT_SECONDS), "what the test waits for did not happen"
 
     def pause(self, seconds: float) -> None:
-        """Sleeps, unless it is let go."""
+        """Sleeps, until `let_go` at the latest."""
         self._gate.wait(seconds)
 
     def hold(self, request: Received, connection: socket.socket) -> bool:
-        """Keeps the request until `let_go`. False: its client went away first."""
+        """Blocks until `let_go`. Returns False if the client hung up first."""
         until = time.monotonic() + HOLD_SECONDS
         gate = self._gate
         while not gate.wait(0.02) and time.monotonic() < until:
@@ -192,9 +192,9 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # of the standard library's 5, fifteen booths at once lose some to a reset
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client may hang up whenever it likes; anything else is a fault of the sandbox and is printed."""
+        """Ignores clients that hang up; any other error is a bug of the sandbox and is printed."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]  # whatever it was given
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it was called
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -232,7 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the journal is what is read."""
+        """Logs nothing: there is the journal."""
 
 
 def _send_plain(handler: _Handler, request: Received, reply: Reply) -> None:
@@ -241,7 +241,7 @@ def _send_plain(handler: _Handler, request: Received, reply: Reply) -> None:
 
 
 def _send_held(handler: _Handler, request: Received, reply: Reply) -> None:
-    """Held until the test lets go, then answered as if nothing had been."""
+    """Held until `let_go`, then sent as usual."""
     if handler.sandbox.hold(request, handler.connection):
         _send_plain(handler, request, reply)
     else:
@@ -265,7 +265,7 @@ def _send_reset(handler: _Handler, request: Received, reply: Reply) -> None:
 
 
 def _send_nothing(handler: _Handler, request: Received, reply: Reply) -> None:
-    """The request was taken; not a byte comes back."""
+    """The request was received; not a byte is sent back."""
     handler.close_connection = True
 
 
@@ -280,7 +280,7 @@ def _send_chunked(handler: _Handler, request: Received, reply: Reply) -> None:
 
 
 def _send_until_close(handler: _Handler, request: Received, reply: Reply) -> None:
-    """As HTTP/1.0: no length, the end of the connection is the end of the body."""
+    """As in HTTP/1.0: no length, the end of the connection is the end of the body."""
     reply.headers["Connection"] = "close"
     handler.send_head(reply, None)
     handler.wfile.write(reply.body)
@@ -294,7 +294,7 @@ def _send_slow_headers(handler: _Handler, request: Received, reply: Reply) -> No
 
 
 def _send_dripping(handler: _Handler, request: Received, reply: Reply) -> None:
-    """The body takes so many seconds, a tenth of it at a time."""
+    """Sends the body over so many seconds, a tenth at a time."""
     handler.send_head(reply, len(reply.body))
     step = max(1, len(reply.body) // 10)
     for start in range(0, len(reply.body), step):
@@ -303,7 +303,7 @@ def _send_dripping(handler: _Handler, request: Received, reply: Reply) -> None:
 
 
 def _send_and_close(handler: _Handler, request: Received, reply: Reply) -> None:
-    """Closed after a reply that promised to stay: whoever keeps connections meets that at the next request."""
+    """Closes a keep-alive connection after the reply: a client that reuses it fails at the next request."""
     _send_plain(handler, request, reply)
     handler.close_connection = True
 
@@ -341,7 +341,7 @@ def _compress(argument: str, reply: Reply) -> Reply:
 
 
 def _rename_field(argument: str, reply: Reply) -> Reply:
-    """One field of the JSON has another name."""
+    """Renames one field of the JSON."""
     return replace(reply, body=reply.body.replace(f'"{argument}":'.encode(), f'"{argument}X":'.encode()))
 
 
@@ -362,7 +362,7 @@ COMMON = (FAULTS.keys() | CHANGES.keys()) - {""}
 
 
 def common(scenario: str, argument: str, reply: Reply) -> Reply:
-    """What every provider can play, laid over its successful reply."""
+    """The successful reply, changed by a scenario that every provider can play."""
     if scenario in FAULTS:
         return replace(reply, fault=scenario, argument=argument)
     assert scenario in CHANGES, f"no such scenario: {scenario}"

@@ -1,4 +1,4 @@
-"""The whole path: a booth posts to the running service, whose worker asks a paid provider, which is the sandbox."""
+"""End to end: a booth posts to the running service, whose worker calls a paid provider, which is the sandbox."""
 
 from __future__ import annotations
 

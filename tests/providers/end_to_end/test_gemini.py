@@ -1,4 +1,4 @@
-"""Each of Gemini's own faults through the whole path; those of wire and pictures are in their own modules."""
+"""Each of Gemini's own errors, end to end; those of transport and pictures are in their own modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.sandbox.pictures import encode
 
 pytestmark = pytest.mark.e2e
 
-# Scenario (played as often as it is asked for), and its calls. A $: what is billed is in the books, also of a refusal.
+# The scenario, which every request plays, and the recorded calls. A $: the cost is recorded, also of a refusal.
 REASONS = [
     ("text_only", 2 * "failed:no_image$ "),
     ("no_parts", 2 * "failed:no_image$ "),
@@ -99,7 +99,7 @@ def test_a_wish_to_wait_beyond_the_deadline_ends_it_at_once(harness: Harness) ->
     check(harness, "gemini", harness.post("gemini", "rate:60s"), 502, "failed:overloaded")
 
 
-def test_a_photo_that_gemini_cannot_read_is_encoded_anew_once(harness: Harness) -> None:
+def test_a_photo_that_gemini_cannot_read_is_encoded_again_once(harness: Harness) -> None:
     check(harness, "gemini", harness.post("gemini", "bad_image"), 200, "made$", posts=2)
 
 
@@ -112,7 +112,7 @@ def test_a_photo_that_gemini_cannot_read_at_all(harness: Harness) -> None:
 
 
 def large(number: int) -> Image.Image:
-    """A template image that is worth an upload, and like no other."""
+    """A template image that is large enough for an upload, different for each number."""
     return Image.effect_noise((900, 900), 60 + number).convert("RGB")
 
 

@@ -1,4 +1,4 @@
-"""Every operation of every paid provider: the picture is made of the very photo, and of the slot's template image."""
+"""Every operation of every paid provider makes the picture from the booth's photo and the slot's template image."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fit(size: tuple[int, int]) -> Image.Image:
 
 
 Box = tuple[int, int, int, int]
-# The settings, what the sandbox makes of the photo, and where in the picture the red template image is to be seen.
+# The settings, the sandbox's transformation of the photo, and where in the picture the red template image is visible.
 OPERATIONS: list[tuple[str, str, dict[str, Any], Callable[[tuple[int, int]], Image.Image], Box | None]] = [
     ("gemini", "image_edit", {"aspect_ratio": "3:2"}, tint, None),
     ("gemini", "style_transfer", {"aspect_ratio": "3:2", "style": "red"}, tint, (30, 750, 100, 820)),

@@ -1,4 +1,4 @@
-"""What a provider may send as a picture. It is paid for, so what can be used is used; the rest is not bought again."""
+"""Odd pictures from a provider. They are paid for: a usable one is used, for an unusable one no second call is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a booth sends with its photo, in the prompts that providers get."""
+"""The booth's form fields in the prompts that are sent to providers."""
 
 from __future__ import annotations
 
