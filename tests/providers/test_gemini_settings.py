@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from django.conf import settings as django_settings
 
 from providers import catalogue
 from providers.gemini.settings import AspectRatio, IdentityTransfer, ImageEdit, ImageSize, StyleTransfer
@@ -91,7 +92,7 @@ def test_an_unknown_model_names_the_current_ones() -> None:
 
 def test_an_operator_may_add_a_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gemini.json").write_text('{"models": {"gemini-5-image": {"status": "current"}}}')
-    monkeypatch.setenv("PROVIDER_CATALOGUE_DIR", str(tmp_path))
+    monkeypatch.setattr(django_settings, "PROVIDER_CATALOGUE_DIR", str(tmp_path))
     catalogue.models.cache_clear()
     try:
         settings = ImageEdit(prompt="x", model="gemini-5-image", image_size="4K", thinking_level="low")

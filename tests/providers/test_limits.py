@@ -12,9 +12,9 @@ import pytest
 from django.conf import settings
 from django.utils import timezone
 
-import jobs.queue.verbs
 from core.database import in_thread
 from jobs.models import Process
+from jobs.queue import statements
 from jobs.queue.verbs import CLAIM_LOCK, Queue
 from photoslot.booth_client import Reply
 from providers import limits
@@ -121,8 +121,8 @@ async def count_claims_of_two(queue: Queue) -> int:
         "window": WINDOW_SECONDS,
     }
     async with queue.database.connection() as connection, connection.transaction():
-        await connection.execute(jobs.queue.statements.CLAIM_TURN, (CLAIM_LOCK,))
-        first = await (await connection.execute(jobs.queue.statements.CLAIM, values)).fetchall()
+        await connection.execute(statements.CLAIM_TURN, (CLAIM_LOCK,))
+        first = await (await connection.execute(statements.CLAIM, values)).fetchall()
         taken = [row[0] for row in first]
         await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 h' WHERE id <> ALL(%s)", taken)
         second = asyncio.create_task(queue.claim(["gemini"], 4))
@@ -133,7 +133,7 @@ async def count_claims_of_two(queue: Queue) -> int:
 @pytest.mark.parametrize(("turn", "claims"), [(False, 4), (True, 2)], ids=["without turns", "with turns"])
 async def test_the_last_permits_at_once(queue: Queue, monkeypatch: pytest.MonkeyPatch, turn: bool, claims: int) -> None:
     if not turn:
-        monkeypatch.setattr(jobs.queue.verbs, "CLAIM_TURN", "SELECT %s::bigint")
+        monkeypatch.setattr(statements, "CLAIM_TURN", "SELECT %s::bigint")
     await create_account_with_calls(0, 0, max_concurrent=2)
     for _ in range(6):
         await admitted(queue, provider_id="gemini")

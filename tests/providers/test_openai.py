@@ -575,7 +575,7 @@ def operator_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         (tmp_path / "openai.json").write_text(json.dumps({"models": models}))
         catalogue.models.cache_clear()
 
-    monkeypatch.setenv("PROVIDER_CATALOGUE_DIR", str(tmp_path))
+    monkeypatch.setattr(settings, "PROVIDER_CATALOGUE_DIR", str(tmp_path))
     no_price = {"prices": [{"from": "2999-01-01", "text_input": "1", "image_input": "1", "image_output": "1"}]}
     write(
         {
