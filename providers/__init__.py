@@ -1,8 +1,7 @@
-"""What a provider is, which ones there are, and how one photo is tried on one.
+"""What a provider is, which providers exist, and how one of them makes a picture of one photo.
 
-Owns the adapter interface (`base`), the list of providers (`registry`), the rules of retry, deadline and error class
-that hold for all of them (`attempts`), their accounts and calls (`models`), what an account allows (`limits`), models
-and prices as data (`catalogue`), and what is drawn from an operation's settings (`declaration`). Each provider is a
-module of its own beside these.
-May know the kernel of `photoslot` and nothing else.
+Owns the adapter interface (`base`), the list of providers (`registry`), the rules for retries, deadline and error
+classes of all providers (`attempts`), their accounts and calls (`models`), rate limits and the circuit breaker
+(`limits`), models and prices as data (`catalogue`), and form and JSON Schema of an operation's settings
+(`declaration`). Each provider is a module of its own beside these. May import `core` and nothing else.
 """

@@ -1,5 +1,5 @@
-"""What staff type in for an account, and the environment has for its first run: addresses and keys. What is wrong is
-said without the value, which is a secret or may have one in it."""
+"""Validators of an account's addresses and keys, as staff enter them or the environment sets them for the first run.
+The error messages never quote the value, which is or may contain a secret."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import httpx
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-KEY = re.compile(r"[!-~]+")  # what a header may carry, without spaces
+KEY = re.compile(r"[!-~]+")  # the printable ASCII that a header may contain, without spaces
 
 
 def check_address(value: str) -> None:
-    """Of a provider. The page shows it, so it must hold no login."""
-    parts = _parts(value)
+    """A provider's address. It is displayed, so it must contain no login. Raises `ValidationError`."""
+    parts = _split(value)
     if parts is None or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValidationError(_("An address looks like https://host or https://host:port/path, without a login."))
 
 
 def check_proxy_address(value: str) -> None:
-    parts = _parts(value)
+    parts = _split(value)
     if parts is None or parts.path.strip("/") or parts.query or parts.fragment:
         raise ValidationError(
             _(
@@ -36,12 +36,12 @@ def check_key(value: str) -> None:
         raise ValidationError(_("A key has no spaces and only letters, digits and signs of ASCII. Copy it again."))
 
 
-def _parts(value: str) -> SplitResult | None:
-    """None for what is no http address with a host."""
+def _split(value: str) -> SplitResult | None:
+    """None unless the value is an HTTP(S) address with a host."""
     try:
         parts = urlsplit(value)
-        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        httpx.URL(value)  # as strict as the client that will be given it
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        httpx.URL(value)  # as strict as the client that will use it
     except (ValueError, httpx.InvalidURL):
         return None
-    return parts if is_one and not re.search(r"\s", value) else None
+    return parts if is_http and not re.search(r"\s", value) else None

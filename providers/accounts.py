@@ -1,4 +1,4 @@
-"""How staff's changes to a provider account are kept, whichever face they come in by."""
+"""Saves staff's changes to a provider account, for the admin and the API alike."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from django.utils import timezone
 
 from providers.models import ProviderAccount
 
-REACHED_BY = {"encrypted_key", "encrypted_proxy_url", "base_url"}
+CONNECTION_COLUMNS = {"encrypted_key", "encrypted_proxy_url", "base_url"}
 
 
 def apply(account: ProviderAccount, changes: Mapping[str, Any]) -> list[str]:
-    """Sets what is given, secrets by their plain names, and returns the columns that `save` is to write."""
+    """Sets the attributes, secrets by their plain names, and returns the columns that `save` is to write."""
     columns = []
     for name, value in changes.items():
         match name:
@@ -31,12 +31,12 @@ def apply(account: ProviderAccount, changes: Mapping[str, Any]) -> list[str]:
 
 
 def save(account: ProviderAccount, columns: Collection[str], by: AbstractBaseUser) -> None:
-    """Writes these columns only: meanwhile workers move the breaker. Whoever has mended how the provider is reached
-    need not wait for it."""
+    """Writes these columns only: workers move the breaker at the same time. A change of key, address or proxy closes
+    the breaker, so that staff who repaired the connection need not wait for it."""
     if "encrypted_key" in columns:
         account.key_updated_at = timezone.now()
         account.key_updated_by = by  # type: ignore[assignment]
         columns = [*columns, "key_updated_at", "key_updated_by"]
     account.save(update_fields=columns)
-    if not REACHED_BY.isdisjoint(columns):
+    if not CONNECTION_COLUMNS.isdisjoint(columns):
         ProviderAccount.objects.filter(pk=account.pk).close_breaker()

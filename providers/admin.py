@@ -1,4 +1,4 @@
-"""Provider accounts in the admin: keys go in and never come out, the breaker's state, a test; and the calls made."""
+"""Provider accounts in the admin: write-only keys, the circuit breaker's state, a test action; and the calls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = ("is_enabled", "base_url", "max_concurrent", "per_minute", "per_day")
 
 
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The secrets are fields of the form only: left empty they stay, a hyphen removes them."""
+    """The secrets are fields of the form only: an empty field keeps the stored secret, a hyphen removes it."""
 
     new_key = forms.CharField(
         label=_("New key"),
@@ -52,19 +52,19 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         fields = COLUMNS
 
     def clean_new_key(self) -> str:
-        return self._checked("new_key", account_validators.check_key)
+        return self._clean_secret("new_key", account_validators.check_key)
 
     def clean_new_proxy_url(self) -> str:
-        return self._checked("new_proxy_url", account_validators.check_proxy_address)
+        return self._clean_secret("new_proxy_url", account_validators.check_proxy_address)
 
-    def _checked(self, field: str, check: Any) -> str:
+    def _clean_secret(self, field: str, check: Any) -> str:
         value: str = self.cleaned_data[field]
         if value not in ("", REMOVE):
             check(value)
         return value
 
     def changes(self) -> dict[str, Any]:
-        """What was entered."""
+        """The changed values by attribute, secrets by their plain names."""
         entered = {name: self.cleaned_data[name] for name in self.changed_data if name in COLUMNS}
         secrets = {"api_key": self.cleaned_data["new_key"], "proxy_url": self.cleaned_data["new_proxy_url"]}
         return entered | {name: "" if value == REMOVE else value for name, value in secrets.items() if value}
@@ -87,7 +87,7 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         css = STYLES
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        return False  # there is one for each provider, made by `bootstrap`
+        return False  # `bootstrap` makes one for each provider
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -106,38 +106,38 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("state"))
     def state(self, account: ProviderAccount) -> SafeString:
-        if fault := _unusable(account):
-            return badge("failed", fault)
+        if problem := _find_problem(account):
+            return badge("failed", problem)
         if not account.is_enabled:
             return badge("cancelled", gettext("off: its photos are refused"))
         if account.open_until is None:
-            return badge("picture", gettext("is asked") + _row_of_failures(account))
-        more = {"reason": account.get_open_reason_display(), "time": _clock(account)}
+            return badge("picture", gettext("is asked") + _format_failures(account))
+        context = {"reason": account.get_open_reason_display(), "time": _format_open_until(account)}
         if account.open_until <= timezone.now():
-            return badge("timeout", gettext("half-open: the next photo tries it (%(reason)s)") % more)
+            return badge("timeout", gettext("half-open: the next photo tries it (%(reason)s)") % context)
         if account.probe_call_id is not None:
-            return badge("timeout", gettext("half-open: one photo tries it now (%(reason)s)") % more)
-        return badge("failed", gettext("open: not asked until %(time)s (%(reason)s)") % more)
+            return badge("timeout", gettext("half-open: one photo tries it now (%(reason)s)") % context)
+        return badge("failed", gettext("open: not asked until %(time)s (%(reason)s)") % context)
 
     @admin.action(description=_("Test: make a harmless call"), permissions=["change"])
-    def test(self, request: HttpRequest, chosen: QuerySet[ProviderAccount]) -> None:
-        tested = list(chosen)
-        for account, fault in zip(tested, _faults(tested), strict=True):
-            words = fault or gettext("the account works.")
-            self.log_change(request, account, gettext("Tested: %(result)s") % {"result": words})
-            self.message_user(request, f"{account}: {words}", messages.ERROR if fault else messages.SUCCESS)
+    def test(self, request: HttpRequest, selected: QuerySet[ProviderAccount]) -> None:
+        tested = list(selected)
+        for account, problem in zip(tested, _test_accounts(tested), strict=True):
+            result = problem or gettext("the account works.")
+            self.log_change(request, account, gettext("Tested: %(result)s") % {"result": result})
+            self.message_user(request, f"{account}: {result}", messages.ERROR if problem else messages.SUCCESS)
 
     @admin.action(description=_("Ask it again at once (close the breaker)"), permissions=["change"])
-    def close_breaker(self, request: HttpRequest, chosen: QuerySet[ProviderAccount]) -> None:
-        count = ProviderAccount.objects.filter(pk__in=chosen.values("pk")).close_breaker()
-        for account in chosen:
+    def close_breaker(self, request: HttpRequest, selected: QuerySet[ProviderAccount]) -> None:
+        count = ProviderAccount.objects.filter(pk__in=selected.values("pk")).close_breaker()
+        for account in selected:
             self.log_change(request, account, gettext("Breaker closed by hand"))
         text = ngettext("%(count)d account is asked again.", "%(count)d accounts are asked again.", count)
         self.message_user(request, text % {"count": count}, messages.SUCCESS)
 
 
-def _unusable(account: ProviderAccount) -> str:
-    """Why no call can be made with it, in a sentence; empty if one can."""
+def _find_problem(account: ProviderAccount) -> str:
+    """A sentence that says why the account cannot be used; empty if it can."""
     if account.provider_id not in registry.classes():
         return gettext("this installation has no such provider any more.")
     if not account.is_configured:
@@ -149,32 +149,32 @@ def _unusable(account: ProviderAccount) -> str:
     return ""
 
 
-def _row_of_failures(account: ProviderAccount) -> str:
+def _format_failures(account: ProviderAccount) -> str:
     text = ngettext("; %(count)d failure in a row", "; %(count)d failures in a row", account.failures)
     return text % {"count": account.failures} if account.failures else ""
 
 
-def _clock(account: ProviderAccount) -> str:
+def _format_open_until(account: ProviderAccount) -> str:
     return date_format(timezone.localtime(account.open_until), "H:i:s")
 
 
-def _faults(tested: Sequence[ProviderAccount]) -> list[str]:
-    """What is wrong with each, in a sentence; empty where nothing is. On a loop of its own, which, unlike
-    `asyncio.run`, does not wait for a name server that is still being asked."""
+def _test_accounts(tested: Sequence[ProviderAccount]) -> list[str]:
+    """For each account a sentence that says what is wrong; empty if nothing is. Runs on an event loop of its own,
+    which, unlike `asyncio.run`, does not wait at its end for a pending DNS query."""
     loop = asyncio.new_event_loop()
     try:
-        return loop.run_until_complete(_all_faults(tested))
+        return loop.run_until_complete(_test_all(tested))
     finally:
         loop.close()
 
 
-async def _all_faults(tested: Sequence[ProviderAccount]) -> list[str]:
-    return await asyncio.gather(*(_fault(account) for account in tested))
+async def _test_all(tested: Sequence[ProviderAccount]) -> list[str]:
+    return await asyncio.gather(*(_test_account(account) for account in tested))
 
 
-async def _fault(account: ProviderAccount) -> str:
-    if fault := _unusable(account):
-        return fault
+async def _test_account(account: ProviderAccount) -> str:
+    if problem := _find_problem(account):
+        return problem
     provider = registry.classes()[account.provider_id](account.decrypt())
     try:
         async with asyncio.timeout(TEST_SECONDS):
@@ -217,13 +217,25 @@ class CallProviderFilter(admin.SimpleListFilter):
 
 @admin.register(ProviderCall)
 class ProviderCallAdmin(HistoryAdmin):
-    list_display = ("at", "provider", "slot_id", "job", "result", "why", "took", "model", "cost")
+    list_display = ("at", "provider", "slot_id", "job", "result", "reason_in_words", "duration", "model", "cost")
     list_filter = (CallProviderFilter, "outcome")
     list_display_links = ("at",)
     ordering = ("-at", "-id")  # the index `calls_by_age`, or `calls_of_provider`
     search_fields = ("job_id",)
     quick_lookups = frozenset({"provider_id", "outcome__exact"})
-    fields = ("at", "ended_at", "took", "provider", "model", "slot_id", "job", "result", "why", "used", "cost")
+    fields = (
+        "at",
+        "ended_at",
+        "duration",
+        "provider",
+        "model",
+        "slot_id",
+        "job",
+        "result",
+        "reason_in_words",
+        "usage",
+        "cost",
+    )
 
     @admin.display(description=_("provider"))
     def provider(self, call: ProviderCall) -> str:
@@ -239,15 +251,15 @@ class ProviderCallAdmin(HistoryAdmin):
         return outcome_badge(call)
 
     @admin.display(description=_("reason"))
-    def why(self, call: ProviderCall) -> str:
+    def reason_in_words(self, call: ProviderCall) -> str:
         return call.get_reason_display() if call.reason else ""
 
     @admin.display(description=_("took, s"))
-    def took(self, call: ProviderCall) -> str:
+    def duration(self, call: ProviderCall) -> str:
         return "" if call.seconds is None else f"{call.seconds:.1f}"
 
     @admin.display(description=_("used"))
-    def used(self, call: ProviderCall) -> SafeString:
+    def usage(self, call: ProviderCall) -> SafeString:
         return format_json(call.units)
 
     @admin.display(description=_("cost, USD"))

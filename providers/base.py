@@ -1,15 +1,15 @@
-"""The adapter interface: what a provider is given, what it answers, and how it fails.
+"""The adapter interface: what a provider receives, what it returns, and how it fails.
 
-A provider turns a `Request` into a `Picture`. An immediate provider answers `submit_job` with the picture; one with a
-queue of its own answers with `Accepted(reference)` and gives the picture to a later `poll_status`. Retries, time-outs
-and the deadline are not an adapter's business: `attempts` holds them for all providers.
+A provider turns a `Request` into a `Picture`. A synchronous provider returns the picture from `submit_job`; one with a
+queue of its own returns `Accepted(reference)`, and the picture from a later `poll_status`. Adapters implement no
+retries, time-outs or deadline: `attempts` does that for all providers.
 
 Errors, all of them `ProviderError` with one of the ten reasons of the contract (§4):
 
     ProviderError
-    ├── TransientError    nothing was made and nothing is owed: may be tried again
-    ├── AmbiguousError    the request went out, the answer was lost: trying again may pay twice
-    └── PermanentError    trying again gives the same answer
+    ├── TransientError    nothing was made and nothing is billed: may be repeated
+    ├── AmbiguousError    the request was sent, the response was lost: repeating it may pay twice
+    └── PermanentError    repeating it ends the same way
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from django.utils.translation import gettext_noop
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from providers import placeholders
-from providers.faults import fault
+from providers.faults import validation_error
 
 Text = str | Promise
 PHOTO_TYPES = frozenset({"image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"})
@@ -39,7 +39,7 @@ TemplateKey = Annotated[
 
 
 class Reason(TextChoices):
-    """Why a picture could not be made, in the ten words used everywhere (contract §4)."""
+    """Why a picture could not be made: the ten codes used everywhere (contract §4)."""
 
     NO_IMAGE = "no_image", _("the model answered without a picture")
     REFUSED = "refused", _("the provider's safety rules refused the photo or the prompt")
@@ -55,9 +55,9 @@ class Reason(TextChoices):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one call used, in the provider's own words and numbers, and what that costs by our dated price table.
+    """What one call used, in the provider's own units, and what that costs by our dated price table.
 
-    `cost` is None where the price is not known: unknown is shown as unknown, never as 0.
+    `cost` is None if the price is not known: it is displayed as unknown, never as 0.
     """
 
     units: Mapping[str, int]  # such as {"input_tokens": 260, "output_tokens": 1120}
@@ -66,7 +66,7 @@ class Usage:
 
 
 class ProviderError(Exception):
-    """A picture could not be made. `message` is for staff: never a key, a prompt or image bytes."""
+    """A picture could not be made. `message` is for staff: it never contains a key, a prompt or image bytes."""
 
     def __init__(
         self, reason: Reason, message: str, *, retry_after: float | None = None, usage: Usage | None = None
@@ -74,25 +74,25 @@ class ProviderError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
-        self.retry_after = retry_after  # seconds; the provider's own wish
-        self.usage = usage  # what the provider bills all the same: a refusal costs its prompt
+        self.retry_after = retry_after  # seconds, as the provider requested
+        self.usage = usage  # what the provider bills despite the error: a refusal costs its prompt
 
 
 class TransientError(ProviderError):
-    """Nothing was made and nothing is owed; may be tried again while time is left."""
+    """Nothing was made and nothing is billed; may be repeated while time is left."""
 
 
 class AmbiguousError(ProviderError):
-    """The request was sent, its answer lost or of no use: a paid call that may have been billed."""
+    """The request was sent, its response was lost or unusable: a paid call that may have been billed."""
 
 
 class PermanentError(ProviderError):
-    """Trying again would end the same way."""
+    """Repeating the call would end the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An encoded image. `mime_type` is what the bytes are, not what somebody called them."""
+    """An encoded image. `mime_type` is read from the bytes, not from a header."""
 
     data: bytes = field(repr=False)
     mime_type: str
@@ -101,7 +101,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """How a provider is reached: the key, its address, and a proxy where only that leads there."""
+    """How to reach a provider: the key, its address, and a proxy if it can only be reached by one."""
 
     key: str = field(repr=False)
     base_url: str
@@ -110,14 +110,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A provider's queue took the job; `reference` is what polling needs, also from another worker process."""
+    """A provider's queue accepted the job; `reference` is all that polling needs, also from another worker process."""
 
     reference: str
 
 
 class Output(BaseModel):
-    """The exact picture the booth wants. With both sides given the picture is cropped (`cover`) or fitted on white
-    (`contain`) to them; with one, scaled to it; with none, left at its own size."""
+    """The exact picture the booth wants. With both sides set, the picture is cropped to them (`cover`) or fitted on
+    white (`contain`); with one, it is scaled to it; with none, it keeps its own size."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -179,8 +179,8 @@ class Retry(BaseModel):
 
 
 class Fallback(BaseModel):
-    """What is tried when the slot's own provider fails for good and there is time. Its settings are those of its
-    operation, without `SLOT_SETTINGS`; `output` and `frame` are the slot's where it does not say its own."""
+    """Tried when the slot's own provider fails permanently and time is left. Its settings are those of its operation,
+    without `SLOT_SETTINGS`; `output` and `frame` default to the slot's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -220,7 +220,7 @@ class OperationSettings(BaseModel):
         title=gettext_noop("Trying again"),
         description=gettext_noop("When the provider fails in a way that may pass."),
     )
-    # Of the slot, whoever makes the picture (contract §8).
+    # These belong to the slot, whichever provider makes the picture (contract §8).
     fallback: Fallback | None = Field(
         default=None,
         title=gettext_noop("Fallback"),
@@ -261,29 +261,29 @@ class OperationSettings(BaseModel):
 
     @field_validator("prompt", "negative_prompt", check_fields=False)
     @classmethod
-    def _placeholders_are_known(cls, text: str | None) -> str | None:
-        if names := placeholders.unknown(text or ""):
+    def _validate_placeholders(cls, text: str | None) -> str | None:
+        if names := placeholders.find_unknown(text or ""):
             listed = ", ".join(f"{{{name}}}" for name in names)
-            raise fault(gettext_noop("Booths send nothing for the placeholder %(names)s."), names=listed)
+            raise validation_error(gettext_noop("Booths send nothing for the placeholder %(names)s."), names=listed)
         return text
 
     def fill_placeholders(self, fields: Mapping[str, str]) -> Self:
-        """With the booth's fields in place of the prompts' placeholders."""
+        """A copy whose prompts have the booth's fields in place of the placeholders."""
         prompts = {name: getattr(self, name, None) for name in self.prompt_fields}
         return self.model_copy(update={n: placeholders.fill(text, fields) for n, text in prompts.items() if text})
 
     def template_keys(self) -> list[str]:
-        """The keys of all template media that these settings point to."""
+        """The keys of all template media that these settings refer to."""
         return [key for name in self.template_fields if (key := getattr(self, name)) is not None]
 
 
-# The settings that are the slot's and not one provider's: a fallback has none of its own.
+# The settings of the slot, not of one provider: a fallback has none of its own.
 SLOT_SETTINGS = ("fallback", "on_failure", "finish_late", "max_concurrent", "daily_budget", "reply")
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One thing a provider does. `settings` is the one declaration that everything else is derived from."""
+    """One thing a provider does. Form, JSON Schema and validation all derive from the one declaration `settings`."""
 
     id: str
     name: Text
@@ -299,7 +299,7 @@ class Request:
     settings: OperationSettings
     photo: Picture
     templates: Mapping[str, Picture]  # by `setting_key`
-    # Public and temporary links, for providers with `requires_public_media`: of the photo, and of templates by key.
+    # Public, temporary links for providers with `requires_public_media`: to the photo, and to templates by key.
     photo_url: str | None = None
     template_urls: Mapping[str, str] = field(default_factory=dict)
 
@@ -308,9 +308,9 @@ P = TypeVar("P")
 
 
 class Provider(ABC, Generic[P]):
-    """A provider's adapter; `P` is whatever its `prepare_payload` makes for its `submit_job`.
+    """A provider's adapter; `P` is what its `prepare_payload` returns for its `submit_job`.
 
-    One instance serves all jobs of a worker process at once, so it keeps no state of a job.
+    One instance serves all jobs of a worker process concurrently, so it keeps no state of a job.
     """
 
     id: ClassVar[str]
@@ -319,12 +319,12 @@ class Provider(ABC, Generic[P]):
     default_base_url: ClassVar[str] = ""
     needs_key: ClassVar[bool] = True
     requires_public_media: ClassVar[bool] = False  # it fetches the photo by URL
-    has_queue: ClassVar[bool] = False  # `submit_job` is a short control call that answers `Accepted`
-    repeatable: ClassVar[bool] = False  # trying again after an ambiguous fault costs nothing
+    has_queue: ClassVar[bool] = False  # `submit_job` is a short control call that returns `Accepted`
+    repeatable: ClassVar[bool] = False  # repeating a call after an `AmbiguousError` costs nothing
     poll_seconds: ClassVar[float] = 2.5
-    photo_types: ClassVar[frozenset[str]] = PHOTO_TYPES  # what a slot of this provider takes from booths
+    photo_types: ClassVar[frozenset[str]] = PHOTO_TYPES  # what a slot of this provider accepts from booths
 
-    # The pictures behind public links, for `requires_public_media`: their types, and the pixels a side that are of use.
+    # The pictures behind public links, for `requires_public_media`: their types, and the useful pixels a side.
     media_accepts: ClassVar[frozenset[str]] = frozenset({"image/jpeg", "image/png"})
     media_max_side: ClassVar[int] = 2400
 
@@ -333,31 +333,31 @@ class Provider(ABC, Generic[P]):
 
     @classmethod
     def public_base_url_problem(cls, public_base_url: str, base_url: str) -> Promise | None:
-        """For `requires_public_media`: why no slot can work with that PUBLIC_BASE_URL, in a sentence; None if it may.
-        `base_url` is the provider's own address."""
+        """For `requires_public_media`: a sentence that says why no slot can work with that PUBLIC_BASE_URL; None if one
+        can. `base_url` is the provider's own address."""
         return None
 
     @abstractmethod
     async def prepare_payload(self, request: Request) -> P:
-        """Everything that need not be repeated for each attempt: scaling, encoding, uploads."""
+        """Does what need not be repeated for each attempt: scaling, encoding, uploads. Raises `ProviderError`."""
 
     @abstractmethod
     async def submit_job(self, payload: P) -> Picture | Accepted:
-        """One attempt. Raises `ProviderError`; is cancelled when its time is up."""
+        """Makes one attempt. Raises `ProviderError`; is cancelled when its time is up."""
 
     def release(self, payload: P) -> None:
-        """The photo is done with, however that ended: what `prepare_payload` put somewhere may go. Called once for each
-        payload, and must not wait: what takes time goes on in a task that `aclose` waits for."""
+        """Removes what `prepare_payload` left at the provider. Called once for each payload, however its job ended.
+        Must not block: what takes time runs in a task that `aclose` waits for."""
 
     async def poll_status(self, reference: str) -> Picture | None:
-        """The picture, or None while the provider still works on it."""
+        """The picture, or None while the provider still works on it. Raises `ProviderError`."""
         raise NotImplementedError(f"{self.id} has no queue")
 
     async def cancel(self, reference: str) -> None:
-        """Tell the provider to stop, where it can be told."""
+        """Cancels the job at the provider, if its API can do that."""
 
     async def check_account(self) -> None:
-        """The cheapest harmless call that shows whether the account works. Raises `ProviderError`."""
+        """Makes the cheapest harmless call that shows whether the account works. Raises `ProviderError`."""
 
     async def aclose(self) -> None:
-        """Close clients; the worker is about to exit."""
+        """Closes the HTTP clients before the worker exits."""

@@ -1,8 +1,8 @@
-"""The declaration of an operation's settings as others read it: JSON Schema for programs; titles, values and defaults
-for the admin's form and for the page that explains the settings.
+"""The declaration of an operation's settings in two forms: JSON Schema for programs; titles, values and defaults for
+the admin's form and the page that explains the settings.
 
 Titles and descriptions in a declaration are English and marked with `gettext_noop`; they are translated here, when they
-are shown.
+are displayed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """`schema` is the JSON Schema of its value: references followed, and without the null of what is optional."""
+    """`schema` is the JSON Schema of its value, with references resolved and without the null of optional settings."""
 
     path: str  # "strength", "output.width"
     schema: Mapping[str, Any]
@@ -33,11 +33,11 @@ class Setting:
 
     @property
     def title(self) -> str:
-        return _translated(self.schema.get("title", ""))
+        return _translate(self.schema.get("title", ""))
 
     @property
     def description(self) -> str:
-        return _translated(self.schema.get("description", ""))
+        return _translate(self.schema.get("description", ""))
 
     @property
     def default(self) -> Any:
@@ -62,26 +62,26 @@ class Setting:
 
     @property
     def choices(self) -> list[tuple[Any, str]]:
-        """The values there are, each with its name for people; none where they are not a fixed few."""
+        """The allowed values, each with its display name; empty if any value of the type is allowed."""
         values = self.schema.get("enum", [])
         names = self.schema.get("enumNames", values)
         return [(value, str(name)) for value, name in zip(values, names, strict=True)]
 
     @property
     def values(self) -> str:
-        """What may be given, in words."""
+        """The allowed values in words."""
         if self.choices:
             return ", ".join(str(value) for value, _name in self.choices)
         if self.is_key:
             return gettext("the key of a template image of the slot")
         if self.is_list_of_keys:
             return gettext("a list of keys of template images of the slot")
-        return _in_words(self.schema)
+        return _describe_values(self.schema)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Settings that are shown together: the operation's own, those that every operation has, or one object's."""
+    """Settings that are displayed together: the operation's own, those that every operation has, or one object's."""
 
     title: Text
     description: str
@@ -90,15 +90,15 @@ class Group:
 
 
 def groups(operation: Operation) -> list[Group]:
-    """First the operation's own, those that are required in front; then what every operation has; then the objects."""
+    """First the operation's own settings, the required ones in front; then those every operation has; then objects."""
     schema = operation.settings.model_json_schema()
     definitions = schema.get("$defs", {})
     required = schema.get("required", ())
-    every = [Setting(n, _value_schema(node, definitions), n in required) for n, node in schema["properties"].items()]
-    plain = [setting for setting in every if "properties" not in setting.schema]
+    found = [Setting(n, _value_schema(node, definitions), n in required) for n, node in schema["properties"].items()]
+    plain = [setting for setting in found if "properties" not in setting.schema]
     common = [setting for setting in plain if setting.path in OperationSettings.model_fields]
     own = sorted((setting for setting in plain if setting not in common), key=lambda setting: not setting.is_required)
-    objects = [_object(setting, definitions) for setting in every if "properties" in setting.schema]
+    objects = [_build_group(setting, definitions) for setting in found if "properties" in setting.schema]
     return [Group(operation.name, "", tuple(own)), Group(_("For every operation"), "", tuple(common)), *objects]
 
 
@@ -108,7 +108,7 @@ def settings(operation: Operation) -> Iterator[Setting]:
 
 
 def json_schema(provider_id: str, operation: Operation) -> dict[str, Any]:
-    """For programs, in English. What depends on several settings at once only validation knows."""
+    """For programs, in English. It leaves out rules that span several settings: only validation checks those."""
     with translation.override("en"):
         schema = operation.settings.model_json_schema()
         schema["title"] = f"{registry.provider_name(provider_id)}: {operation.name}"
@@ -117,19 +117,19 @@ def json_schema(provider_id: str, operation: Operation) -> dict[str, Any]:
 
 
 def schema_ref(provider_id: str, operation_id: str) -> str:
-    """Where this service answers with the JSON Schema of an operation's settings."""
+    """The path at which this service serves the JSON Schema of an operation's settings."""
     return reverse("operation-schema", args=[provider_id, operation_id])
 
 
-def _object(setting: Setting, definitions: Mapping[str, Any]) -> Group:
-    """Its fields are settings by themselves: required only where the object is given."""
+def _build_group(setting: Setting, definitions: Mapping[str, Any]) -> Group:
+    """The object's fields as settings: none is required, since the object itself is optional."""
     inner = setting.schema["properties"].items()
     fields = (Setting(f"{setting.path}.{name}", _value_schema(node, definitions), False) for name, node in inner)
     return Group(setting.title, setting.description, tuple(fields), setting.path)
 
 
 def _value_schema(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """What the node itself says goes before what it refers to."""
+    """The node merged with the schema that it refers to; the node's own keys win."""
     outer = {key: value for key, value in node.items() if key not in ("anyOf", "$ref")}
     inner = next((option for option in node.get("anyOf", ()) if option.get("type") != "null"), node)
     if "$ref" in inner:
@@ -139,22 +139,22 @@ def _value_schema(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> di
     return merged | ({"enum": [merged["const"]]} if "const" in merged else {})
 
 
-def _translated(text: str) -> str:
+def _translate(text: str) -> str:
     return gettext(text) if text else ""
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
+def _describe_values(schema: Mapping[str, Any]) -> str:
     match schema.get("type"):
         case "boolean":
             return gettext("true or false")
         case "integer" | "number":
-            return _number_in_words(schema)
+            return _describe_number(schema)
         case "string":
-            return _text_in_words(schema)
+            return _describe_text(schema)
     return gettext("JSON")
 
 
-def _number_in_words(schema: Mapping[str, Any]) -> str:
+def _describe_number(schema: Mapping[str, Any]) -> str:
     kind = gettext("a whole number") if schema["type"] == "integer" else gettext("a number")
     above, least, most = schema.get("exclusiveMinimum"), schema.get("minimum"), schema.get("maximum")
     if above is not None and most is not None:
@@ -164,6 +164,6 @@ def _number_in_words(schema: Mapping[str, Any]) -> str:
     return kind
 
 
-def _text_in_words(schema: Mapping[str, Any]) -> str:
+def _describe_text(schema: Mapping[str, Any]) -> str:
     most = schema.get("maxLength")
     return gettext("text") if most is None else gettext("text of at most %(most)s characters") % {"most": most}

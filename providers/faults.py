@@ -1,4 +1,4 @@
-"""What a validator of settings raises, so that its sentence reaches staff in their own language."""
+"""The error that a validator of settings raises, so that staff read its message in their own language."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pydantic_core import PydanticCustomError
 CODE = "fault"
 
 
-def fault(sentence: str, **context: object) -> PydanticCustomError:
-    """`sentence` is marked with `gettext_noop`, with `%(name)s` for the context; who shows it translates it.
+def validation_error(sentence: str, **context: object) -> PydanticCustomError:
+    """`sentence` is marked with `gettext_noop` and has `%(name)s` for the context; it is translated when displayed.
 
-    A `ValueError`, whose own text is the sentence in English.
+    The error is a `ValueError` whose own text is the sentence in English.
     """
     return PydanticCustomError(CODE, "{message}", {"message": sentence % context, "text": sentence, "context": context})

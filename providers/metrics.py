@@ -1,5 +1,5 @@
-"""Prometheus metrics of provider accounts and today's calls. Read afresh at each scrape: the same answer whichever
-process gives it."""
+"""Prometheus metrics of provider accounts and today's calls. Read from the database at each scrape, so every process
+reports the same values."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Row = dict[str, Any]
 
 class Accounts(Collector):
     def collect(self) -> Iterator[Metric]:
-        yield from _accounts()
-        yield _under_way()
-        yield from _today()
+        yield from _collect_accounts()
+        yield _collect_calls_under_way()
+        yield from _collect_today()
 
 
-def _accounts() -> Iterator[Metric]:
-    """Of all providers: one without an account is on and has no breaker."""
+def _collect_accounts() -> Iterator[Metric]:
+    """For all providers: one without an account counts as enabled, with a closed breaker."""
     accounts = {account.provider_id: account for account in ProviderAccount.objects.all()}
     enabled = _gauge("provider_account_enabled", "1: staff have the provider switched on.", "provider")
     opened = _gauge(
@@ -40,7 +40,7 @@ def _accounts() -> Iterator[Metric]:
     yield opened
 
 
-def _under_way() -> Metric:
+def _collect_calls_under_way() -> Metric:
     since = timezone.now() - OPEN_CALL
     calls = ProviderCall.objects.filter(ended_at=None, at__gt=since).values_list("provider_id").annotate(Count("pk"))
     counts = dict(calls.order_by())
@@ -50,15 +50,15 @@ def _under_way() -> Metric:
     return gauge
 
 
-def _today() -> Iterator[Metric]:
+def _collect_today() -> Iterator[Metric]:
     calls = _gauge(
         "provider_calls_today", "Calls that ended, of those since 00:00 UTC.", "provider", "outcome", "reason"
     )
     costs = _gauge("provider_cost_usd_today", "What they cost, where that is known.", "provider", "outcome")
     unpriced = _gauge("provider_calls_unpriced_today", "Those whose cost is not known.", "provider", "outcome")
-    for row in _rows("provider_id", "outcome", "reason"):
+    for row in _count_today("provider_id", "outcome", "reason"):
         calls.add_metric([row["provider_id"], row["outcome"], row["reason"] or ""], row["calls"])
-    for row in _rows("provider_id", "outcome"):
+    for row in _count_today("provider_id", "outcome"):
         labels = [row["provider_id"], row["outcome"]]
         if row["cost"] is not None:
             costs.add_metric(labels, row["cost"])
@@ -66,7 +66,7 @@ def _today() -> Iterator[Metric]:
     yield from (calls, costs, unpriced)
 
 
-def _rows(*columns: str) -> list[Row]:
+def _count_today(*columns: str) -> list[Row]:
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     today = ProviderCall.objects.filter(at__gte=midnight, ended_at__isnull=False).order_by(*columns)
     unpriced = Count("pk", filter=Q(cost_usd=None))

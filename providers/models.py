@@ -1,4 +1,4 @@
-"""Provider accounts: how each provider is reached, how much of it may be used, and whether it answers at all."""
+"""Provider accounts (access, limits, circuit breaker) and the calls made with them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from core import crypto
 from providers import account_validators, registry
 from providers.base import Account, Reason
 
-# No call lasts so long: one that is still open then was left so by a worker that is gone.
+# No call takes so long: a call that is still open after this belongs to a worker that died.
 OPEN_CALL = timedelta(minutes=10)
 
 
 class AccountQuerySet(models.QuerySet["ProviderAccount"]):
     def close_breaker(self) -> int:
-        """Closes the breakers: somebody has mended what was wrong, or wants to know."""
+        """Closes the breakers by hand: staff repaired the cause, or want to try. Returns the number of accounts."""
         return self.update(failures=0, open_until=None, open_reason=None, probe_call_id=None)
 
 
 class ProviderAccount(models.Model):
-    """One for each provider. Key and proxy address are encrypted; nothing shows them again once they are saved."""
+    """One for each provider. Key and proxy address are encrypted; once saved, they are never displayed again."""
 
     provider_id = models.CharField(_("provider"), max_length=32, primary_key=True, editable=False)
     is_enabled = models.BooleanField(
@@ -63,12 +63,12 @@ class ProviderAccount(models.Model):
         help_text=_("Empty: no limit."),
     )
 
-    # The circuit breaker (`limits`): closed while `open_until` is empty; half-open, with one call let through to see,
-    # once that has passed.
+    # The circuit breaker (`limits`): closed while `open_until` is null; open until that time; after it half-open, which
+    # permits one call, the probe.
     failures = models.PositiveIntegerField(_("failures in a row"), db_default=0, editable=False)
     open_until = models.DateTimeField(_("not asked until"), null=True, editable=False)
     open_reason = models.CharField(_("because"), max_length=14, choices=Reason, null=True, editable=False)
-    probe_call_id = models.BigIntegerField(null=True, editable=False)  # the call let through, while it is under way
+    probe_call_id = models.BigIntegerField(null=True, editable=False)  # the probe, while it is under way
 
     objects = AccountQuerySet.as_manager()
 
@@ -96,12 +96,12 @@ class ProviderAccount(models.Model):
 
     @property
     def is_configured(self) -> bool:
-        """Whether the provider can be asked: it needs no key, or has one."""
+        """Whether the provider can be called: it needs no key, or has one."""
         provider = registry.classes().get(self.provider_id)
         return provider is not None and (not provider.needs_key or bool(self.encrypted_key))
 
     def decrypt(self) -> Account:
-        """The account as an adapter takes it. Raises `crypto.UnreadableSecretError`."""
+        """The account in the form that adapters take. Raises `crypto.UnreadableSecretError`."""
         provider = registry.classes()[self.provider_id]
         return Account(
             key=crypto.decrypt(self.encrypted_key),
@@ -112,15 +112,15 @@ class ProviderAccount(models.Model):
 
 class CallQuerySet(models.QuerySet["ProviderCall"]):
     def close_lost(self) -> int:
-        """Ends the calls that workers which are gone have left open: they may have been billed."""
+        """Ends the calls that dead workers left open, as ambiguous: they may have been billed. Returns their number."""
         lost = self.filter(ended_at=None, at__lt=Now() - OPEN_CALL)
         return lost.update(ended_at=Now(), outcome=ProviderCall.Outcome.AMBIGUOUS, reason=Reason.INTERNAL)
 
 
 class ProviderCall(models.Model):
-    """One call that a provider counts or bills: written before it is made, ended when its outcome is known.
+    """One call that a provider counts or bills: inserted before it is made, ended when its outcome is known.
 
-    One whose worker was killed stays open, which is how the next worker knows that it may have been billed.
+    If its worker is killed, it stays open: that tells the next worker that it may have been billed.
     """
 
     class Outcome(models.TextChoices):
@@ -152,15 +152,15 @@ class ProviderCall(models.Model):
         indexes = [
             # The limits: one provider's calls of the last minute and of the day.
             models.Index(fields=["provider_id", "at"], name="calls_of_provider"),
-            # Calls under way: few, whatever the table holds. Concurrency counts those that outlive their job.
+            # Calls under way: few, however large the table. The concurrency limit counts those that outlive their job.
             models.Index(fields=["provider_id"], condition=Q(ended_at=None), name="calls_under_way"),
-            # A slot's money of the day.
+            # A slot's spending of the day.
             models.Index(fields=["slot_id", "at"], name="calls_of_slot"),
-            # One job's calls: its cost in the admin, its earlier attempts when it is taken up again.
+            # One job's calls: its cost in the admin, its earlier attempts when it is claimed again.
             models.Index(fields=["job_id"], name="calls_of_job"),
-            # Retention: purge removes from the old end. The admin's list, newest first; today's figures.
+            # Retention: purge deletes the oldest. The admin's list, newest first; today's figures.
             models.Index(fields=["at"], name="calls_by_age"),
-            # The admin's list by outcome, for those that are seldom; of those that are not, some are soon found.
+            # The admin's list by outcome, for the rare ones; the frequent ones are found quickly without an index.
             models.Index(
                 fields=["outcome", "at"],
                 condition=Q(outcome__in=["refused", "failed", "late", "cancelled", "ambiguous"]),
@@ -191,8 +191,8 @@ class ProviderCall(models.Model):
 
 
 def build_missing_accounts(read: Callable[[str], str]) -> list[ProviderAccount]:
-    """Accounts for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
-    `_BASE_URL` and `_PROXY_URL`. Not saved. `read` gives a variable's value. Raises `ImproperlyConfigured`."""
+    """Accounts, not saved, for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
+    `_BASE_URL` and `_PROXY_URL`. `read` returns a variable's value. Raises `ImproperlyConfigured`."""
     known = set(ProviderAccount.objects.values_list("provider_id", flat=True))
     return [_build_account(provider_id, read) for provider_id in registry.classes() if provider_id not in known]
 

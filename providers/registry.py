@@ -25,24 +25,24 @@ def operation(provider_id: str, operation_id: str) -> Operation | None:
 
 
 def parse_settings(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
-    """A job's snapshot of settings, checked again: since then the service may have been upgraded. Raises
+    """Validates a job's snapshot of settings again: the service may have been upgraded since. Raises
     `PermanentError`."""
-    known = operation(provider_id, operation_id)
-    if known is None:
+    declared = operation(provider_id, operation_id)
+    if declared is None:
         raise PermanentError(Reason.BAD_SETTINGS, "The provider no longer has this operation")
     try:
-        return known.settings.model_validate(settings_json)
+        return declared.settings.model_validate(settings_json)
     except ValidationError as error:
-        fields = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
+        fields = ", ".join(".".join(map(str, invalid["loc"])) for invalid in error.errors())
         raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
 
 
 def provider_name(provider_id: str) -> str:
-    """For people; the id itself where the provider is not there any more."""
+    """The display name; the id itself if this installation no longer has the provider."""
     provider = classes().get(provider_id)
     return str(provider.name) if provider else provider_id
 
 
 def operation_name(provider_id: str, operation_id: str) -> str:
-    known = operation(provider_id, operation_id)
-    return str(known.name) if known else operation_id
+    declared = operation(provider_id, operation_id)
+    return str(declared.name) if declared else operation_id

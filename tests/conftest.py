@@ -172,7 +172,7 @@ async def queue(database: None) -> AsyncIterator[Queue]:
 
 @pytest.fixture(scope="session")
 def sandbox_server() -> Iterator[Sandbox]:
-    with Sandbox().running() as running:
+    with Sandbox().run() as running:
         os.environ["SANDBOX_URL"] = running.url
         yield running
 

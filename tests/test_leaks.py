@@ -87,7 +87,7 @@ class Host(wire.Speaker):
 
 def test_what_a_provider_receives_is_searched_for() -> None:
     key, prompt = f"key-{uuid4()}", f"like a mosaic, {uuid4()}"
-    with wire.WireSandbox([Host]).running() as sandbox:
+    with wire.WireSandbox([Host]).run() as sandbox:
         headers = {"Authorization": f"Bearer {key}"}
         httpx.post(f"{sandbox.url}/host/", content=f"[[ok]] {prompt}", headers=headers).raise_for_status()
     assert list(leaks.search_text(f"sent {key}".encode()))

@@ -1,12 +1,12 @@
-"""What a provider's models can do and cost, as data: one JSON file a provider, every figure with its date and source.
+"""What a provider's models can do and cost, as data: one JSON file per provider, each figure with its date and source.
 
     {"models": {"<id>": {"status": "current" | "retired", "retired_on": "2026-10-29", "use_instead": ["<id>"],
-                         "released_on": "2026-10-07", "source": "…", …what the provider's adapter asks for…}}}
+                         "released_on": "2026-10-07", "source": "…", …what the provider's adapter reads…}}}
 
 A model with a `retired_on` in the future is usable until that day (UTC).
 
-An operator can add a model, or correct one, without a release: a file of the same name and shape in the folder that
-PROVIDER_CATALOGUE_DIR names is laid over ours, model by model.
+An operator can add or correct a model without a release: a file of the same name and shape in the folder
+PROVIDER_CATALOGUE_DIR is merged over ours, model by model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from django.conf import settings
 from django.utils.translation import gettext_noop as _
 
-from providers.faults import fault
+from providers.faults import validation_error
 
 HERE = Path(__file__).parent
 
@@ -31,23 +31,23 @@ def models(provider_id: str) -> dict[str, dict[str, Any]]:
     """All models of the provider by id, retired ones included."""
     known: dict[str, dict[str, Any]] = json.loads((HERE / f"{provider_id}.json").read_text())["models"]
     folder = settings.PROVIDER_CATALOGUE_DIR
-    own = Path(folder) / f"{provider_id}.json" if folder else None
-    if own and own.exists():
-        for model, facts in json.loads(own.read_text())["models"].items():
+    override = Path(folder) / f"{provider_id}.json" if folder else None
+    if override and override.exists():
+        for model, facts in json.loads(override.read_text())["models"].items():
             known[model] = known.get(model, {}) | facts
     return known
 
 
-def usable(provider_id: str, model: str) -> dict[str, Any]:
-    """The model's facts. Raises `ValueError` that names the alternatives where it is unknown or retired."""
+def get_usable(provider_id: str, model: str) -> dict[str, Any]:
+    """The model's facts. Raises a `ValueError` that names the alternatives if it is unknown or retired."""
     known = models(provider_id)
     facts = known.get(model)
     if facts is not None and _is_current(facts):
         return facts
     if facts is None:
-        instead = ", ".join(sorted(current(provider_id)))
-        raise fault(_("%(model)s is not known. Use: %(instead)s"), model=model, instead=instead)
-    raise fault(
+        alternatives = ", ".join(sorted(list_current(provider_id)))
+        raise validation_error(_("%(model)s is not known. Use: %(instead)s"), model=model, instead=alternatives)
+    raise validation_error(
         _("%(model)s was retired on %(date)s. Use: %(instead)s"),
         model=model,
         date=facts["retired_on"],
@@ -55,14 +55,14 @@ def usable(provider_id: str, model: str) -> dict[str, Any]:
     )
 
 
-def current(provider_id: str) -> list[str]:
+def list_current(provider_id: str) -> list[str]:
     """The models that may be used today, in the catalogue's order."""
     return [model for model, facts in models(provider_id).items() if _is_current(facts)]
 
 
 def offer(provider_id: str) -> Callable[[dict[str, Any]], None]:
-    """For a `model` setting's `json_schema_extra`: its schema names the models that may be used today."""
-    return lambda schema: schema.update(enum=current(provider_id))
+    """For a `model` setting's `json_schema_extra`: adds the models that may be used today to its schema."""
+    return lambda schema: schema.update(enum=list_current(provider_id))
 
 
 def _is_current(facts: dict[str, Any]) -> bool:

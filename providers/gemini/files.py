@@ -1,6 +1,6 @@
-"""Gemini's Files API: for template images that many photos share, and for what is too large to go with the request.
+"""Gemini's Files API, for template images that many photos share and for images too large to send inline.
 
-An uploaded file lives 48 hours there. Which ones this account has is remembered in a `FileCache`.
+Google keeps an uploaded file for 48 hours. A `FileCache` remembers what has been uploaded.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ import asyncio
 import datetime as dt
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 from django.conf import settings
 
 from providers.base import Account, PermanentError, Picture, Reason, TransientError
-from providers.gemini.errors import Fault, error_of
-from providers.http import Answer, Http
+from providers.gemini.errors import Fault, make_error
+from providers.http import Http, Response
 
 LIFE: Final = dt.timedelta(hours=48)
 MARGIN: Final = dt.timedelta(minutes=10)  # a file must outlive the photo that uses it, and our clocks may differ
-ACTIVE_LOOKS: Final = 10
+ACTIVE_POLLS: Final = 10
 ACTIVE_PAUSE_SECONDS: Final = 0.5
 
 
@@ -39,19 +39,8 @@ class RemoteFile:
         return {"fileData": {"mimeType": self.mime_type, "fileUri": self.uri}}
 
 
-class FileCache(Protocol):
-    """Where uploaded files are remembered, by a digest of account and content. What has expired may still be there."""
-
-    async def get(self, digest: str) -> RemoteFile | None: ...
-
-    async def put(self, digest: str, file: RemoteFile) -> None: ...
-
-    async def forget(self, digest: str) -> None:
-        """Harmless when it is not there."""
-
-
-class MemoryCache:
-    """A `FileCache` of this process."""
+class FileCache:
+    """Uploaded files by a digest of account and content, in this process. May still contain files that have expired."""
 
     def __init__(self) -> None:
         self._files: dict[str, RemoteFile] = {}
@@ -63,6 +52,7 @@ class MemoryCache:
         self._files[digest] = file
 
     async def forget(self, digest: str) -> None:
+        """Does nothing if the digest is not there."""
         self._files.pop(digest, None)
 
 
@@ -72,7 +62,7 @@ class Files:
     def __init__(self, account: Account, http: Http, cache: FileCache) -> None:
         self._account = account
         self._http = http
-        self._uploads = Http(account, {})  # the upload's own address is its permission: no key goes there
+        self._uploads = Http(account, {})  # an upload's URL is its own credential: no key is sent there
         self._cache = cache
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -80,15 +70,15 @@ class Files:
         account = hashlib.sha256(f"{self._account.base_url} {self._account.key}".encode()).digest()
         return hashlib.sha256(account + hashlib.sha256(data).digest()).hexdigest()
 
-    async def known(self, digest: str) -> RemoteFile | None:
+    async def get(self, digest: str) -> RemoteFile | None:
         file = await self._cache.get(digest)
         return file if file and file.is_fresh() else None
 
-    async def shared(self, digest: str, picture: Picture) -> RemoteFile:
-        """The file under that digest; uploaded once, however many photos ask for it at the same time."""
+    async def get_or_upload(self, digest: str, picture: Picture) -> RemoteFile:
+        """The file of that digest; uploaded once, however many photos need it at the same time."""
         lock = self._locks.setdefault(digest, asyncio.Lock())
         async with lock:
-            file = await self.known(digest)
+            file = await self.get(digest)
             if file is None:
                 file = await self.upload(picture, Reason.BAD_TEMPLATE)
                 await self._cache.put(digest, file)
@@ -98,13 +88,13 @@ class Files:
         await self._cache.forget(digest)
 
     async def upload(self, picture: Picture, bad: Reason) -> RemoteFile:
-        """Uploads and waits until the file may be used. `bad` is the reason when the provider cannot read it."""
-        address = await self._begun(picture)
+        """Uploads and waits until the file can be used. `bad` is the error's reason if the provider cannot read it."""
+        address = await self._start_upload(picture)
         headers = {"X-Goog-Upload-Offset": "0", "X-Goog-Upload-Command": "upload, finalize"}
-        answer = await self._call(self._uploads, "POST", address, headers=headers, content=picture.data)
-        if answer.headers.get("x-goog-upload-status") != "final":
+        response = await self._call(self._uploads, "POST", address, headers=headers, content=picture.data)
+        if response.headers.get("x-goog-upload-status") != "final":
             raise TransientError(Reason.SLOW, "the upload was not finished")
-        return await self._active(_json(answer).get("file") or {}, bad)
+        return await self._wait_until_active(_parse_json(response).get("file") or {}, bad)
 
     async def delete(self, file: RemoteFile) -> None:
         await self._call(self._http, "DELETE", f"/v1beta/{file.name}")
@@ -112,7 +102,7 @@ class Files:
     async def aclose(self) -> None:
         await self._uploads.aclose()
 
-    async def _begun(self, picture: Picture) -> str:
+    async def _start_upload(self, picture: Picture) -> str:
         headers = {
             "X-Goog-Upload-Protocol": "resumable",
             "X-Goog-Upload-Command": "start",
@@ -120,42 +110,42 @@ class Files:
             "X-Goog-Upload-Header-Content-Type": picture.mime_type,
         }
         file = {"mimeType": picture.mime_type, "sizeBytes": str(len(picture.data))}
-        answer = await self._call(self._http, "POST", "/upload/v1beta/files", headers=headers, json={"file": file})
-        given, own = urlsplit(answer.headers.get("x-goog-upload-url", "")), urlsplit(self._account.base_url)
-        if not given.path:
+        response = await self._call(self._http, "POST", "/upload/v1beta/files", headers=headers, json={"file": file})
+        target, own = urlsplit(response.headers.get("x-goog-upload-url", "")), urlsplit(self._account.base_url)
+        if not target.path:
             raise TransientError(Reason.OVERLOADED, "no address to upload to")
-        # The photo goes to the account's own host, also where that is a relay which does not rewrite addresses.
-        return str(given._replace(scheme=own.scheme, netloc=own.netloc).geturl())
+        # The photo is sent to the account's own host, even if that is a relay which does not rewrite URLs.
+        return str(target._replace(scheme=own.scheme, netloc=own.netloc).geturl())
 
-    async def _active(self, file: dict[str, Any], bad: Reason) -> RemoteFile:
-        for _ in range(ACTIVE_LOOKS):
+    async def _wait_until_active(self, file: dict[str, Any], bad: Reason) -> RemoteFile:
+        for _ in range(ACTIVE_POLLS):
             if file.get("state") == "ACTIVE":
-                return _remote(file)
+                return _parse_file(file)
             if file.get("state") == "FAILED":
                 raise PermanentError(bad, "the provider could not process the uploaded image")
             await asyncio.sleep(ACTIVE_PAUSE_SECONDS)
-            file = _json(await self._call(self._http, "GET", f"/v1beta/{file.get('name', '')}"))
+            file = _parse_json(await self._call(self._http, "GET", f"/v1beta/{file.get('name', '')}"))
         raise TransientError(Reason.SLOW, "the provider is still processing the uploaded image")
 
-    async def _call(self, http: Http, method: str, url: str, **request: Any) -> Answer:
-        return await control(http, self._account.key, method, url, **request)
+    async def _call(self, http: Http, method: str, url: str, **request: Any) -> Response:
+        return await send_control(http, self._account.key, method, url, **request)
 
 
-async def control(http: Http, key: str, method: str, url: str, **request: Any) -> Answer:
-    """A short call that costs nothing. Raises `ProviderError` for everything but 200."""
+async def send_control(http: Http, key: str, method: str, url: str, **request: Any) -> Response:
+    """A short call that costs nothing. Raises `ProviderError` for every status but 200."""
     try:
         async with asyncio.timeout(settings.PROVIDER_CALL_TIMEOUT_SECONDS):
-            answer = await http.send(method, url, **request)
+            response = await http.send(method, url, **request)
     except TimeoutError:
         raise TransientError(Reason.SLOW, f"no answer within {settings.PROVIDER_CALL_TIMEOUT_SECONDS} s") from None
-    if answer.status != 200:
-        raise error_of(Fault.of(answer), key)
-    return answer
+    if response.status != 200:
+        raise make_error(Fault.parse(response), key)
+    return response
 
 
-def _json(answer: Answer) -> dict[str, Any]:
+def _parse_json(response: Response) -> dict[str, Any]:
     try:
-        body = answer.json()
+        body = response.json()
     except ValueError:
         body = None
     if not isinstance(body, dict):
@@ -163,7 +153,7 @@ def _json(answer: Answer) -> dict[str, Any]:
     return body
 
 
-def _remote(file: dict[str, Any]) -> RemoteFile:
+def _parse_file(file: dict[str, Any]) -> RemoteFile:
     try:
         expires = file.get("expirationTime")
         until = dt.datetime.fromisoformat(expires) if expires else dt.datetime.now(dt.UTC) + LIFE

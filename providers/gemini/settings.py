@@ -1,4 +1,4 @@
-"""What a slot may set for Gemini; what a model can do is asked of the catalogue."""
+"""What a slot may set for Gemini; the catalogue defines what each model can do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from providers import catalogue
 from providers.base import OperationSettings, TemplateKey
-from providers.faults import fault
+from providers.faults import validation_error
 
 PROVIDER = "gemini"
 DEFAULT_MODEL = "gemini-nano-banana-2.1"
@@ -27,13 +27,13 @@ Category = Literal[
 Threshold = Literal["BLOCK_LOW_AND_ABOVE", "BLOCK_MEDIUM_AND_ABOVE", "BLOCK_ONLY_HIGH", "BLOCK_NONE", "OFF"]
 # fmt: on
 
-MAX_IMAGES = 14  # the photo among them, where the catalogue does not say
-# Which list of the model's facts a setting is looked up in; a model an operator added may come without.
+MAX_IMAGES = 14  # including the photo, for models without a limit in the catalogue
+# The list among the model's facts that a setting is checked against; a model that an operator added may have none.
 _CHOICES = {"aspect_ratio": "ratios", "image_size": "sizes", "thinking_level": "thinking_levels"}
 
 
 class SafetySetting(BaseModel):
-    """From which likelihood on the text filters of one category block. Filters of the picture itself cannot be set."""
+    """The likelihood from which the text filters of one category block. Filters of the picture cannot be configured."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -50,7 +50,7 @@ class ImageEdit(OperationSettings):
     )
     model: str = Field(
         default=DEFAULT_MODEL,
-        validate_default=True,  # it may have been retired since
+        validate_default=True,  # it may have been retired after the release
         title=_("Model"),
         description=_("Models differ in quality, speed, price, and in what they can be set to."),
         json_schema_extra=catalogue.offer(PROVIDER),
@@ -84,45 +84,46 @@ class ImageEdit(OperationSettings):
 
     @field_validator("model")
     @classmethod
-    def _is_usable(cls, model: str) -> str:
-        catalogue.usable(PROVIDER, model)
+    def _validate_model(cls, model: str) -> str:
+        catalogue.get_usable(PROVIDER, model)
         return model
 
     @field_validator("aspect_ratio", "image_size", "thinking_level")
     @classmethod
-    def _model_has_it(cls, value: str | None, info: ValidationInfo) -> str | None:
-        model = info.data.get("model")  # absent when it was refused itself
+    def _validate_choice(cls, value: str | None, info: ValidationInfo) -> str | None:
+        model = info.data.get("model")  # absent if it is invalid itself
         if value is None or model is None:
             return value
-        choices = catalogue.usable(PROVIDER, model).get(_CHOICES[info.field_name or ""])
+        choices = catalogue.get_usable(PROVIDER, model).get(_CHOICES[info.field_name or ""])
         if choices is not None and value not in choices:
             if not choices:
-                raise fault(_("%(model)s takes no such setting."), model=model)
-            raise fault(_("%(model)s takes one of: %(choices)s."), model=model, choices=", ".join(choices))
+                raise validation_error(_("%(model)s takes no such setting."), model=model)
+            raise validation_error(_("%(model)s takes one of: %(choices)s."), model=model, choices=", ".join(choices))
         return value
 
     @field_validator("template_media")
     @classmethod
-    def _model_takes_so_many(cls, keys: list[str], info: ValidationInfo) -> list[str]:
+    def _validate_image_count(cls, keys: list[str], info: ValidationInfo) -> list[str]:
         if model := info.data.get("model"):
-            most = catalogue.usable(PROVIDER, model).get("max_images", MAX_IMAGES) - 1 - len(cls._named_images())
+            most = catalogue.get_usable(PROVIDER, model).get("max_images", MAX_IMAGES) - 1 - len(cls._named_images())
             if len(keys) > most:
-                raise fault(_("%(model)s takes at most %(most)s of these beside the photo."), model=model, most=most)
+                text = _("%(model)s takes at most %(most)s of these beside the photo.")
+                raise validation_error(text, model=model, most=most)
         return keys
 
     @field_validator("safety_settings")
     @classmethod
-    def _each_category_once(cls, given: list[SafetySetting]) -> list[SafetySetting]:
-        if len({setting.category for setting in given}) < len(given):
-            raise fault(_("A category may be given once."))
-        return given
+    def _validate_categories(cls, chosen: list[SafetySetting]) -> list[SafetySetting]:
+        if len({setting.category for setting in chosen}) < len(chosen):
+            raise validation_error(_("A category may be given once."))
+        return chosen
 
     @classmethod
     def _named_images(cls) -> list[str]:
         return [name for name in cls.template_fields if name != "frame"]
 
     def image_keys(self) -> list[str]:
-        """The template images to send, in their order; none twice."""
+        """The keys of the template images to send, in their order, without duplicates."""
         named = [getattr(self, name) for name in self._named_images()]
         return list(dict.fromkeys([*named, *self.template_media]))
 

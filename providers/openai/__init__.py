@@ -1,8 +1,8 @@
-"""OpenAI's image models: photo, template images and prompt go into one `POST /images/edits`, the picture comes back.
+"""OpenAI's image models: one `POST /images/edits` sends photo, template images and prompt and returns the picture.
 
-The call takes from six seconds to two minutes and is paid. OpenAI offers no way to ask again for an answer that was
-lost, so nothing is repeated once a request may have been worked on (`AmbiguousError`). `form` has the settings,
-`answers` reads what comes back.
+The call takes from six seconds to two minutes and is paid. OpenAI has no idempotency key and no way to fetch a lost
+response, so a request that may have been processed is never repeated (`AmbiguousError`). `form` declares the settings,
+`responses` interprets responses.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from providers.base import (
     Request,
 )
 from providers.http import Http
-from providers.openai import answers
+from providers.openai import responses
 from providers.openai.form import ImageEdit, StyleTransfer
 from providers.prepare import prepare, templates
 
-USEFUL_SIDE = 2048  # pixels; a larger input shows up in the bill and hardly in a picture of 1536
+USEFUL_SIDE = 2048  # pixels; a larger input raises the cost and hardly improves a picture of 1536
 ACCEPTS = frozenset({"image/jpeg", "image/png", "image/webp"})
 MAX_BYTES = 50_000_000  # each image has to be smaller
 
@@ -58,43 +58,45 @@ class OpenAI(Provider[Payload]):
         self._http = Http(account, {"Authorization": f"Bearer {account.key}"})
 
     async def prepare_payload(self, request: Request) -> Payload:
-        return await asyncio.to_thread(_payload, request)
+        return await asyncio.to_thread(_build_payload, request)
 
     async def submit_job(self, payload: Payload) -> Picture:
-        answer = await self._http.send("POST", "/images/edits", is_paid=True, data=payload.fields, files=payload.files)
-        if not 200 <= answer.status < 300:
-            raise answers.fault(answer, self.account.key, payload.fields["prompt"])
+        response = await self._http.send(
+            "POST", "/images/edits", is_paid=True, data=payload.fields, files=payload.files
+        )
+        if not 200 <= response.status < 300:
+            raise responses.make_error(response, self.account.key, payload.fields["prompt"])
         # A 4K picture is up to 30 MB of base64.
-        return await asyncio.to_thread(answers.picture, answer, payload.fields["model"])
+        return await asyncio.to_thread(responses.read_picture, response, payload.fields["model"])
 
     async def check_account(self) -> None:
-        """Lists the models: free, and refused for a key that is not accepted."""
-        answer = await self._http.send("GET", "/models")
-        if answer.status != 200:
-            raise answers.fault(answer, self.account.key)
-        answers.expect_models(answer)
+        """Lists the models: free, and fails for a key that is not accepted."""
+        response = await self._http.send("GET", "/models")
+        if response.status != 200:
+            raise responses.make_error(response, self.account.key)
+        responses.check_models(response)
 
     async def aclose(self) -> None:
         await self._http.aclose()
 
 
-def _payload(request: Request) -> Payload:
+def _build_payload(request: Request) -> Payload:
     settings = request.settings
     assert isinstance(settings, ImageEdit)
     side = max((USEFUL_SIDE, *settings.sides()))
-    files = [_file("photo", request.photo, side, prepare, Reason.BAD_PHOTO)]
+    files = [_build_file("photo", request.photo, side, prepare, Reason.BAD_PHOTO)]
     for key in settings.image_keys():
         if key not in request.templates:
             raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}")
-        files.append(_file(key, request.templates[key], side, templates.prepare, Reason.BAD_TEMPLATE))
+        files.append(_build_file(key, request.templates[key], side, templates.prepare, Reason.BAD_TEMPLATE))
     return Payload(settings.fields(), files)
 
 
-def _file(name: str, picture: Picture, side: int, prepare: Callable[..., Picture], reason: Reason) -> File:
+def _build_file(name: str, picture: Picture, side: int, prepare: Callable[..., Picture], reason: Reason) -> File:
     try:
-        ready = prepare(picture, max_side=side, accepts=ACCEPTS)
+        prepared = prepare(picture, max_side=side, accepts=ACCEPTS)
     except images.ImageError as error:
         raise PermanentError(reason, f"{name}: {error}") from error
-    if len(ready.data) >= MAX_BYTES:
+    if len(prepared.data) >= MAX_BYTES:
         raise PermanentError(reason, f"{name}: larger than {MAX_BYTES} bytes")
-    return "image[]", (f"{name}.{images.FORMATS[ready.mime_type]}", ready.data, ready.mime_type)
+    return "image[]", (f"{name}.{images.FORMATS[prepared.mime_type]}", prepared.data, prepared.mime_type)

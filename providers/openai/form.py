@@ -1,4 +1,4 @@
-"""What a slot of OpenAI may be set to, checked against what the model can do (`catalogue/openai.json`)."""
+"""What a slot may set for OpenAI, checked against what the model can do (`catalogue/openai.json`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from providers import catalogue
 from providers.base import OperationSettings, TemplateKey
-from providers.faults import fault
+from providers.faults import validation_error
 
-# Made for speed, at the price of the others. `gpt-image-…-sunburst` keeps more detail and takes longer.
+# The fast model, at the price of the others. `gpt-image-…-sunburst` keeps more detail and takes longer.
 DEFAULT_MODEL = "gpt-image-2.5-flare"
-QUALITY_IN_BETWEEN = 95  # of a picture that is encoded once more here: what is lost cannot be seen
+INTERMEDIATE_QUALITY = 95  # of a picture that is encoded again here: the loss is not visible
 
 Prompt = Annotated[
     str,
@@ -27,7 +27,7 @@ Prompt = Annotated[
 ]
 
 
-def _media(most: int) -> Any:
+def _template_media_field(most: int) -> Any:
     return Field(
         default_factory=list,
         max_length=most,
@@ -40,12 +40,12 @@ class ImageEdit(OperationSettings):
     prompt: Prompt
     model: str = Field(
         default=DEFAULT_MODEL,
-        validate_default=True,  # it may have been retired since
+        validate_default=True,  # it may have been retired after the release
         title=_("Model"),
         description=_("Flare is quick, Sunburst keeps more detail."),
         json_schema_extra=catalogue.offer("openai"),
     )
-    template_media: list[TemplateKey] = _media(15)  # OpenAI takes 16 images, the photo is one
+    template_media: list[TemplateKey] = _template_media_field(15)  # OpenAI takes 16 images, the photo is one
     size: str = Field(
         default="auto",
         pattern=r"^(auto|[1-9]\d{0,4}x[1-9]\d{0,4})$",
@@ -71,71 +71,71 @@ class ImageEdit(OperationSettings):
 
     @field_validator("model")
     @classmethod
-    def _is_usable(cls, model: str) -> str:
-        catalogue.usable("openai", model)
+    def _validate_model(cls, model: str) -> str:
+        catalogue.get_usable("openai", model)
         return model
 
     @field_validator("size")
     @classmethod
-    def _size_fits(cls, size: str, info: ValidationInfo) -> str:
+    def _validate_size(cls, size: str, info: ValidationInfo) -> str:
         if size != "auto":
-            _check_size(size, _facts(info).get("sizes"))
+            _check_size(size, _model_facts(info).get("sizes"))
         return size
 
     @field_validator("quality")
     @classmethod
-    def _quality_fits(cls, quality: str, info: ValidationInfo) -> str:
-        known = _facts(info).get("qualities")
+    def _validate_quality(cls, quality: str, info: ValidationInfo) -> str:
+        known = _model_facts(info).get("qualities")
         if known and quality not in ("auto", *known):
-            raise fault(_("This model takes only: auto, %(choices)s."), choices=", ".join(known))
+            raise validation_error(_("This model takes only: auto, %(choices)s."), choices=", ".join(known))
         return quality
 
     @field_validator("background")
     @classmethod
-    def _background_fits(cls, background: str, info: ValidationInfo) -> str:
+    def _validate_background(cls, background: str, info: ValidationInfo) -> str:
         if background == "transparent":
             output = info.data.get("output")
-            if not _facts(info).get("transparent", True):
-                raise fault(_("This model makes no transparent background."))
+            if not _model_facts(info).get("transparent", True):
+                raise validation_error(_("This model makes no transparent background."))
             if output is not None and output.format == "jpeg":
-                raise fault(_("JPEG knows no transparency: set the output's format to png or webp."))
+                raise validation_error(_("JPEG knows no transparency: set the output's format to png or webp."))
         return background
 
     def template_keys(self) -> list[str]:
         return [*super().template_keys(), *self.template_media]
 
     def image_keys(self) -> list[str]:
-        """The template images that are sent, in the order of the form; none twice."""
+        """The keys of the template images to send, in the order of the form, without duplicates."""
         return list(dict.fromkeys([*self.named_images(), *self.template_media]))
 
     def named_images(self) -> list[str]:
         return []
 
     def sides(self) -> tuple[int, ...]:
-        """Width and height asked for, or neither."""
-        return () if self.size == "auto" else _sides(self.size)
+        """The requested width and height; empty for `auto`."""
+        return () if self.size == "auto" else _parse_size(self.size)
 
     def fields(self) -> dict[str, str]:
         """The request's form without its images."""
         form = {
             name: getattr(self, name) for name in ("prompt", "model", "size", "quality", "background", "moderation")
         }
-        form["output_format"] = self._format()
+        form["output_format"] = self._output_format()
         if form["output_format"] != "png":
-            form["output_compression"] = str(self._compression())
+            form["output_compression"] = str(self._output_compression())
         return form
 
-    def _format(self) -> str:
-        """JPEG where nothing else is wanted: OpenAI answers sooner than with a PNG."""
+    def _output_format(self) -> str:
+        """JPEG unless another format is needed: OpenAI responds sooner than with a PNG."""
         if self.output is not None:
             return self.output.format
         return "png" if self.background == "transparent" else "jpeg"
 
-    def _compression(self) -> int:
-        """The slot's own quality only if the bytes reach the booth as they come."""
+    def _output_compression(self) -> int:
+        """The slot's own quality, but only if the bytes reach the booth unchanged."""
         output = self.output
-        as_it_comes = output is not None and self.frame is None and output.width is None and output.height is None
-        return output.quality if output is not None and as_it_comes else QUALITY_IN_BETWEEN
+        is_unprocessed = output is not None and self.frame is None and output.width is None and output.height is None
+        return output.quality if output is not None and is_unprocessed else INTERMEDIATE_QUALITY
 
 
 class StyleTransfer(ImageEdit):
@@ -144,35 +144,35 @@ class StyleTransfer(ImageEdit):
     style: TemplateKey = Field(
         title=_("Style"), description=_("The image whose style the picture takes; sent after the photo.")
     )
-    template_media: list[TemplateKey] = _media(14)
+    template_media: list[TemplateKey] = _template_media_field(14)
 
     def named_images(self) -> list[str]:
         return [self.style]
 
 
-def _facts(info: ValidationInfo) -> dict[str, Any]:
-    """Of the model chosen; empty where that was refused already."""
+def _model_facts(info: ValidationInfo) -> dict[str, Any]:
+    """The facts of the chosen model; empty if that is invalid itself."""
     return catalogue.models("openai").get(info.data.get("model", ""), {})
 
 
-def _sides(size: str) -> tuple[int, int]:
+def _parse_size(size: str) -> tuple[int, int]:
     width, _, height = size.partition("x")
     return int(width), int(height)
 
 
 def _check_size(size: str, rule: list[str] | Mapping[str, int] | None) -> None:
-    """Raises `ValueError` with the rule that is broken. A model of unknown sizes is left to OpenAI's own judgement."""
+    """Raises a `ValueError` that names the broken rule. If the model's sizes are unknown, OpenAI checks them."""
     if isinstance(rule, list) and size not in rule:
-        raise fault(_("This model takes only: auto, %(choices)s."), choices=", ".join(rule))
+        raise validation_error(_("This model takes only: auto, %(choices)s."), choices=", ".join(rule))
     if not isinstance(rule, Mapping):
         return
-    width, height = _sides(size)
+    width, height = _parse_size(size)
     if width % rule["step"] or height % rule["step"]:
-        raise fault(_("Width and height must be multiples of %(step)s."), step=rule["step"])
+        raise validation_error(_("Width and height must be multiples of %(step)s."), step=rule["step"])
     if max(width, height) > rule["max_side"]:
-        raise fault(_("No side may be longer than %(most)s pixels."), most=rule["max_side"])
+        raise validation_error(_("No side may be longer than %(most)s pixels."), most=rule["max_side"])
     if max(width, height) > rule["max_ratio"] * min(width, height):
-        raise fault(_("One side may be at most %(most)s times the other."), most=rule["max_ratio"])
+        raise validation_error(_("One side may be at most %(most)s times the other."), most=rule["max_ratio"])
     if not rule["min_pixels"] <= width * height <= rule["max_pixels"]:
         text = _("Width x height must be from %(least)s to %(most)s pixels.")
-        raise fault(text, least=rule["min_pixels"], most=rule["max_pixels"])
+        raise validation_error(text, least=rule["min_pixels"], most=rule["max_pixels"])

@@ -1,6 +1,6 @@
-"""The built-in provider: no key, no network, no waiting. Named looks (`looks`) and style transfer (`style`).
+"""The built-in provider, without key and network: named looks (`looks`) and style transfer (`style`).
 
-`darkroom` has the tools both are made with. The same photo and settings always give the same bytes.
+`darkroom` has the image operations of the looks. The same photo and settings always give the same bytes.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from providers.base import (
     TemplateKey,
 )
 from providers.studio.looks import LOOKS, LookName
-from providers.studio.style import carry_over
+from providers.studio.style import transfer_style
 
-USEFUL_PIXELS = 24_000_000  # 51×34 cm at 300 dpi: no booth prints larger, and a look takes 0.6 GB for it
-QUALITY = 93  # JPEG; a frame or an `output` encodes once more, and at 93 that cannot be seen
+USEFUL_PIXELS = 24_000_000  # 51×34 cm at 300 dpi: no booth prints larger, and a look needs 0.6 GB of memory for it
+QUALITY = 93  # JPEG; a frame or an `output` encodes again, and at 93 the loss is not visible
 
 Strength = Annotated[
     int,
@@ -44,7 +44,7 @@ Strength = Annotated[
 ]
 
 
-def _with_labels(schema: dict[str, Any]) -> None:
+def _add_labels(schema: dict[str, Any]) -> None:
     schema["enumNames"] = [str(LOOKS[name].label) for name in schema["enum"]]
 
 
@@ -52,7 +52,7 @@ class ImageEdit(OperationSettings):
     look: LookName = Field(
         title=gettext_noop("Look"),
         description=gettext_noop("What the photo is made to look like."),
-        json_schema_extra=_with_labels,
+        json_schema_extra=_add_labels,
     )
     strength: Strength = 100
 
@@ -84,17 +84,17 @@ class Studio(Provider[Payload]):
     needs_key = False
 
     async def prepare_payload(self, request: Request) -> Payload:
-        return await asyncio.to_thread(_prepared, request)
+        return await asyncio.to_thread(_prepare, request)
 
     async def submit_job(self, payload: Payload) -> Picture:
-        # A thread cannot be stopped: cancelled, it still ends within its two seconds.
-        return await asyncio.to_thread(_made, payload)
+        # A thread cannot be stopped: after a cancellation it still runs to its end, within two seconds.
+        return await asyncio.to_thread(_apply_effect, payload)
 
 
-def _prepared(request: Request) -> Payload:
+def _prepare(request: Request) -> Payload:
     settings = request.settings
     assert isinstance(settings, ImageEdit | StyleTransfer)
-    effect = LOOKS[settings.look].apply if isinstance(settings, ImageEdit) else _style_of(request, settings.style)
+    effect = LOOKS[settings.look].apply if isinstance(settings, ImageEdit) else _load_style(request, settings.style)
     try:
         photo = images.decode(request.photo.data, useful_pixels=USEFUL_PIXELS)
     except images.ImageError as error:
@@ -102,21 +102,21 @@ def _prepared(request: Request) -> Payload:
     return Payload(photo, effect, settings.strength)
 
 
-def _style_of(request: Request, key: str) -> Callable[[Image.Image], Image.Image]:
+def _load_style(request: Request, key: str) -> Callable[[Image.Image], Image.Image]:
     try:
-        return partial(carry_over, style=images.decode(request.templates[key].data, useful_pixels=1_000_000))
+        return partial(transfer_style, style=images.decode(request.templates[key].data, useful_pixels=1_000_000))
     except KeyError as error:
         raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}") from error
     except images.ImageError as error:
         raise PermanentError(Reason.BAD_TEMPLATE, f"{key}: {error}") from error
 
 
-def _made(payload: Payload) -> Picture:
+def _apply_effect(payload: Payload) -> Picture:
     photo = images.flatten(payload.photo)
     result = payload.effect(photo)
     if payload.strength < 100:
         result = Image.blend(photo, result, payload.strength / 100)
-    if payload.photo.mode == "RGBA":  # a cut-out stays one
+    if payload.photo.mode == "RGBA":  # a cut-out keeps its transparency
         result.putalpha(payload.photo.getchannel("A"))
     format: images.Format = "png" if result.mode == "RGBA" else "jpeg"
     return Picture(images.encode(result, format, QUALITY), images.MIME_TYPES[format])

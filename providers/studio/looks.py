@@ -1,7 +1,7 @@
 """The looks: each a function from one RGB picture to another of the same size.
 
 A new look is a function here, its row in `LOOKS`, and its name in `LookName`. It must take well under two seconds for
-12 MP on one core; whatever would take longer works on a reduced copy (`darkroom.working_copy`, `darkroom.blurred`).
+12 MP on one core; slower filters work on a reduced copy (`darkroom.working_copy`, `darkroom.blur`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 from providers.studio.darkroom import (
     BICUBIC,
     Colour,
-    blurred,
-    brushed,
+    add_grain,
+    add_vignette,
+    blur,
+    brush,
     colour_table,
     curve,
     edges,
-    grained,
     grey,
-    in_colour,
     luminance,
     noise,
     ramp,
-    saturated,
+    saturate,
+    to_rgb,
     unit,
-    vignetted,
     working_copy,
 )
 
@@ -39,25 +39,25 @@ PUNCH: Final = curve((0, 0), (64, 46), (128, 132), (192, 212), (255, 255))
 FADED: Final = curve((0, 34), (64, 74), (128, 136), (192, 196), (255, 240))
 BRIGHT: Final = curve((0, 12), (64, 112), (128, 188), (192, 236), (255, 255))
 HARD: Final = curve((0, 0), (60, 18), (120, 110), (180, 218), (255, 255))
-INK: Final = [max(0, min(255, (value - 150) * 4)) for value in range(256)]  # a line is black or not there
+INK: Final = [max(0, min(255, (value - 150) * 4)) for value in range(256)]  # a line is either black or absent
 PAINT_SIDE: Final = 1600  # pixels; a 10×15 cm print at 300 dpi has 1800
 
 
 def black_and_white(image: Image.Image) -> Image.Image:
     """A classic film: skin a little lighter than life, blue sky darker."""
     tones = grey(image, 0.42, 0.44, 0.14).point(FILM)
-    return in_colour(vignetted(grained(tones, 30), 0.22))
+    return to_rgb(add_vignette(add_grain(tones, 30), 0.22))
 
 
 def noir(image: Image.Image) -> Image.Image:
     """Through a red filter, hard and dark, with a glow around the lights."""
     tones = ImageOps.autocontrast(grey(image, 0.62, 0.34, 0.04), (1, 1)).point(HARD)
-    glow = ImageChops.screen(tones, blurred(tones, 9).point([value // 4 for value in range(256)]))
-    return in_colour(vignetted(grained(glow, 38), 0.6, 0.25))
+    glow = ImageChops.screen(tones, blur(tones, 9).point([value // 4 for value in range(256)]))
+    return to_rgb(add_vignette(add_grain(glow, 38), 0.6, 0.25))
 
 
 def sepia(image: Image.Image) -> Image.Image:
-    tones = vignetted(grained(grey(image, 0.30, 0.55, 0.15).point(FILM), 22), 0.3)
+    tones = add_vignette(add_grain(grey(image, 0.30, 0.55, 0.15).point(FILM), 22), 0.3)
     return ramp(tones, {0: "#1c0f08", 70: "#5e3c22", 150: "#b58a5c", 215: "#ecd5ad", 255: "#fbf1dc"})
 
 
@@ -70,13 +70,13 @@ def cyanotype(image: Image.Image) -> Image.Image:
     """The blue print of 1842, on rough paper."""
     tones = ImageOps.autocontrast(grey(image, 0.30, 0.52, 0.18), 1).point(FILM)
     print_ = ramp(tones, {0: "#0a1f3f", 90: "#1d4f86", 170: "#76a8cb", 230: "#dbe8ea", 255: "#f6f5ec"})
-    return _on_paper(print_, 0.6)
+    return _add_paper(print_, 0.6)
 
 
 def poster(image: Image.Image) -> Image.Image:
     """A screen print in five inks."""
-    tones = grey(brushed(working_copy(image, PAINT_SIDE), 3, 3), 0.34, 0.52, 0.14)
-    tones = _evened(tones).filter(ImageFilter.GaussianBlur(2.2)).resize(image.size, BICUBIC)
+    tones = grey(brush(working_copy(image, PAINT_SIDE), 3, 3), 0.34, 0.52, 0.14)
+    tones = _equalise(tones).filter(ImageFilter.GaussianBlur(2.2)).resize(image.size, BICUBIC)
     return ramp(tones, _steps({46: "#14213d", 98: "#c1272d", 150: "#ee6c4d", 200: "#7fb7be", 255: "#fbf0d3"}))
 
 
@@ -84,53 +84,53 @@ def pencil_sketch(image: Image.Image) -> Image.Image:
     """Graphite on paper: lines where the picture turns darker, rubbed and hatched shadows."""
     tones = ImageOps.autocontrast(grey(image, 0.30, 0.55, 0.15), 1)
     soft = tones.filter(ImageFilter.GaussianBlur(unit(image) * 0.4))
-    lines = ImageChops.subtract(soft, blurred(tones, 5), 1 / 3.2, 255).point(
+    lines = ImageChops.subtract(soft, blur(tones, 5), 1 / 3.2, 255).point(
         curve((0, 40), (128, 90), (235, 238), (255, 255))
     )
     rubbed = tones.point(curve((0, 110), (90, 190), (170, 245), (255, 255)))
     hatched = ImageChops.lighter(_hatching(image.size), tones.point([min(255, value * 2 + 40) for value in range(256)]))
     drawing = ImageChops.multiply(ImageChops.multiply(lines, rubbed), hatched)
-    return _on_paper(ramp(drawing, {0: "#23242a", 255: "#fcfaf4"}), 0.6)
+    return _add_paper(ramp(drawing, {0: "#23242a", 255: "#fcfaf4"}), 0.6)
 
 
 def watercolour(image: Image.Image) -> Image.Image:
     """Line and wash: wet patches of clear colour over a pencil drawing, on paper with an unpainted edge."""
     small = ImageOps.autocontrast(working_copy(image, PAINT_SIDE), 1)
     lines = edges(grey(small, 0.30, 0.55, 0.15), 0.6, 3).point([max(95, value) for value in range(256)])
-    wash = brushed(small, 4, 3).filter(colour_table(_transparent_paint))
+    wash = brush(small, 4, 3).filter(colour_table(_transparent_colour))
     blooms = noise(small.size, 40, seed=3).point([226 + value * 29 // 255 for value in range(256)])
-    wash = ImageChops.multiply(wash, in_colour(ImageChops.multiply(lines, blooms)))
+    wash = ImageChops.multiply(wash, to_rgb(ImageChops.multiply(lines, blooms)))
     painted = wash.resize(image.size, BICUBIC)
     painted.paste("#fdfbf6", (0, 0), _bare_edge(image.size))
-    return _on_paper(painted, 0.3)
+    return _add_paper(painted, 0.3)
 
 
 def oil_painting(image: Image.Image) -> Image.Image:
     """Strokes of thick paint, lit from the upper left; a thin brush for the finest (eyes, lips)."""
     fine = working_copy(image, PAINT_SIDE)
-    small = Image.blend(brushed(fine, 5, 3), brushed(fine, 2, 2), 0.4).filter(colour_table(_vivid))
+    small = Image.blend(brush(fine, 5, 3), brush(fine, 2, 2), 0.4).filter(colour_table(_vivid_colour))
     bristles = ImageChops.add(small.convert("L"), noise(small.size, 3.5, seed=5).filter(ImageFilter.BoxBlur((4, 1))), 2)
     relief = bristles.filter(ImageFilter.Kernel((3, 3), (2, 1, 0, 1, 0, -1, 0, -1, -2), 3, 128))
-    small = ImageChops.overlay(small, in_colour(relief))
+    small = ImageChops.overlay(small, to_rgb(relief))
     return small.resize(image.size, BICUBIC)
 
 
 def comic(image: Image.Image) -> Image.Image:
     """Flat colours, printed dots in the half shadows, lines of ink."""
-    small = ImageOps.autocontrast(brushed(working_copy(image, PAINT_SIDE), 4, 3), 1)
-    flat = _flat_colours(small).resize(image.size, BICUBIC)
+    small = ImageOps.autocontrast(brush(working_copy(image, PAINT_SIDE), 4, 3), 1)
+    flat = _flatten_colours(small).resize(image.size, BICUBIC)
     ink = edges(grey(small, 0.30, 0.59, 0.11), 0.9, 14).resize(image.size, BICUBIC).point(INK)
     tones = small.convert("L").resize(image.size, Image.Resampling.BILINEAR)
-    dots = _dots(tones.point(curve((0, 70), (70, 125), (140, 240), (200, 255), (255, 255))), 5)
+    dots = _halftone(tones.point(curve((0, 70), (70, 125), (140, 240), (200, 255), (255, 255))), 5)
     page = ImageChops.multiply(flat, ramp(dots, {0: "#8d83b8", 255: "#ffffff"}))
-    return ImageChops.multiply(page, in_colour(ink))
+    return ImageChops.multiply(page, to_rgb(ink))
 
 
 def pop_art(image: Image.Image) -> Image.Image:
     """The picture four times, each in other inks."""
     size = ((image.width + 1) // 2, (image.height + 1) // 2)
-    tones = grey(brushed(working_copy(image, PAINT_SIDE // 2), 2, 3), 0.34, 0.52, 0.14)
-    tones = _evened(tones).filter(ImageFilter.GaussianBlur(1.2)).resize(size, BICUBIC)
+    tones = grey(brush(working_copy(image, PAINT_SIDE // 2), 2, 3), 0.34, 0.52, 0.14)
+    tones = _equalise(tones).filter(ImageFilter.GaussianBlur(1.2)).resize(size, BICUBIC)
     result = Image.new("RGB", image.size)
     for index, inks in enumerate(POP_INKS):
         sheet = ramp(tones, _steps(dict(zip((62, 120, 185, 255), inks, strict=True))))
@@ -140,58 +140,56 @@ def pop_art(image: Image.Image) -> Image.Image:
 
 def vintage(image: Image.Image) -> Image.Image:
     """A print from the seventies: yellowed, faded, with a little light in the camera."""
-    faded = image.filter(colour_table(_aged)).point(FADED * 3)
+    faded = image.filter(colour_table(_aged_colour)).point(FADED * 3)
     leak = Image.linear_gradient("L").rotate(90).point([max(0, value - 165) * 60 // 90 for value in range(256)])
     faded = ImageChops.screen(
         faded, ramp(leak.resize(image.size, BICUBIC), {0: "#000000", 60: "#6b3413", 255: "#6b3413"})
     )
-    return vignetted(grained(faded, 24), 0.38)
+    return add_vignette(add_grain(faded, 24), 0.38)
 
 
 def faded_film(image: Image.Image) -> Image.Image:
     """Matt blacks, quiet colours, green shadows, creamy lights."""
-    return grained(image.filter(colour_table(_matt)), 18)
+    return add_grain(image.filter(colour_table(_matt_colour)), 18)
 
 
 def cinematic(image: Image.Image) -> Image.Image:
     """Teal shadows, orange lights, a soft glow."""
-    graded = image.filter(colour_table(_teal_and_orange))
-    glow = blurred(graded, 12).point([max(0, value - 150) * 70 // 105 for value in range(256)] * 3)
-    return vignetted(ImageChops.screen(graded, glow), 0.38)
+    graded = image.filter(colour_table(_teal_orange_colour))
+    glow = blur(graded, 12).point([max(0, value - 150) * 70 // 105 for value in range(256)] * 3)
+    return add_vignette(ImageChops.screen(graded, glow), 0.38)
 
 
 def warm(image: Image.Image) -> Image.Image:
-    return image.filter(colour_table(_golden))
+    return image.filter(colour_table(_golden_colour))
 
 
 def cool(image: Image.Image) -> Image.Image:
-    return image.filter(colour_table(_icy))
+    return image.filter(colour_table(_icy_colour))
 
 
 def vivid(image: Image.Image) -> Image.Image:
     """Deeper colours and more drawing in surfaces (local contrast)."""
-    wide = ImageChops.invert(blurred(image.convert("L"), 14))
-    clearer = ImageChops.overlay(image, in_colour(wide.point([112 + value // 8 for value in range(256)])))
-    local = Image.blend(
-        ImageChops.soft_light(image, in_colour(ImageChops.add(image.convert("L"), wide, 2))), clearer, 0.3
-    )
-    return local.filter(colour_table(_vivid))
+    wide = ImageChops.invert(blur(image.convert("L"), 14))
+    clearer = ImageChops.overlay(image, to_rgb(wide.point([112 + value // 8 for value in range(256)])))
+    local = Image.blend(ImageChops.soft_light(image, to_rgb(ImageChops.add(image.convert("L"), wide, 2))), clearer, 0.3)
+    return local.filter(colour_table(_vivid_colour))
 
 
 def soft_glow(image: Image.Image) -> Image.Image:
     """The sharp picture under its own blurred light."""
-    light = ImageChops.screen(image, blurred(image, 11))
+    light = ImageChops.screen(image, blur(image, 11))
     return Image.blend(image, light, 0.6).point(curve((0, 0), (96, 74), (176, 170), (255, 252)) * 3)
 
 
 def high_key(image: Image.Image) -> Image.Image:
     """Bright, airy, nearly without shadows."""
-    lifted = image.filter(colour_table(_airy)).point(BRIGHT * 3)
-    return Image.blend(lifted, ImageChops.screen(lifted, blurred(lifted, 16)), 0.25)
+    lifted = image.filter(colour_table(_airy_colour)).point(BRIGHT * 3)
+    return Image.blend(lifted, ImageChops.screen(lifted, blur(lifted, 16)), 0.25)
 
 
 def vignette(image: Image.Image) -> Image.Image:
-    return vignetted(image, 0.8, 0.3)
+    return add_vignette(image, 0.8, 0.3)
 
 
 POP_INKS: Final = (
@@ -202,13 +200,13 @@ POP_INKS: Final = (
 )
 
 
-def _evened(tones: Image.Image) -> Image.Image:
-    """Half way to equal shares of all tones, so that every ink of a print finds a place in any photo."""
+def _equalise(tones: Image.Image) -> Image.Image:
+    """Equalises the histogram half way, so that every ink of a print is used in any photo."""
     return Image.blend(ImageOps.autocontrast(tones, 1), ImageOps.equalize(tones), 0.5)
 
 
 def _steps(inks: dict[int, str]) -> dict[int, str]:
-    """`ramp` stops for flat inks, each up to its tone; six levels of transition keep the borders smooth."""
+    """`ramp` stops for flat inks, each up to its tone; transitions of six levels keep the borders smooth."""
     stops: dict[int, str] = {}
     start = 0
     for tone, ink in inks.items():
@@ -217,8 +215,8 @@ def _steps(inks: dict[int, str]) -> dict[int, str]:
     return stops
 
 
-def _flat_colours(image: Image.Image) -> Image.Image:
-    """Brightness in five steps, colours strong and smooth: stepping red, green and blue apart would make new hues."""
+def _flatten_colours(image: Image.Image) -> Image.Image:
+    """Brightness in five steps, saturated colours: quantising red, green and blue separately would change hues."""
     hue, saturation, value = image.convert("HSV").split()
     saturation = saturation.point(curve((0, 0), (40, 62), (128, 190), (255, 255)))
     return Image.merge("HSV", (hue, saturation, value.point(_soft_levels(5)))).convert("RGB")
@@ -234,18 +232,18 @@ def _soft_levels(count: int) -> list[int]:
     return table
 
 
-def _dots(tones: Image.Image, pitch: float) -> Image.Image:
-    """A halftone screen, `pitch` thousandths of the longer side apart: the darker, the larger its dots."""
+def _halftone(tones: Image.Image, pitch: float) -> Image.Image:
+    """A halftone of dots `pitch` thousandths of the longer side apart: the darker the tone, the larger the dot."""
     cell = max(4, round(pitch * unit(tones))) // 2 * 2
     spot = Image.radial_gradient("L").resize((cell, cell), BICUBIC)
     tile = Image.new("L", (cell, cell * 2))
     tile.paste(spot)
     tile.paste(ImageChops.offset(spot, cell // 2, 0), (0, cell))
-    screen = _tiled(tile, tones.size)
+    screen = _repeat_tile(tile, tones.size)
     return ImageChops.subtract(tones, ImageChops.invert(screen), 1 / 6, 128)
 
 
-def _tiled(tile: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _repeat_tile(tile: Image.Image, size: tuple[int, int]) -> Image.Image:
     row, result = Image.new("L", (size[0], tile.height)), Image.new("L", size)
     for left in range(0, size[0], tile.width):
         row.paste(tile, (left, 0))
@@ -255,7 +253,7 @@ def _tiled(tile: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _hatching(size: tuple[int, int]) -> Image.Image:
-    """Slanting pencil strokes, darker and lighter by chance."""
+    """Slanting pencil strokes of pseudo-random darkness."""
     side = max(32, max(size) // 2)
     strokes = noise((side, max(2, side // 14)), 1.2, seed=9).resize((side, side), BICUBIC)
     slanted = strokes.rotate(38, BICUBIC, expand=False).crop((side // 5, side // 5, side * 4 // 5, side * 4 // 5))
@@ -273,16 +271,16 @@ def _bare_edge(size: tuple[int, int]) -> Image.Image:
     return ragged.resize(size, BICUBIC).point([max(0, min(255, (118 - value) * 14)) for value in range(256)])
 
 
-def _on_paper(image: Image.Image, depth: float) -> Image.Image:
-    """With the tooth of drawing paper, `depth` from 0 to 1."""
+def _add_paper(image: Image.Image, depth: float) -> Image.Image:
+    """Adds the grain of drawing paper, `depth` from 0 to 1."""
     tooth = noise(image.size, 1.3, seed=1).point(
         [round(255 - max(0, 150 - value) * 0.4 * depth) for value in range(256)]
     )
-    return ImageChops.multiply(image, in_colour(tooth))
+    return ImageChops.multiply(image, to_rgb(tooth))
 
 
-def _transparent_paint(red: float, green: float, blue: float) -> Colour:
-    r, g, b = saturated((red, green, blue), 1.4)
+def _transparent_colour(red: float, green: float, blue: float) -> Colour:
+    r, g, b = saturate((red, green, blue), 1.4)
     return _wash(r), _wash(g), _wash(b)
 
 
@@ -290,9 +288,9 @@ def _wash(value: float) -> float:
     return 0.16 + 0.84 * float(max(0.0, min(1.0, value)) ** 0.64)
 
 
-def _vivid(red: float, green: float, blue: float) -> Colour:
+def _vivid_colour(red: float, green: float, blue: float) -> Colour:
     spread = max(red, green, blue) - min(red, green, blue)
-    r, g, b = saturated((red, green, blue), 1.45 - 0.3 * spread)  # what is pale gains most, what is full does not clip
+    r, g, b = saturate((red, green, blue), 1.45 - 0.3 * spread)  # pale colours gain most, full ones do not clip
     return _contrast(r, 0.18), _contrast(g, 0.18), _contrast(b, 0.18)
 
 
@@ -301,13 +299,13 @@ def _contrast(value: float, amount: float) -> float:
     return value + amount * (value * value * (3 - 2 * value) - value) * 2
 
 
-def _aged(red: float, green: float, blue: float) -> Colour:
-    r, g, b = saturated((red, green, blue), 0.72)
+def _aged_colour(red: float, green: float, blue: float) -> Colour:
+    r, g, b = saturate((red, green, blue), 0.72)
     return r * 0.98 + 0.045, g * 0.93 + 0.03, b * 0.74 + 0.05
 
 
-def _matt(red: float, green: float, blue: float) -> Colour:
-    r, g, b = saturated((red, green, blue), 0.74)
+def _matt_colour(red: float, green: float, blue: float) -> Colour:
+    r, g, b = saturate((red, green, blue), 0.74)
     light = max(0.0, luminance((r, g, b)))
     shade = 1 - light
     return (
@@ -317,10 +315,10 @@ def _matt(red: float, green: float, blue: float) -> Colour:
     )
 
 
-def _teal_and_orange(red: float, green: float, blue: float) -> Colour:
+def _teal_orange_colour(red: float, green: float, blue: float) -> Colour:
     light = luminance((red, green, blue))
-    r, g, b = saturated((red, green, blue), 0.92)
-    push = (light - 0.42) * 0.26  # below it shadows go teal, above lights go orange
+    r, g, b = saturate((red, green, blue), 0.92)
+    push = (light - 0.42) * 0.26  # below 0.42 shadows turn teal, above it lights turn orange
     warmth = red - blue
     r = r + push + 0.05 * max(0, warmth)
     g = g + push * 0.12 + 0.012 * (1 - light)
@@ -328,20 +326,20 @@ def _teal_and_orange(red: float, green: float, blue: float) -> Colour:
     return _contrast(r, 0.3), _contrast(g, 0.3), _contrast(b, 0.26)
 
 
-def _golden(red: float, green: float, blue: float) -> Colour:
-    r, g, b = saturated((red, green, blue), 1.1)
+def _golden_colour(red: float, green: float, blue: float) -> Colour:
+    r, g, b = saturate((red, green, blue), 1.1)
     light = luminance((red, green, blue))
     return r * 1.05 + 0.055 * light + 0.012, g * 1.01 + 0.02 * light, b * 0.87 - 0.01
 
 
-def _icy(red: float, green: float, blue: float) -> Colour:
-    r, g, b = saturated((red, green, blue), 0.88)
+def _icy_colour(red: float, green: float, blue: float) -> Colour:
+    r, g, b = saturate((red, green, blue), 0.88)
     light = luminance((red, green, blue))
     return _contrast(r * 0.87, 0.12), _contrast(g * 0.98 + 0.01, 0.12), _contrast(b * 1.07 + 0.045 * (1 - light), 0.12)
 
 
-def _airy(red: float, green: float, blue: float) -> Colour:
-    r, g, b = saturated((red, green, blue), 0.82)
+def _airy_colour(red: float, green: float, blue: float) -> Colour:
+    r, g, b = saturate((red, green, blue), 0.82)
     return r + 0.012, g + 0.004, b
 
 

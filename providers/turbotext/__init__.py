@@ -1,8 +1,8 @@
-"""Turbotext's photo API: a job goes into its queue, is asked for until it is done, and the picture is downloaded.
+"""Turbotext's photo API: a job is submitted to its queue and polled until it is done; then its picture is downloaded.
 
-Turbotext fetches the pictures itself, by public links. Every `create_queue` spends one photo attempt of the plan, so
-none is sent again once its answer was lost; polls and downloads cost nothing. `operations` has the settings, `answers`
-what the answers mean, `downloads` the way to a finished picture. docs/providers/turbotext.md is for whoever runs it.
+Turbotext fetches the photo itself, by a public link. Every `create_queue` spends one photo attempt of the plan, so none
+is repeated once its response was lost; polls and downloads cost nothing. `operations` declares the settings,
+`responses` interprets responses, `downloads` fetches pictures. docs/providers/turbotext.md is the operator's page.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from providers.base import Accepted, Account, PermanentError, Picture, Provider, Reason, Request
-from providers.http import Answer, Http
-from providers.turbotext import answers
+from providers.http import Http, Response
+from providers.turbotext import responses
 from providers.turbotext.downloads import Downloads, is_public
 from providers.turbotext.operations import OPERATIONS, Settings
 
-MAX_JSON_BYTES = 64 * 1024  # an answer is some hundred bytes, and the prompt
+MAX_JSON_BYTES = 64 * 1024  # a response has some hundred bytes, and the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Payload:
     method: str
-    fields: dict[str, str] = field(repr=False)  # with the prompt
+    fields: dict[str, str] = field(repr=False)  # contains the prompt
 
 
 class Turbotext(Provider[Payload]):
@@ -36,8 +36,8 @@ class Turbotext(Provider[Payload]):
     default_base_url = "https://www.turbotext.ru"
     requires_public_media = True
     has_queue = True
-    poll_seconds: ClassVar[float] = 2.5  # Turbotext asks for 2 to 3 s
-    # A result may be announced a moment before its file is there; with these pauses a poll still ends within its 5 s.
+    poll_seconds: ClassVar[float] = 2.5  # Turbotext recommends 2 to 3 s
+    # A result may be reported a moment before its file exists; with these pauses a poll still ends within its 5 s.
     download_pauses: ClassVar[tuple[float, ...]] = (0.5, 1.0)  # seconds
     # Documented results have at most 1.4 megapixels, 1400 a side or so; this leaves room to crop.
     media_accepts: ClassVar[frozenset[str]] = frozenset({"image/jpeg", "image/png"})
@@ -45,7 +45,7 @@ class Turbotext(Provider[Payload]):
 
     def __init__(self, account: Account) -> None:
         super().__init__(account)
-        # The documentation calls ".../api_ai" the address, so that may be what somebody typed.
+        # The documentation gives ".../api_ai" as the address, so staff may have entered that.
         address = account.base_url.rstrip("/").removesuffix("/api_ai")
         self._http = Http(replace(account, base_url=address), {"Authorization": f"Bearer {account.key}"})
         self._downloads = Downloads(account, address, self.download_pauses)
@@ -58,27 +58,27 @@ class Turbotext(Provider[Payload]):
         return Payload(request.settings.method, fields)
 
     async def submit_job(self, payload: Payload) -> Accepted:
-        """The reference holds what polling needs: the method, which is part of the address, and the queue's id."""
+        """The reference contains what polling needs: the method, which is part of the URL, and the queue id."""
         prompts = [payload.fields.get("content", ""), payload.fields.get("negative_prompt", "")]
-        answer = await self._post(payload.method, {"do": "create_queue"} | payload.fields, is_paid=True)
-        return Accepted(f"{payload.method}:{answers.queue_id(answer, [self.account.key, *prompts])}")
+        response = await self._post(payload.method, {"do": "create_queue"} | payload.fields, is_paid=True)
+        return Accepted(f"{payload.method}:{responses.read_queue_id(response, [self.account.key, *prompts])}")
 
     async def poll_status(self, reference: str) -> Picture | None:
-        """Asks, and when the picture is there also downloads it: its link may work for one time only."""
-        method, _, queued = reference.partition(":")
-        answer = await self._post(method, {"do": "get_result", "queueid": queued})
-        done = answers.result(method, answer, [self.account.key])
-        if done is None:
+        """Polls, and downloads the picture as soon as it is done: its link may work only once."""
+        method, _, queue_id = reference.partition(":")
+        response = await self._post(method, {"do": "get_result", "queueid": queue_id})
+        result = responses.read_result(method, response, [self.account.key])
+        if result is None:
             return None
         try:
-            return replace(await self._downloads.fetch(done.link), usage=done.usage)
+            return replace(await self._downloads.fetch(result.link), usage=result.usage)
         except PermanentError as error:
-            error.usage = done.usage
+            error.usage = result.usage
             raise
 
     async def check_account(self) -> None:
-        """Queues the list of methods, which is no photo and spends no photo attempt."""
-        answers.queue_id(await self._post("available_api", {"do": "create_queue"}), [self.account.key])
+        """Queues the list of methods, which spends no photo attempt."""
+        responses.read_queue_id(await self._post("available_api", {"do": "create_queue"}), [self.account.key])
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -86,15 +86,15 @@ class Turbotext(Provider[Payload]):
 
     @classmethod
     def public_base_url_problem(cls, public_base_url: str, base_url: str) -> Promise | None:
-        """Why no slot of this provider can work with that PUBLIC_BASE_URL, in a sentence; None if it may.
+        """A sentence that says why no slot of this provider can work with that PUBLIC_BASE_URL; None if one can.
 
-        A local address does for a provider whose own address (`base_url`) is local too: a sandbox.
+        A local address is sufficient if the provider's own address (`base_url`) is local too: a sandbox.
         """
         if _is_local(public_base_url) and not _is_local(base_url):
             return _("Turbotext fetches photos by a link: set PUBLIC_BASE_URL to an address that the internet reaches.")
         return None
 
-    async def _post(self, method: str, fields: dict[str, str], *, is_paid: bool = False) -> Answer:
+    async def _post(self, method: str, fields: dict[str, str], *, is_paid: bool = False) -> Response:
         return await self._http.send(
             "POST", f"/api_ai/{method}", data=fields, is_paid=is_paid, max_bytes=MAX_JSON_BYTES
         )

@@ -1,4 +1,4 @@
-"""The three operations: their settings, and the fields of Turbotext's methods that they become."""
+"""The three operations: their settings, and the form fields they are sent as."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from providers import catalogue
 from providers.base import Operation, OperationSettings, PermanentError, Reason, TemplateKey
-from providers.faults import fault
+from providers.faults import validation_error
 
 FACTS = catalogue.models("turbotext")
 LIMITS = FACTS["generate_image2image"]["limits"]
 DEFAULTS = FACTS["generate_image2image"]["defaults"]
-MAX_PROMPT_CHARACTERS = 2000  # Turbotext names no limit; longer than this is a paste gone wrong
+MAX_PROMPT_CHARACTERS = 2000  # Turbotext documents no limit; anything longer was pasted by mistake
 
 
-def _few_words(text: str) -> str:
+def _check_word_count(text: str) -> str:
     if len(text.split()) > LIMITS["negative_prompt_words"]:
-        raise fault(_("Must be at most %(most)s words."), most=LIMITS["negative_prompt_words"])
+        raise validation_error(_("Must be at most %(most)s words."), most=LIMITS["negative_prompt_words"])
     return text
 
 
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
-NegativePrompt = Annotated[Prompt, AfterValidator(_few_words)]
+NegativePrompt = Annotated[Prompt, AfterValidator(_check_word_count)]
 
 
 class Settings(OperationSettings):
-    """`method` is Turbotext's name of the operation: the last part of its address, and its entry in the catalogue."""
+    """`method` is Turbotext's name of the operation: the last part of its URL, and its key in the catalogue."""
 
     method: ClassVar[str]
 
     @model_validator(mode="after")
-    def _method_is_offered(self) -> Self:
-        catalogue.usable("turbotext", self.method)
+    def _validate_method(self) -> Self:
+        catalogue.get_usable("turbotext", self.method)
         return self
 
     @abstractmethod
     def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
-        """What the method is sent. Raises `PermanentError(bad_template)` when a template has no public link."""
+        """The method's form fields. Raises `PermanentError` (`bad_template`) if a template has no public link."""
 
 
 class ImageEdit(Settings):
@@ -106,7 +106,7 @@ class StyleTransfer(Settings):
     )
 
     def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
-        fields = {"url_image_target": photo_url, "url": _link(template_urls, self.style)}
+        fields = {"url_image_target": photo_url, "url": _get_link(template_urls, self.style)}
         return fields | ({"content": self.prompt} if self.prompt else {})
 
 
@@ -122,7 +122,7 @@ class IdentityTransfer(Settings):
     def fields(self, photo_url: str, template_urls: Mapping[str, str]) -> dict[str, str]:
         return {
             "url": photo_url,
-            "url_image_target": _link(template_urls, self.face),
+            "url_image_target": _get_link(template_urls, self.face),
             "face_restore": str(self.face_restore),  # "True" or "False", as Turbotext spells them
         }
 
@@ -134,7 +134,7 @@ OPERATIONS = (
 )
 
 
-def _link(template_urls: Mapping[str, str], key: str) -> str:
+def _get_link(template_urls: Mapping[str, str], key: str) -> str:
     if key not in template_urls:
         raise PermanentError(Reason.BAD_TEMPLATE, f"no public link to template media with the key {key}")
     return template_urls[key]

@@ -24,7 +24,7 @@ from stats.models import HourlyCounter, ProcessingLog
 from tests.admin_client import browser, log_in, make_staff_user, post, text_of
 from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.plans import assert_uses_index
-from tests.providers.account_factories import past_calls
+from tests.providers.account_factories import create_past_calls
 from tests.sandbox.server import Sandbox
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
@@ -243,10 +243,10 @@ def test_a_jobs_page_tells_its_whole_story(admin: Client, django_assert_num_quer
 def test_a_jobs_page_tells_what_its_calls_cost(admin: Client) -> None:
     """What came to nothing is kept apart, and what is not known is not counted as nothing."""
     one = make_picture_job()
-    past_calls(1, 9, job_id=one.pk, outcome="refused", reason="refused", cost_usd=Decimal("0.0010"))
-    past_calls(2, 6, job_id=one.pk, outcome="ambiguous", reason="slow")
-    past_calls(1, 3, job_id=one.pk, model="nano", cost_usd=Decimal("0.0391"), is_fallback=True)
-    past_calls(1, 3)  # another job's
+    create_past_calls(1, 9, job_id=one.pk, outcome="refused", reason="refused", cost_usd=Decimal("0.0010"))
+    create_past_calls(2, 6, job_id=one.pk, outcome="ambiguous", reason="slow")
+    create_past_calls(1, 3, job_id=one.pk, model="nano", cost_usd=Decimal("0.0391"), is_fallback=True)
+    create_past_calls(1, 3)  # another job's
     page = text_of(admin.get(job_page(one)))
     assert page.count("Google Gemini") == 4
     assert "Google Gemini (fallback) nano made a picture 0.0 0.0391" in page

@@ -1,4 +1,4 @@
-"""What the tests of provider accounts share: accounts at the sandbox, calls that were made, and time that passes."""
+"""Factories for tests of provider accounts: accounts at the sandbox, past calls, calls under way, passing time."""
 
 from __future__ import annotations
 
@@ -23,52 +23,52 @@ ADDRESSES = {"gemini": "/gemini", "openai": "/openai/v1", "turbotext": "/turbote
 Outcome = ProviderCall.Outcome
 
 
-def account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **changes: Any) -> ProviderAccount:
-    """A provider's account at the sandbox with that address; without one, at a port that nobody listens on."""
-    made = ProviderAccount(**{"provider_id": provider_id, "base_url": url + ADDRESSES[provider_id]} | changes)
-    made.set_key(KEYS[provider_id])
+def create_account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **changes: Any) -> ProviderAccount:
+    """Creates a provider's account at the sandbox with that URL, by default at a closed port."""
+    created = ProviderAccount(**{"provider_id": provider_id, "base_url": url + ADDRESSES[provider_id]} | changes)
+    created.set_key(KEYS[provider_id])
     leaks.note(KEYS[provider_id])
-    made.save()
-    return made
+    created.save()
+    return created
 
 
 def use_gemini(prompt: str = "As a watercolour", slot_id: str = "slot-001") -> None:
-    recipe = {"prompt": prompt, "model": "gemini-nano-banana-2.1"}
-    set_slot(slot_id, provider_id="gemini", operation_id="image_edit", settings_json=recipe)
+    settings_json = {"prompt": prompt, "model": "gemini-nano-banana-2.1"}
+    set_slot(slot_id, provider_id="gemini", operation_id="image_edit", settings_json=settings_json)
 
 
-def past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
-    """Calls that made a picture so long ago."""
+def create_past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
+    """Creates calls that made a picture so many seconds ago."""
     at = timezone.now() - timedelta(seconds=seconds_ago)
     usual = {"provider_id": "gemini", "slot_id": "slot-001", "at": at, "ended_at": at, "outcome": "made"}
     calls = [ProviderCall(**({"job_id": uuid4()} | usual | changes)) for _ in range(count)]
     ProviderCall.objects.bulk_create(calls)
 
 
-def new_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall:
+def build_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall:
     return NewCall(provider_id, "slot-001", job_id or uuid4(), is_fallback=False, daily_budget=None)
 
 
-async def begun(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> CallPermit:
-    """Asks for a call as a worker does."""
+async def begin_call(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> CallPermit:
+    """Begins a call as a worker does."""
     async with queue.database.connection() as connection, connection.transaction():
-        return await limits.begin_call(connection, new_call(provider_id, job_id))
+        return await limits.begin_call(connection, build_call(provider_id, job_id))
 
 
-async def call(queue: Queue) -> int:
-    """A call under way."""
-    permit = await begun(queue)
+async def start_call(queue: Queue) -> int:
+    """Begins a call that must be permitted; returns its id."""
+    permit = await begin_call(queue)
     assert permit.call_id is not None
     return permit.call_id
 
 
 async def fail(queue: Queue, reason: Reason, times: int = 1) -> None:
     for _ in range(times):
-        await queue.end_call(await call(queue), CallEnding(Outcome.FAILED, reason))
+        await queue.end_call(await start_call(queue), CallEnding(Outcome.FAILED, reason))
 
 
 async def pass_time(queue: Queue, seconds: float) -> None:
-    """For the breakers."""
+    """Moves the opening times of all breakers into the past."""
     await sql(
         queue, "UPDATE providers_provideraccount SET open_until = open_until - make_interval(secs => %s)", seconds
     )

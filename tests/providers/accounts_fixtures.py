@@ -14,7 +14,7 @@ from tests.sandbox.wire import WireSandbox
 
 @pytest.fixture(scope="session")
 def wire_server() -> Iterator[WireSandbox]:
-    with WireSandbox([Gemini, OpenAI, TurbotextSpeaker]).running() as running:
+    with WireSandbox([Gemini, OpenAI, TurbotextSpeaker]).run() as running:
         yield running
 
 

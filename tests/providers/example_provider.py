@@ -8,7 +8,7 @@ from pydantic import Field
 from core.images import ImageError
 from providers import base
 from providers.base import PermanentError, Picture, Reason, Request
-from providers.http import Answer, Http
+from providers.http import Http, Response
 from providers.prepare import prepare
 
 FAULTS = {
@@ -49,10 +49,10 @@ class Example(base.Provider[dict[str, Any]]):
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def _call(self, method: str, path: str, **request: Any) -> Answer:
-        answer = await self._http.send(method, path, **request)
-        if answer.status != 200:
-            unknown = PermanentError, Reason.INTERNAL, f"HTTP {answer.status}"
-            kind, reason, message = FAULTS.get(answer.status, unknown)
+    async def _call(self, method: str, path: str, **request: Any) -> Response:
+        response = await self._http.send(method, path, **request)
+        if response.status != 200:
+            unknown = PermanentError, Reason.INTERNAL, f"HTTP {response.status}"
+            kind, reason, message = FAULTS.get(response.status, unknown)
             raise kind(reason, message)
-        return answer
+        return response

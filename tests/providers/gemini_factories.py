@@ -1,4 +1,4 @@
-"""One photo's way through the Gemini adapter, and what the sandbox's journal says of it."""
+"""Sends one photo through the Gemini adapter, and reads the sandbox's journal of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from photoslot.demo_scene import scene
 from providers.attempts import Deadline, make_picture
 from providers.base import Account, Operation, Picture, ProviderError, Request, Usage
 from providers.gemini import Gemini
-from tests.providers.observers import Permissive, unchanged
+from tests.providers.observers import Permissive, keep_picture
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.wire import Received
@@ -22,7 +22,7 @@ PHOTO = Picture(images.encode(scene(600, 400), "jpeg"), "image/jpeg")
 
 
 class Recorder(Permissive):
-    """An observer that keeps what it is told."""
+    """An observer that records the error of each attempt."""
 
     def __init__(self) -> None:
         self.errors: list[ProviderError | None] = []
@@ -37,24 +37,27 @@ class Recorder(Permissive):
         self.errors.append(error)
 
 
-def account(google: Google, key: str = KEY) -> Account:
+def make_account(google: Google, key: str = KEY) -> Account:
     return Account(key, f"{google.sandbox.url}/gemini")
 
 
-def request(
+def build_request(
     photo: Picture = PHOTO, templates: dict[str, Picture] | None = None, operation: str = "image_edit", **settings: Any
 ) -> Request:
     """With no pause between the attempts."""
-    given = {"prompt": "As a watercolour", "retry": {"pause_seconds": 0}} | settings
-    return Request(uuid.uuid4(), operation, declared(operation).settings.model_validate(given), photo, templates or {})
+    values = {"prompt": "As a watercolour", "retry": {"pause_seconds": 0}} | settings
+    return Request(
+        uuid.uuid4(), operation, find_operation(operation).settings.model_validate(values), photo, templates or {}
+    )
 
 
-def declared(operation: str) -> Operation:
+def find_operation(operation: str) -> Operation:
     return next(o for o in Gemini.operations if o.id == operation)
 
 
 async def make(gemini: Gemini, wanted: Request | None = None, recorder: Recorder | None = None, **more: Any) -> Picture:
-    return await make_picture(gemini, wanted or request(**more), Deadline.after(30), recorder or Recorder(), unchanged)
+    request, observer = wanted or build_request(**more), recorder or Recorder()
+    return await make_picture(gemini, request, Deadline.after(30), observer, keep_picture)
 
 
 async def fail(gemini: Gemini, **more: Any) -> list[ProviderError]:
@@ -71,11 +74,11 @@ def generations(google: Google) -> list[Received]:
     return google.sandbox.calls("gemini", path=":generateContent")
 
 
-def sent(google: Google, number: int = -1) -> Any:
+def read_json(google: Google, number: int = -1) -> Any:
     """A request's JSON."""
     return json.loads(generations(google)[number].body)
 
 
-def parts(google: Google, number: int = -1) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = sent(google, number)["contents"][0]["parts"]
-    return found
+def read_parts(google: Google, number: int = -1) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = read_json(google, number)["contents"][0]["parts"]
+    return parts

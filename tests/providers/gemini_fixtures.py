@@ -1,4 +1,4 @@
-"""The cast of Gemini's tests: the sandbox on a real socket and the real adapter. Named in `pytest_plugins`."""
+"""Fixtures of Gemini's tests: the sandbox on a real socket and the real adapter. Named in `pytest_plugins`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from providers.gemini import Gemini
-from tests.providers.gemini_factories import account
+from tests.providers.gemini_factories import make_account
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.wire import WireSandbox
 
 
 @pytest.fixture(scope="session")
 def google_server() -> Iterator[WireSandbox]:
-    with WireSandbox([Google]).running() as running:
+    with WireSandbox([Google]).run() as running:
         yield running
 
 
@@ -30,6 +30,6 @@ def google(google_server: WireSandbox) -> Iterator[Google]:
 
 @pytest.fixture
 async def gemini(google: Google) -> AsyncIterator[Gemini]:
-    adapter = Gemini(account(google))
+    adapter = Gemini(make_account(google))
     yield adapter
     await adapter.aclose()

@@ -1,4 +1,4 @@
-"""The parts of an attempt's surroundings that an adapter's test has no interest in."""
+"""Stand-ins for the parts of an attempt that a test of an adapter does not look at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEYLESS = Account("", "")
 
 
 class Permissive:
-    """Permits every call, and waits where it must."""
+    """Permits every call, and sleeps when backing off."""
 
     async def wait_for_permit(self) -> None:
         pass
@@ -19,5 +19,5 @@ class Permissive:
         await asyncio.sleep(seconds)
 
 
-async def unchanged(picture: Picture) -> Picture:
+async def keep_picture(picture: Picture) -> Picture:
     return picture

@@ -1,4 +1,4 @@
-"""Staff's pages for provider accounts and calls: secrets go in and never come out, states and faults in plain words."""
+"""Staff's pages for provider accounts: secrets are write-only, states and errors are described in plain words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_django import fixtures
 from providers.base import Reason
 from providers.models import ProviderAccount
 from tests.admin_client import browser, errors_of, log_in, make_staff_user, post, text_of
-from tests.providers.account_factories import KEYS, account
+from tests.providers.account_factories import KEYS, create_account
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
@@ -50,8 +50,8 @@ def act(client: Client, action: str, *provider_ids: str) -> Any:
 # Secrets.
 
 
-def test_what_goes_in_is_used_and_shown_nowhere(admin: Client) -> None:
-    account()
+def test_a_secret_is_used_and_displayed_nowhere(admin: Client) -> None:
+    create_account()
     saved = admin.post(PAGE, form(new_key=f" {KEY} ", new_proxy_url=PROXY), follow=True)
     assert (gemini().decrypt().key, gemini().decrypt().proxy_url) == (KEY, PROXY)
     pages = [saved, *(admin.get(page) for page in (PAGE, LIST, f"{PAGE}history/", reverse("admin:index")))]
@@ -64,14 +64,14 @@ def test_what_goes_in_is_used_and_shown_nowhere(admin: Client) -> None:
 
 
 def test_a_form_with_an_error_does_not_send_the_key_back(admin: Client) -> None:
-    account()
+    create_account()
     answer = admin.post(PAGE, form(new_key=KEY, per_minute="0"))
     assert list(errors_of(answer)) == ["per_minute"]
     assert KEY not in answer.content.decode()
 
 
-def test_left_empty_they_stay_and_a_hyphen_removes_them(admin: Client) -> None:
-    account().set_proxy_url(PROXY)
+def test_an_empty_field_keeps_the_secret_and_a_hyphen_removes_it(admin: Client) -> None:
+    create_account().set_proxy_url(PROXY)
     admin.post(PAGE, form(new_key=KEY, new_proxy_url=PROXY))
     admin.post(PAGE, form(per_day="5"))
     assert (gemini().decrypt().key, gemini().decrypt().proxy_url, gemini().per_day) == (KEY, PROXY, 5)
@@ -80,7 +80,7 @@ def test_left_empty_they_stay_and_a_hyphen_removes_them(admin: Client) -> None:
 
 
 def test_who_changed_the_key_and_when_is_kept() -> None:
-    account()
+    create_account()
     admin = browser(superuser=True)
     admin.post(PAGE, form(per_minute="7"))
     assert (gemini().key_updated_at, gemini().key_updated_by) == (None, None)
@@ -111,20 +111,20 @@ def test_who_changed_the_key_and_when_is_kept() -> None:
         ("per_day", "99999999999", "less than or equal to"),
     ],
 )
-def test_what_is_wrong_is_said_at_its_field(admin: Client, field: str, value: str, words: str) -> None:
-    account()
+def test_an_invalid_value_is_reported_at_its_field(admin: Client, field: str, value: str, words: str) -> None:
+    create_account()
     before = ProviderAccount.objects.values().get()
     (sentence,) = errors_of(admin.post(PAGE, form(**{field: value})))[field]
     assert words in sentence
     assert ProviderAccount.objects.values().get() == before
 
 
-# What workers do meanwhile.
+# The breaker, which workers move at the same time.
 
 
 def test_saving_a_limit_leaves_the_breaker_as_it_is(admin: Client) -> None:
     until = timezone.now() + timedelta(seconds=30)
-    account(failures=5, open_until=until, open_reason=Reason.OVERLOADED)
+    create_account(failures=5, open_until=until, open_reason=Reason.OVERLOADED)
     admin.post(PAGE, form(per_minute="7"))
     assert (gemini().open_until, gemini().failures, gemini().per_minute) == (until, 5, 7)
 
@@ -132,14 +132,14 @@ def test_saving_a_limit_leaves_the_breaker_as_it_is(admin: Client) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("new_key", KEY), ("new_proxy_url", PROXY), ("base_url", "http://relay:1")]
 )
-def test_whoever_mends_the_account_need_not_wait_for_the_breaker(admin: Client, field: str, value: str) -> None:
-    account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH)
+def test_a_change_of_the_connection_closes_the_breaker(admin: Client, field: str, value: str) -> None:
+    create_account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH)
     admin.post(PAGE, form(**{field: value}))
     assert (gemini().open_until, gemini().failures) == (None, 0)
 
 
-def test_asking_again_is_logged(admin: Client) -> None:
-    account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH, probe_call_id=1)
+def test_closing_the_breaker_is_logged(admin: Client) -> None:
+    create_account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH, probe_call_id=1)
     assert "1 account is asked again." in text_of(act(admin, "close_breaker", "gemini"))
     assert (gemini().open_until, gemini().failures, gemini().probe_call_id) == (None, 0, None)
     assert LogEntry.objects.get().change_message == "Breaker closed by hand"
@@ -163,13 +163,13 @@ def test_the_breakers_state_in_words(
     admin: Client, wait: timedelta | None, changes: dict[str, int], words: str
 ) -> None:
     opened: dict[str, Any] = {"failures": 2, "open_reason": Reason.AUTH}
-    account(**(opened | {"open_until": timezone.now() + wait} if wait else {}) | changes)
+    create_account(**(opened | {"open_until": timezone.now() + wait} if wait else {}) | changes)
     assert words in text_of(admin.get(LIST))
     assert words in text_of(admin.get(PAGE))
 
 
-def test_a_key_that_cannot_be_read_any_more_is_said(admin: Client, settings: fixtures.Settings) -> None:
-    account()
+def test_a_key_that_cannot_be_decrypted_is_reported(admin: Client, settings: fixtures.Settings) -> None:
+    create_account()
     settings.FERNET_KEYS = [Fernet.generate_key().decode()]
     for page in (admin.get(LIST), admin.get(PAGE), act(admin, "test", "gemini")):
         assert "cannot be read (FERNET_KEYS has changed): enter them anew" in text_of(page)
@@ -184,13 +184,13 @@ def scenarios() -> Any:
 
 
 @pytest.mark.parametrize(("provider_id", "fault", "words"), scenarios())
-def test_the_test_says_in_plain_words_how_the_account_is(
+def test_the_test_action_reports_the_result_in_plain_words(
     admin: Client, wires: WireSandbox, provider_id: str, fault: str, words: str
 ) -> None:
-    made = account(wires.url, provider_id)
+    created = create_account(wires.url, provider_id)
     if fault:
-        made.set_key("" if fault == "no key" else f"sk-bad-{KEY}")
-        made.save()
+        created.set_key("" if fault == "no key" else f"sk-bad-{KEY}")
+        created.save()
     page = text_of(act(admin, "test", provider_id))
     assert words in page
     assert not any(secret in page for secret in (KEY, KEYS[provider_id]))
@@ -207,26 +207,26 @@ def test_the_test_says_in_plain_words_how_the_account_is(
         ("html_502", "the provider is overloaded or unavailable"),
     ],
 )
-def test_each_fault_of_a_provider_has_its_words(admin: Client, wires: WireSandbox, scenario: str, words: str) -> None:
-    account(wires.url, "openai")
+def test_each_error_of_a_provider_is_described(admin: Client, wires: WireSandbox, scenario: str, words: str) -> None:
+    create_account(wires.url, "openai")
     wires.speakers["openai"].play(scenario)
     assert f"OpenAI: {words}" in text_of(act(admin, "test", "openai"))
 
 
 @pytest.mark.parametrize("provider_id", ["gemini", "openai", "turbotext"])
-def test_a_provider_that_is_not_there_is_said_to_be_so(admin: Client, provider_id: str) -> None:
-    account(provider_id=provider_id)
+def test_an_unreachable_provider_is_reported(admin: Client, provider_id: str) -> None:
+    create_account(provider_id=provider_id)
     assert "the provider is overloaded or unavailable (no connection" in text_of(act(admin, "test", provider_id))
 
 
-def test_all_accounts_are_tested_at_once_and_a_silent_one_does_not_hold_the_page(
+def test_all_accounts_are_tested_at_once_and_a_silent_one_does_not_delay_the_page(
     admin: Client, wires: WireSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("providers.admin.TEST_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for provider_id in ("openai", "gemini"):
-            account(f"http://127.0.0.1:{silent.getsockname()[1]}", provider_id)
-        account(wires.url, "turbotext")
+            create_account(f"http://127.0.0.1:{silent.getsockname()[1]}", provider_id)
+        create_account(wires.url, "turbotext")
         started = timezone.now()
         page = text_of(act(admin, "test", "openai", "gemini", "turbotext"))
     assert (timezone.now() - started).total_seconds() < 3
@@ -235,35 +235,35 @@ def test_all_accounts_are_tested_at_once_and_a_silent_one_does_not_hold_the_page
 
 
 def test_in_the_running_service_it_works_too(web: httpx.Client, wires: WireSandbox) -> None:
-    account(wires.url)
+    create_account(wires.url)
     log_in(web, make_staff_user(superuser=True))
     post(web, LIST, {"action": "test", "_selected_action": "gemini"})
     assert "Google Gemini: the account works." in text_of(web.get(LIST))
 
 
-# Who may do what.
+# Permissions.
 
 
 def test_staff_who_may_only_look_change_and_test_nothing(wires: WireSandbox) -> None:
-    account(wires.url)
-    looker = browser("providers.view_provideraccount")
-    assert looker.get(LIST).status_code == looker.get(PAGE).status_code == 200
-    assert looker.post(PAGE, form(new_key=KEY)).status_code == 403
+    create_account(wires.url)
+    viewer = browser("providers.view_provideraccount")
+    assert viewer.get(LIST).status_code == viewer.get(PAGE).status_code == 200
+    assert viewer.post(PAGE, form(new_key=KEY)).status_code == 403
     for action in ("test", "close_breaker"):
-        act(looker, action, "gemini")
+        act(viewer, action, "gemini")
     assert wires.journal == []
     assert gemini().decrypt().key == KEYS["gemini"]
     assert browser().get(LIST).status_code == 403
 
 
 def test_accounts_are_neither_added_nor_deleted_by_hand(admin: Client) -> None:
-    account()
+    create_account()
     assert admin.get(f"{LIST}add/").status_code == 403
     assert admin.post(f"{PAGE}delete/", {"post": "yes"}).status_code == 403
     assert ProviderAccount.objects.exists()
 
 
-def test_providers_that_need_no_key_are_asked_without_one(admin: Client) -> None:
+def test_providers_that_need_no_key_are_called_without_one(admin: Client) -> None:
     ProviderAccount.objects.create(provider_id="studio")
     assert "Studio (built in) is asked" in text_of(admin.get(LIST))
     assert "the account works." in text_of(act(admin, "test", "studio"))

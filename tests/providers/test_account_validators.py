@@ -1,4 +1,4 @@
-"""Addresses and keys as people type them: what is none is refused, in words that hold nothing of it."""
+"""Addresses and keys as people type them: an invalid one is refused, with a message that does not quote it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An account as booths and workers know it: what staff change counts with the next photo."""
+"""An account as booths and workers see it: a change by staff applies to the next photo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stats.models import ProcessingLog
 from tests import leaks
 from tests.conftest import Booth, jpeg
 from tests.ingest.helpers import nothing_left, refusal
-from tests.providers.account_factories import KEYS, account, use_gemini
+from tests.providers.account_factories import KEYS, create_account, use_gemini
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("rolled_back_database")]
 
 
 class Relay(BaseHTTPRequestHandler):
-    """An HTTP proxy that lets whoever has its password through to plain http addresses."""
+    """An HTTP proxy with a password, for plain http addresses."""
 
     seen: list[tuple[str, str]]
 
@@ -53,7 +53,7 @@ class Relay(BaseHTTPRequestHandler):
 
 @contextmanager
 def proxy() -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Its port, and what came through."""
+    """Its port, and the requests it has forwarded, as (login, URL)."""
     seen: list[tuple[str, str]] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("BoundRelay", (Relay,), {"seen": seen}))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -77,13 +77,13 @@ def retry_after(reply: Reply) -> int:
 
 
 def test_the_database_holds_no_secret_in_plain_text() -> None:
-    made = account()
-    made.set_proxy_url("http://user:hush@proxy:1")
-    made.save()
+    created = create_account()
+    created.set_proxy_url("http://user:hush@proxy:1")
+    created.save()
     stored = raw_rows()
     assert KEYS["gemini"] not in stored
     assert "hush" not in stored
-    assert (made.decrypt().key, made.decrypt().proxy_url) == (KEYS["gemini"], "http://user:hush@proxy:1")
+    assert (created.decrypt().key, created.decrypt().proxy_url) == (KEYS["gemini"], "http://user:hush@proxy:1")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_database_holds_no_secret_in_plain_text() -> None:
 def test_a_photo_that_nobody_can_work_on_is_refused_at_once(
     booth: Booth, wires: WireSandbox, changes: dict[str, Any], seconds: int
 ) -> None:
-    account(wires.url)
+    create_account(wires.url)
     use_gemini()
     if "open_until" in changes:
         changes = changes | {"open_until": timezone.now() + changes["open_until"]}
@@ -116,37 +116,39 @@ def test_a_provider_without_an_account_has_no_key(booth: Booth) -> None:
 
 
 def test_a_change_reaches_running_workers_with_the_next_photo(booth: Booth, wires: WireSandbox) -> None:
-    made = account()  # where nobody listens
+    created = create_account()  # at a closed port
     use_gemini()
     refusal(booth.post(jpeg()), 502, "provider_error")
     ProviderAccount.objects.update(base_url=f"{wires.url}/gemini", failures=0, open_until=None, open_reason=None)
     assert booth.post(jpeg()).status == 200
-    made.set_key("AIza-not-accepted")
-    ProviderAccount.objects.update(encrypted_key=made.encrypted_key)
-    reply = booth.post(jpeg(colour="red"))  # the same photo could join the last job: its delivery may not be noted yet
+    created.set_key("AIza-not-accepted")
+    ProviderAccount.objects.update(encrypted_key=created.encrypted_key)
+    reply = booth.post(
+        jpeg(colour="red")
+    )  # the same photo could join the last job, whose delivery may not be recorded yet
     assert refusal(reply, 502, "provider_error")["reason"] == "auth"
     assert [call.headers["x-goog-api-key"] for call in wires.calls("gemini")] == [KEYS["gemini"], "AIza-not-accepted"]
 
 
 def test_calls_go_through_the_accounts_proxy_and_its_password_stays_hidden(booth: Booth, wires: WireSandbox) -> None:
     leaks.note("hush%23hush")  # looked for in the logs of all processes
-    made = account(wires.url)
+    created = create_account(wires.url)
     use_gemini()
     with proxy() as (port, seen):
-        made.set_proxy_url(f"http://booth:hush%23hush@127.0.0.1:{port}")
-        made.save()
+        created.set_proxy_url(f"http://booth:hush%23hush@127.0.0.1:{port}")
+        created.save()
         assert booth.post(jpeg()).status == 200
     assert [login for login, _ in seen] == ["booth:hush#hush"]
     assert seen[0][1].startswith(f"{wires.url}/gemini/")
     assert "proxy-authorization" not in wires.calls("gemini")[0].headers
     refusal(booth.post(jpeg(colour="red")), 502, "provider_error")  # the proxy is gone
-    told = "".join(map(str, ProcessingLog.objects.values_list("message", "details")))
-    assert "no connection" in told
-    assert "hush" not in told
+    logged = "".join(map(str, ProcessingLog.objects.values_list("message", "details")))
+    assert "no connection" in logged
+    assert "hush" not in logged
 
 
 def test_a_key_that_cannot_be_read_is_the_reason(booth: Booth, wires: WireSandbox) -> None:
-    account(wires.url, encrypted_proxy_url="written with another key")
+    create_account(wires.url, encrypted_proxy_url="written with another key")
     use_gemini()
     assert refusal(booth.post(jpeg()), 502, "provider_error")["reason"] == "auth"
     assert wires.journal == []

@@ -1,4 +1,4 @@
-"""Attempts, pauses and time-outs, by a clock that jumps to whatever is waited for: exact, and over at once."""
+"""Attempts, back-off and time-outs, on an event loop whose time jumps to the next timer: exact, and without waiting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from providers.base import (
     TransientError,
     Usage,
 )
-from tests.providers.observers import Permissive, unchanged
+from tests.providers.observers import Permissive, keep_picture
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,7 @@ Answer = Picture | Accepted | Exception | None
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """Nobody waits: when nothing is left to do, its clock jumps to the next thing due."""
+    """Never waits: when no callback is ready, its time jumps to the next timer."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -72,7 +72,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class Script(Provider[str]):
-    """Answers as it is told, each answer after so many seconds; keeps a journal of (second, what)."""
+    """Plays scripted (seconds, result) pairs; keeps a journal of (second, method)."""
 
     submits: list[tuple[float, Answer]] = field(default_factory=list)
     polls: list[tuple[float, Answer]] = field(default_factory=list)
@@ -86,7 +86,7 @@ class Script(Provider[str]):
     operations = (Operation("image_edit", "Edit", OperationSettings),)
     poll_seconds = 2.0
 
-    async def play(self, what: str, answers: list[tuple[float, Answer]]) -> Any:
+    async def act(self, what: str, answers: list[tuple[float, Answer]]) -> Any:
         self.journal.append((round(asyncio.get_running_loop().time(), 3), what))
         seconds, answer = answers.pop(0)
         await asyncio.sleep(seconds)
@@ -95,27 +95,27 @@ class Script(Provider[str]):
         return answer
 
     async def prepare_payload(self, request: Request) -> str:
-        await self.play("prepare", self.prepares or [(0, None)])
+        await self.act("prepare", self.prepares or [(0, None)])
         return "payload"
 
     async def submit_job(self, payload: str) -> Picture | Accepted:
         assert payload == "payload"
-        answer: Picture | Accepted = await self.play("submit", self.submits)
+        answer: Picture | Accepted = await self.act("submit", self.submits)
         return answer
 
     async def poll_status(self, reference: str) -> Picture | None:
-        picture: Picture | None = await self.play(f"poll {reference}", self.polls)
+        picture: Picture | None = await self.act(f"poll {reference}", self.polls)
         return picture
 
     async def cancel(self, reference: str) -> None:
-        await self.play(f"cancel {reference}", self.polls)
+        await self.act(f"cancel {reference}", self.polls)
 
     def times(self, what: str) -> list[float]:
-        return [second for second, done in self.journal if done == what]
+        return [second for second, entry in self.journal if entry == what]
 
 
 @dataclass
-class Witness(Permissive):
+class Recorder(Permissive):
     attempts: list[tuple[int, float, ProviderError | None]] = field(default_factory=list)
     references: list[str] = field(default_factory=list)
     polls: int = 0
@@ -134,36 +134,36 @@ def make(
     provider: Script,
     seconds: float = 48,
     retry: Retry | None = None,
-    witness: Witness | None = None,
+    recorder: Recorder | None = None,
     reference: str | None = None,
 ) -> Picture:
     request = Request(uuid4(), "image_edit", OperationSettings(retry=retry), PHOTO, {})
 
-    async def made() -> Picture:
+    async def main() -> Picture:
         return await make_picture(
-            provider, request, Deadline.after(seconds), witness or Witness(), unchanged, reference
+            provider, request, Deadline.after(seconds), recorder or Recorder(), keep_picture, reference
         )
 
-    return run(made())
+    return run(main())
 
 
-def queued(polls: list[tuple[float, Answer]], **more: Any) -> Script:
+def script_with_queue(polls: list[tuple[float, Answer]], **more: Any) -> Script:
     return Script([(0.1, Accepted("q-1"))], polls, has_queue=True, **more)
 
 
 def test_the_first_answer_is_the_picture() -> None:
-    provider, witness = Script([(7, PICTURE)]), Witness()
-    assert make(provider, witness=witness) == PICTURE
+    provider, recorder = Script([(7, PICTURE)]), Recorder()
+    assert make(provider, recorder=recorder) == PICTURE
     assert provider.journal == [(0, "prepare"), (0, "submit")]
-    assert witness.attempts == [(1, 7, None)]
+    assert recorder.attempts == [(1, 7, None)]
 
 
 def test_a_transient_fault_is_repeated_after_the_pause() -> None:
-    provider, witness = Script([(1, BUSY), (1, BUSY), (1, PICTURE)]), Witness()
-    assert make(provider, witness=witness) == PICTURE
+    provider, recorder = Script([(1, BUSY), (1, BUSY), (1, PICTURE)]), Recorder()
+    assert make(provider, recorder=recorder) == PICTURE
     assert provider.times("submit") == [0, 4, 8]
     assert provider.times("prepare") == [0]
-    assert witness.attempts == [(1, 1, BUSY), (2, 1, BUSY), (3, 1, None)]
+    assert recorder.attempts == [(1, 1, BUSY), (2, 1, BUSY), (3, 1, None)]
 
 
 def test_five_attempts_at_most() -> None:
@@ -206,10 +206,10 @@ def test_the_providers_wish_may_lengthen_the_pause(wish: float, second: float) -
 
 def test_a_wish_beyond_the_deadline_ends_it_at_once() -> None:
     provider = Script([(1, TransientError(Reason.QUOTA, "later", retry_after=60))])
-    witness = Witness()
+    recorder = Recorder()
     with pytest.raises(TransientError, match="later"):
-        make(provider, witness=witness)
-    assert witness.attempts[0][1] == 1
+        make(provider, recorder=recorder)
+    assert recorder.attempts[0][1] == 1
 
 
 @pytest.mark.parametrize("error", [REFUSED, LOST])
@@ -220,19 +220,19 @@ def test_what_may_not_be_repeated_ends_at_once(error: ProviderError) -> None:
     assert provider.times("submit") == [0]
 
 
-def test_a_lost_answer_is_asked_for_again_where_that_costs_nothing() -> None:
+def test_a_call_whose_response_is_lost_is_repeated_where_that_costs_nothing() -> None:
     provider = Script([(1, LOST), (0, PICTURE)], repeatable=True)
     assert make(provider) == PICTURE
 
 
 def test_preparing_is_repeated_too_and_counts_as_an_attempt() -> None:
-    provider, witness = Script([(0, PICTURE)], prepares=[(0, BUSY), (0, None)]), Witness()
-    assert make(provider, witness=witness) == PICTURE
+    provider, recorder = Script([(0, PICTURE)], prepares=[(0, BUSY), (0, None)]), Recorder()
+    assert make(provider, recorder=recorder) == PICTURE
     assert provider.journal == [(0, "prepare"), (3, "prepare"), (3, "submit")]
-    assert [number for number, _, _ in witness.attempts] == [1, 2]
+    assert [number for number, _, _ in recorder.attempts] == [1, 2]
 
 
-def test_a_generation_may_use_all_the_time_there_is() -> None:
+def test_a_generation_may_use_all_the_time_until_the_deadline() -> None:
     assert make(Script([(47.9, PICTURE)])) == PICTURE
     with pytest.raises(DeadlineReached):
         make(Script([(FOREVER, PICTURE)]))
@@ -277,48 +277,48 @@ def test_no_attempt_begins_that_is_too_late() -> None:
 
 
 def test_a_queue_is_polled_until_there_is_a_picture() -> None:
-    provider, witness = queued([(0, None), (0, None), (0.5, PICTURE)]), Witness()
-    assert make(provider, witness=witness) == PICTURE
+    provider, recorder = script_with_queue([(0, None), (0, None), (0.5, PICTURE)]), Recorder()
+    assert make(provider, recorder=recorder) == PICTURE
     assert provider.times("poll q-1") == [0.1, 2.1, 4.1]
-    assert (witness.references, witness.polls) == (["q-1"], 3)
-    assert len(witness.attempts) == 1
+    assert (recorder.references, recorder.polls) == (["q-1"], 3)
+    assert len(recorder.attempts) == 1
 
 
 @pytest.mark.parametrize("fault", [(0, BUSY), (0, LOST), (FOREVER, None)])
-def test_a_poll_that_fails_is_asked_again_and_nothing_submitted_twice(fault: tuple[float, Answer]) -> None:
-    provider, witness = queued([fault, (0, PICTURE)]), Witness()
-    assert make(provider, witness=witness) == PICTURE
+def test_a_poll_that_fails_is_repeated_and_nothing_submitted_twice(fault: tuple[float, Answer]) -> None:
+    provider, recorder = script_with_queue([fault, (0, PICTURE)]), Recorder()
+    assert make(provider, recorder=recorder) == PICTURE
     assert len(provider.times("submit")) == 1
-    assert [error for _, _, error in witness.attempts] == [None]
+    assert [error for _, _, error in recorder.attempts] == [None]
 
 
 def test_a_poll_may_take_five_seconds() -> None:
-    provider = queued([(FOREVER, None), (4.9, PICTURE)])
+    provider = script_with_queue([(FOREVER, None), (4.9, PICTURE)])
     assert make(provider) == PICTURE
     assert provider.times("poll q-1") == [0.1, 7.1]
 
 
 def test_a_poll_may_say_that_the_job_failed_for_good() -> None:
     with pytest.raises(PermanentError):
-        make(queued([(0, None), (0, REFUSED)]))
+        make(script_with_queue([(0, None), (0, REFUSED)]))
 
 
 def test_a_queue_that_never_finishes_ends_at_the_deadline() -> None:
-    provider = queued([(0, None)] * 99)
+    provider = script_with_queue([(0, None)] * 99)
     with pytest.raises(DeadlineReached):
         make(provider, seconds=10)
     assert max(provider.times("poll q-1")) < 10
 
 
 def test_a_queue_that_does_not_take_the_job_in_five_seconds_may_have_billed_it() -> None:
-    provider, witness = Script([(FOREVER, None)], has_queue=True), Witness()
+    provider, recorder = Script([(FOREVER, None)], has_queue=True), Recorder()
     with pytest.raises(AmbiguousError, match="billed"):
-        make(provider, witness=witness)
-    assert [(number, seconds) for number, seconds, _ in witness.attempts] == [(1, 5)]
+        make(provider, recorder=recorder)
+    assert [(number, seconds) for number, seconds, _ in recorder.attempts] == [(1, 5)]
 
 
 def test_a_job_of_an_earlier_worker_is_polled_first() -> None:
-    provider = queued([(0, None), (0, PICTURE)])
+    provider = script_with_queue([(0, None), (0, PICTURE)])
     assert make(provider, reference="q-0") == PICTURE
     assert provider.journal == [(0, "poll q-0"), (2, "poll q-0")]
 
@@ -339,11 +339,11 @@ def test_when_the_earlier_job_failed_another_is_submitted_if_that_may_be_repeate
 def test_cancelling_is_best_effort(answer: tuple[float, Answer]) -> None:
     provider = Script(polls=[answer])
 
-    async def cancelled() -> float:
+    async def main() -> float:
         await cancel_at_provider(provider, "q-1")
         return asyncio.get_running_loop().time()
 
-    assert run(cancelled()) <= 5
+    assert run(main()) <= 5
     assert provider.journal == [(0, "cancel q-1")]
 
 
@@ -356,9 +356,9 @@ def test_a_picture_that_is_not_finished_in_time_has_cost_what_it_has_cost() -> N
         await asyncio.sleep(FOREVER)
         return picture
 
-    async def made() -> Picture:
-        return await make_picture(provider, request, Deadline.after(5), Witness(), forever)
+    async def main() -> Picture:
+        return await make_picture(provider, request, Deadline.after(5), Recorder(), forever)
 
     with pytest.raises(DeadlineReached) as caught:
-        run(made())
+        run(main())
     assert caught.value.usage == bill

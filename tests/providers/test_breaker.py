@@ -1,4 +1,4 @@
-"""The circuit breaker: a provider that does not work is spared, and its booths are spared the waiting for it."""
+"""The circuit breaker: a failing provider is not called, and its booths are refused at once."""
 
 from __future__ import annotations
 
@@ -20,38 +20,47 @@ from providers.limits import BREAKER, PROBE_SECONDS, CallEnding, CallPermit
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import refusal
-from tests.providers.account_factories import Outcome, account, begun, call, fail, new_call, pass_time, use_gemini
+from tests.providers.account_factories import (
+    Outcome,
+    begin_call,
+    build_call,
+    create_account,
+    fail,
+    pass_time,
+    start_call,
+    use_gemini,
+)
 from tests.queue_helpers import sql, wait_for_blocked
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
-EACH = [(reason, most, rest) for reason, (most, rest) in BREAKER.items()]
+EACH = [(reason, most, get_open_seconds) for reason, (most, get_open_seconds) in BREAKER.items()]
 NOTHING = [(Outcome.AMBIGUOUS, Reason.SLOW), (Outcome.LATE, None), (Outcome.CANCELLED, None), (Outcome.FAILED, "slow")]
 
 
 @pytest.fixture
 async def gemini(queue: Queue) -> None:
-    await in_thread(account)
+    await in_thread(create_account)
 
 
-async def rest(queue: Queue) -> float | None:
-    """For how many seconds, rounded, the account is not asked; None: the breaker is closed."""
+async def get_open_seconds(queue: Queue) -> float | None:
+    """The seconds, rounded, for which the breaker stays open; None if it is closed."""
     statement = "SELECT extract(epoch FROM open_until - clock_timestamp())::float8 AS s FROM providers_provideraccount"
     (row,) = await sql(queue, statement)
     return None if row["s"] is None else round(row["s"])
 
 
-async def opened(queue: Queue, reason: Reason = Reason.AUTH) -> None:
-    """Open, and its time is over: half-open."""
+async def make_half_open(queue: Queue, reason: Reason = Reason.AUTH) -> None:
+    """Opens the breaker and lets its time pass."""
     await fail(queue, reason, BREAKER[reason][0])
     await pass_time(queue, BREAKER[reason][1])
 
 
-async def is_refused(queue: Queue) -> Reason:
+async def get_refusal(queue: Queue) -> Reason:
     with pytest.raises(PermanentError, match="several times in a row") as refused:
-        await begun(queue)
+        await begin_call(queue)
     return refused.value.reason
 
 
@@ -59,10 +68,10 @@ async def is_refused(queue: Queue) -> Reason:
 @pytest.mark.parametrize(("reason", "most", "seconds"), EACH)
 async def test_it_opens_at_the_last_of_so_many_failures(queue: Queue, reason: Reason, most: int, seconds: int) -> None:
     await fail(queue, reason, most - 1)
-    assert await rest(queue) is None
+    assert await get_open_seconds(queue) is None
     await fail(queue, reason)
-    assert await rest(queue) == seconds
-    assert await is_refused(queue) == reason
+    assert await get_open_seconds(queue) == seconds
+    assert await get_refusal(queue) == reason
 
 
 @pytest.mark.usefixtures("gemini")
@@ -79,48 +88,48 @@ async def test_it_opens_at_the_last_of_so_many_failures(queue: Queue, reason: Re
 )
 async def test_an_answer_of_whatever_kind_ends_the_row_of_failures(queue: Queue, answer: CallEnding) -> None:
     await fail(queue, Reason.OVERLOADED, 4)
-    await queue.end_call(await call(queue), answer)
+    await queue.end_call(await start_call(queue), answer)
     await fail(queue, Reason.OVERLOADED, 4)
-    assert await rest(queue) is None
+    assert await get_open_seconds(queue) is None
 
 
 @pytest.mark.usefixtures("gemini")
 @pytest.mark.parametrize(("outcome", "reason"), NOTHING)
-async def test_what_was_torn_down_or_lost_says_nothing(queue: Queue, outcome: Any, reason: Any) -> None:
+async def test_a_cancelled_or_lost_call_does_not_count(queue: Queue, outcome: Any, reason: Any) -> None:
     await fail(queue, Reason.OVERLOADED, 4)
     for _ in range(9):
-        await queue.end_call(await call(queue), CallEnding(outcome, reason and Reason(reason)))
-    assert await rest(queue) is None
+        await queue.end_call(await start_call(queue), CallEnding(outcome, reason and Reason(reason)))
+    assert await get_open_seconds(queue) is None
     await fail(queue, Reason.OVERLOADED)
-    assert await rest(queue) == 30
+    assert await get_open_seconds(queue) == 30
 
 
 @pytest.mark.usefixtures("gemini")
 async def test_calls_that_were_under_way_when_it_opened_do_not_prolong_it(queue: Queue) -> None:
-    stray = await call(queue)
+    stray = await start_call(queue)
     await fail(queue, Reason.OVERLOADED, 5)
     await pass_time(queue, 20)
     await queue.end_call(stray, CallEnding(Outcome.FAILED, Reason.OVERLOADED))
-    assert await rest(queue) == 10
+    assert await get_open_seconds(queue) == 10
 
 
 @pytest.mark.usefixtures("gemini")
 async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
-    stray = await call(queue)
-    await opened(queue)
-    await call(queue)
+    stray = await start_call(queue)
+    await make_half_open(queue)
+    await start_call(queue)
     await queue.end_call(stray, CallEnding(Outcome.FAILED, Reason.OVERLOADED))
-    assert await rest(queue) == PROBE_SECONDS
+    assert await get_open_seconds(queue) == PROBE_SECONDS
 
 
 # Half-open: exactly one probe, however many workers.
 
 
-async def probes_of_two_at_once(queue: Queue) -> int:
-    """The second asks while the first's transaction is still open."""
+async def count_probes_of_two(queue: Queue) -> int:
+    """The second call begins while the first's transaction is still open."""
     async with queue.database.connection() as connection, connection.transaction():
-        first = await limits.begin_call(connection, new_call())
-        second = asyncio.create_task(begun(queue))
+        first = await limits.begin_call(connection, build_call())
+        second = asyncio.create_task(begin_call(queue))
         await wait_for_blocked(queue, 1)
     permits = [first, *await asyncio.gather(second, return_exceptions=True)]
     assert all(isinstance(permit, CallPermit | PermanentError) for permit in permits)
@@ -129,15 +138,15 @@ async def probes_of_two_at_once(queue: Queue) -> int:
 
 @pytest.mark.usefixtures("gemini")
 async def test_without_the_accounts_lock_two_would_probe(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "ACCOUNT", limits.ACCOUNT.replace("FOR UPDATE", ""))
-    await opened(queue)
-    assert await probes_of_two_at_once(queue) == 2
+    monkeypatch.setattr(limits, "LOCK_ACCOUNT", limits.LOCK_ACCOUNT.replace("FOR UPDATE", ""))
+    await make_half_open(queue)
+    assert await count_probes_of_two(queue) == 2
 
 
 @pytest.mark.usefixtures("gemini")
 async def test_with_it_one_does(queue: Queue) -> None:
-    await opened(queue)
-    assert await probes_of_two_at_once(queue) == 1
+    await make_half_open(queue)
+    assert await count_probes_of_two(queue) == 1
 
 
 @pytest.mark.usefixtures("gemini")
@@ -152,29 +161,29 @@ async def test_with_it_one_does(queue: Queue) -> None:
         (CallEnding(Outcome.FAILED, Reason.SLOW), 30),
         (CallEnding(Outcome.AMBIGUOUS, Reason.SLOW), 30),
         (CallEnding(Outcome.LATE), 30),
-        (CallEnding(Outcome.CANCELLED), 0),  # nothing was learnt: the next call is the probe
+        (CallEnding(Outcome.CANCELLED), 0),  # no result: the next call is the probe
     ],
 )
 async def test_the_probe_decides(queue: Queue, ending: CallEnding, seconds: int | None) -> None:
-    await opened(queue)
-    probe = await call(queue)
-    assert await is_refused(queue) == Reason.AUTH
+    await make_half_open(queue)
+    probe = await start_call(queue)
+    assert await get_refusal(queue) == Reason.AUTH
     await queue.end_call(probe, ending)
-    assert await rest(queue) == seconds
+    assert await get_open_seconds(queue) == seconds
     if not seconds:
-        assert await call(queue)
+        assert await start_call(queue)
 
 
 @pytest.mark.usefixtures("gemini")
-async def test_a_probe_whose_worker_is_gone_is_followed_by_another(queue: Queue) -> None:
-    await opened(queue)
-    lost = await call(queue)
+async def test_a_probe_whose_worker_died_is_followed_by_another(queue: Queue) -> None:
+    await make_half_open(queue)
+    lost = await start_call(queue)
     await pass_time(queue, PROBE_SECONDS)
-    second = await call(queue)
+    second = await start_call(queue)
     await queue.end_call(lost, CallEnding(Outcome.AMBIGUOUS, Reason.INTERNAL))
-    assert await is_refused(queue) == Reason.AUTH
+    assert await get_refusal(queue) == Reason.AUTH
     await queue.end_call(second, CallEnding(Outcome.MADE))
-    assert await rest(queue) is None
+    assert await get_open_seconds(queue) is None
 
 
 # As booths see it.
@@ -183,7 +192,7 @@ async def test_a_probe_whose_worker_is_gone_is_followed_by_another(queue: Queue)
 def test_booths_are_refused_at_once_and_served_again_after_the_probe(
     processes: Processes, database: None, wires: WireSandbox
 ) -> None:
-    account(wires.url)
+    create_account(wires.url)
     use_gemini("[[overloaded]]")
     processes.web()
     processes.worker(PROVIDER_RETRY_PAUSE_SECONDS="0")
@@ -203,8 +212,8 @@ def test_booths_are_refused_at_once_and_served_again_after_the_probe(
 def test_half_open_one_photo_of_many_goes_to_the_provider(
     processes: Processes, database: None, wires: WireSandbox
 ) -> None:
-    """Through two workers. The others are told why at once."""
-    account(wires.url, open_until=timezone.now(), open_reason=Reason.QUOTA, failures=2)
+    """Through two workers. The others are refused at once, with the reason."""
+    create_account(wires.url, open_until=timezone.now(), open_reason=Reason.QUOTA, failures=2)
     use_gemini("[[hold]]")
     processes.web()
     for _ in range(2):

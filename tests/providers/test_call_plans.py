@@ -1,4 +1,4 @@
-"""The statements that look at calls read those that matter, however many the table holds."""
+"""The statements that count calls read only the rows they need, however large the table."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from django.db import connection
 from core.database import in_thread
 from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_CAPACITY
 from jobs.queue.verbs import Queue
-from providers.limits import SPENT_TODAY, USED, WINDOW_SECONDS
-from tests.providers.account_factories import account
+from providers.limits import COUNT_CALLS, SUM_SPENT_TODAY, WINDOW_SECONDS
+from tests.providers.account_factories import create_account
 from tests.queue_helpers import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
-# One each ten seconds for 23 days, to three providers; a thousandth is still open, as killed workers leave them.
+# One every ten seconds for 23 days, to three providers; one in a thousand is still open, as killed workers leave them.
 CALLS = """
 INSERT INTO providers_providercall (provider_id, slot_id, job_id, at, ended_at, outcome, cost_usd)
 SELECT (ARRAY['gemini', 'openai', 'turbotext'])[1 + mod(n, 3)], 'slot-' || lpad(mod(n, 15)::text, 3, '0'),
@@ -26,7 +26,7 @@ FROM generate_series(1, 200000) AS n, LATERAL (
     SELECT now() - n * interval '10 s' AS at, mod(n, 1000) > 0 AS ended
 ) AS made
 """
-# A claim looks at an account's calls once, not for each of the jobs that wait.
+# A claim counts an account's calls once, not for each waiting job.
 WAITING = """
 INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_mime_type, payload_digest,
     created_at, expires_at, is_finalized, status)
@@ -37,39 +37,38 @@ FROM generate_series(1, 1000) AS i
 READ = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
 MINUTE = {"provider_id": "gemini", "window": WINDOW_SECONDS}
 CLAIM_VALUES = {"providers": ["gemini"], "limit": 4, "lease": "8 s", "window": WINDOW_SECONDS}
-# Statement, its values, and how many calls it may read: a minute has 7 calls, a day 8,640; 67 of the provider's are
-# open.
+# Statement, its values, and the calls that it may read: a minute has 7 calls, a day 8,640; 67 of Gemini's are open.
 STATEMENTS: dict[str, tuple[str, Any, int]] = {
-    "the minute": (USED, MINUTE | {"by_day": False}, 8),
-    "the day": (USED, MINUTE | {"by_day": True}, 8_700),
-    "the slot's money": (SPENT_TODAY, ("slot-001",), 8_700),
+    "the minute": (COUNT_CALLS, MINUTE | {"by_day": False}, 8),
+    "the day": (COUNT_CALLS, MINUTE | {"by_day": True}, 8_700),
+    "the slot's money": (SUM_SPENT_TODAY, ("slot-001",), 8_700),
     "earlier calls": (GET_EARLIER_CALLS, ([uuid4()],), 0),
     "capacity for a fallback": (HAS_CAPACITY, ("gemini",), 70),
     "claim": (CLAIM, CLAIM_VALUES, 80),
 }
 
 
-def calls_read(node: dict[str, Any]) -> int:
-    """By this node of a plan and those below it."""
-    read = 0
+def count_calls_read(node: dict[str, Any]) -> int:
+    """The calls read by this node of a plan and those below it."""
+    count = 0
     if node.get("Relation Name") == "providers_providercall":
-        read = round(sum(node.get(kind, 0) for kind in READ) * node["Actual Loops"])
-    return read + sum(calls_read(below) for below in node.get("Plans", []))
+        count = round(sum(node.get(kind, 0) for kind in READ) * node["Actual Loops"])
+    return count + sum(count_calls_read(below) for below in node.get("Plans", []))
 
 
-def two_hundred_thousand_calls() -> None:
-    account(max_concurrent=3, per_minute=30, per_day=1000)
+def create_calls() -> None:
+    create_account(max_concurrent=3, per_minute=30, per_day=1000)
     with connection.cursor() as cursor:
         cursor.execute(CALLS)
         cursor.execute("ANALYZE providers_providercall, providers_provideraccount")
 
 
 async def test_two_hundred_thousand_calls_are_not_read(queue: Queue) -> None:
-    await in_thread(two_hundred_thousand_calls)
+    await in_thread(create_calls)
     await sql(queue, WAITING)
     await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, most) in STATEMENTS.items():
-        async with queue.database.connection() as opened, opened.transaction(force_rollback=True):
-            explained = await opened.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)
+        async with queue.database.connection() as pooled, pooled.transaction(force_rollback=True):
+            explained = await pooled.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, values)
             ((plan,),) = await explained.fetchall()
-        assert calls_read(plan[0]["Plan"]) <= most, name
+        assert count_calls_read(plan[0]["Plan"]) <= most, name

@@ -1,4 +1,4 @@
-"""The list of calls: read-only, and quick with many rows."""
+"""The list of calls: read-only, and fast with many rows."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from django.urls import reverse
 from providers.models import ProviderCall
 from tests.admin_client import browser, text_of
 from tests.plans import assert_uses_index
-from tests.providers.account_factories import past_calls
+from tests.providers.account_factories import create_past_calls
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:providers_providercall_changelist")
 
-# Twenty thousand, of which twenty were too late, and ten are a provider's that is seldom asked.
+# Twenty thousand, of which twenty were too late, and ten are of a provider that is rarely called.
 MANY = """
 INSERT INTO providers_providercall (provider_id, slot_id, job_id, at, ended_at, outcome)
 SELECT CASE WHEN n <= 10 THEN 'turbotext' ELSE 'gemini' END, 'slot-001', gen_random_uuid(), at, at + '9 s',
@@ -67,9 +67,9 @@ def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: 
 
 
 def test_what_is_seen_of_a_call(admin: Client) -> None:
-    past_calls(1, 3, cost_usd=Decimal("0.0391"), model="nano", units={"output_tokens": 1290})
-    past_calls(1, 2, outcome="failed", reason="overloaded")
-    past_calls(1, 1, ended_at=None, outcome=None)
+    create_past_calls(1, 3, cost_usd=Decimal("0.0391"), model="nano", units={"output_tokens": 1290})
+    create_past_calls(1, 2, outcome="failed", reason="overloaded")
+    create_past_calls(1, 1, ended_at=None, outcome=None)
     page = text_of(admin.get(LIST))
     for words in (
         "made a picture",
@@ -92,7 +92,7 @@ def test_the_address_filters_by_nothing_slow(admin: Client, query: dict[str, Any
 
 @pytest.mark.usefixtures("database")
 def test_it_is_read_only_even_for_a_superuser(admin: Client) -> None:
-    past_calls(1, 3)
+    create_past_calls(1, 3)
     call = ProviderCall.objects.get()
     assert admin.get(f"{LIST}add/").status_code == 403
     assert admin.post(page_of(call), {"outcome": "late"}).status_code == 403

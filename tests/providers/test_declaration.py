@@ -1,4 +1,4 @@
-"""The one declaration of an operation's settings, as JSON Schema and as words."""
+"""The one declaration of an operation's settings, as JSON Schema and in words."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def schema_of(provider_id: str, operation_id: str) -> Any:
     return answer.json()
 
 
-def documented() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The examples of settings in the providers' pages."""
+def find_examples() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the examples of settings in the providers' pages, with the provider's id."""
     for page in Path(settings.BASE_DIR, "docs/providers").glob("*.md"):
         for block in re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL):
             example = json.loads(block)
-            if "models" not in example:  # that is a catalogue's
+            if "models" not in example:  # those are for the catalogue
                 yield page.stem, example
 
 
-def meant(example: dict[str, Any]) -> str:
+def guess_operation(example: dict[str, Any]) -> str:
     return "style_transfer" if "style" in example else "identity_transfer" if "face" in example else "image_edit"
 
 
@@ -61,7 +61,7 @@ def test_the_schema_says_what_each_setting_is_and_takes() -> None:
         "maxLength": 16_000,
     }
     assert properties["style"]["format"] == "template-key"
-    assert properties["model"]["enum"] == catalogue.current("gemini")
+    assert properties["model"]["enum"] == catalogue.list_current("gemini")
     assert schema_of("studio", "image_edit")["properties"]["strength"]["maximum"] == 100
 
 
@@ -88,9 +88,9 @@ def test_the_schema_takes_what_the_first_slots_are_set_to_and_no_other_key() -> 
         assert not validator.is_valid(slot.settings_json | {"unheard": 1})
 
 
-@pytest.mark.parametrize(("provider_id", "example"), list(documented()))
+@pytest.mark.parametrize(("provider_id", "example"), list(find_examples()))
 def test_the_schema_takes_what_is_documented(provider_id: str, example: dict[str, Any]) -> None:
-    Draft202012Validator(schema_of(provider_id, meant(example))).validate(example)
+    Draft202012Validator(schema_of(provider_id, guess_operation(example))).validate(example)
 
 
 @pytest.mark.parametrize(("provider_id", "operation"), OURS)
@@ -116,7 +116,7 @@ def test_each_setting_says_what_it_is(provider_id: str, operation: Operation) ->
         ("turbotext", "identity_transfer", "face_restore", "true or false", "false"),
     ],
 )
-def test_values_and_defaults_are_told_in_words(
+def test_values_and_defaults_are_described_in_words(
     provider_id: str, operation_id: str, path: str, values: str, default: str
 ) -> None:
     operation = registry.operation(provider_id, operation_id)

@@ -1,4 +1,4 @@
-"""Each provider's page for operators: it has what it must have, and its examples can be saved as they stand."""
+"""Each provider's page for operators has the required sections, and its examples are valid settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def examples(provider_id: str) -> list[dict[str, Any]]:
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", page(provider_id), re.DOTALL)]
 
 
-def fits(provider_id: str, operation_id: str, example: dict[str, Any]) -> bool:
+def accepts(provider_id: str, operation_id: str, example: dict[str, Any]) -> bool:
     try:
         settings_validation.parse(provider_id, operation_id, example)
     except ValidationError:
@@ -45,8 +45,8 @@ def test_it_has_all_its_parts(provider_id: str) -> None:
 @pytest.mark.parametrize("provider_id", OURS)
 def test_every_setting_of_an_operation_is_explained(provider_id: str) -> None:
     common = set(registry.classes()["instant"].operations[0].settings.model_fields)
-    own = {name for o in registry.classes()[provider_id].operations for name in o.settings.model_fields} - common
-    assert {name for name in own if f"| `{name}` |" not in page(provider_id)} == set()
+    declared = {name for o in registry.classes()[provider_id].operations for name in o.settings.model_fields} - common
+    assert {name for name in declared if f"| `{name}` |" not in page(provider_id)} == set()
 
 
 @pytest.mark.parametrize(("provider_id", "example"), [(id, example) for id in OURS for example in examples(id)])
@@ -54,7 +54,7 @@ def test_its_examples_are_accepted(provider_id: str, example: dict[str, Any]) ->
     if "models" in example:  # for the catalogue
         assert example["models"].keys() <= catalogue.models(provider_id).keys()
         return
-    assert any(fits(provider_id, operation.id, example) for operation in registry.classes()[provider_id].operations)
+    assert any(accepts(provider_id, operation.id, example) for operation in registry.classes()[provider_id].operations)
 
 
 @pytest.mark.parametrize("provider_id", OURS)

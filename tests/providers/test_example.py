@@ -1,4 +1,4 @@
-"""A provider that was added by following CONTRIBUTING: how little that takes, and that the service works with it."""
+"""The provider that was added by following CONTRIBUTING: it is short, and the service works with it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Negatives(Speaker):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WireSandbox]:
-    with WireSandbox([Negatives]).running() as running:
+    with WireSandbox([Negatives]).run() as running:
         yield running
 
 
@@ -71,7 +71,7 @@ def test_a_booth_gets_its_picture(negatives: Speaker, booth: Booth) -> None:
     ("scenarios", "status", "calls"),
     [(["overloaded"], 200, 2), (["overloaded"] * 5, 502, 5), (["refuses"], 502, 1)],
 )
-def test_its_faults_are_what_it_says(
+def test_its_errors_are_repeated_by_their_class(
     negatives: Speaker, booth: Booth, scenarios: list[str], status: int, calls: int
 ) -> None:
     negatives.play(*scenarios)
@@ -106,8 +106,8 @@ def test_the_slots_form_knows_its_settings(
     assert sentences is None or errors_of(answer)["settings_json"] == sentences
 
 
-@pytest.mark.parametrize(("key", "fault"), [(KEY, None), ("another-key", base.Reason.AUTH)])
-async def test_its_account_can_be_tested(server: WireSandbox, key: str, fault: base.Reason | None) -> None:
+@pytest.mark.parametrize(("key", "reason"), [(KEY, None), ("another-key", base.Reason.AUTH)])
+async def test_its_account_can_be_tested(server: WireSandbox, key: str, reason: base.Reason | None) -> None:
     provider = registry.classes()["example"](base.Account(key, f"{server.url}/example"))
     try:
         await provider.check_account()
@@ -115,4 +115,4 @@ async def test_its_account_can_be_tested(server: WireSandbox, key: str, fault: b
     except base.PermanentError as error:
         found = error.reason
     await provider.aclose()
-    assert found == fault
+    assert found == reason

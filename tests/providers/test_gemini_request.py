@@ -1,4 +1,4 @@
-"""What Gemini is sent, to the letter."""
+"""The requests to Gemini, field by field."""
 
 from __future__ import annotations
 
@@ -14,25 +14,35 @@ from core import images
 from photoslot.demo_scene import scene
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
-from tests.providers.gemini_factories import PHOTO, account, declared, fail, generations, make, parts, request, sent
+from tests.providers.gemini_factories import (
+    PHOTO,
+    build_request,
+    fail,
+    find_operation,
+    generations,
+    make,
+    make_account,
+    read_json,
+    read_parts,
+)
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
-from tests.sandbox.pictures import encoded
+from tests.sandbox.pictures import encode
 
 pytest_plugins = "tests.providers.gemini_fixtures"
 pytestmark = pytest.mark.integration
 
-WHITE = Picture(encoded(Image.new("RGB", (90, 60), "white"), "PNG"), "image/png")
-BLACK = Picture(encoded(Image.new("RGB", (90, 60), "black"), "PNG"), "image/png")
-BLUE = Picture(encoded(Image.new("RGB", (90, 60), "blue"), "PNG"), "image/png")
+WHITE = Picture(encode(Image.new("RGB", (90, 60), "white"), "PNG"), "image/png")
+BLACK = Picture(encode(Image.new("RGB", (90, 60), "black"), "PNG"), "image/png")
+BLUE = Picture(encode(Image.new("RGB", (90, 60), "blue"), "PNG"), "image/png")
 
 
-def shown(part: dict[str, Any]) -> Image.Image:
+def decode_part(part: dict[str, Any]) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(part["inlineData"]["data"])))
 
 
 async def test_the_least_request(gemini: Gemini, google: Google) -> None:
-    await make(gemini, request(prompt="Make it snow"))
+    await make(gemini, build_request(prompt="Make it snow"))
     [call] = google.sandbox.journal
     assert call.path == "/v1beta/models/gemini-nano-banana-2.1:generateContent"
     assert call.query == {}
@@ -40,7 +50,7 @@ async def test_the_least_request(gemini: Gemini, google: Google) -> None:
     assert call.headers["content-type"] == "application/json"
     assert KEY.encode() not in call.body
     photo = {"inlineData": {"mimeType": "image/jpeg", "data": base64.b64encode(PHOTO.data).decode()}}
-    assert sent(google) == {
+    assert read_json(google) == {
         "contents": [{"role": "user", "parts": [photo, {"text": "Make it snow"}]}],
         "generationConfig": {"responseModalities": ["IMAGE"]},
     }
@@ -48,14 +58,14 @@ async def test_the_least_request(gemini: Gemini, google: Google) -> None:
 
 async def test_every_setting(gemini: Gemini, google: Google) -> None:
     safety = {"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_ONLY_HIGH"}
-    wishes: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "aspect_ratio": "3:4",
         "image_size": "2K",
         "thinking_level": "high",
         "safety_settings": [safety],
     }
-    picture = await make(gemini, request(prompt="Make it snow", negative_prompt="dogs", **wishes))
-    body = sent(google)
+    picture = await make(gemini, build_request(prompt="Make it snow", negative_prompt="dogs", **settings))
+    body = read_json(google)
     assert body["contents"][0]["parts"][-1] == {"text": "Make it snow\n\nAvoid: dogs"}
     assert body["safetySettings"] == [safety]
     assert body["generationConfig"] == {
@@ -71,17 +81,17 @@ async def test_photo_first_then_its_template_then_the_list_then_the_prompt(
     gemini: Gemini, google: Google, operation: str, key: str
 ) -> None:
     templates = {"a": WHITE, "b": BLACK, "c": BLUE}
-    wishes: dict[str, Any] = {key: "c", "template_media": ["b", "a", "c"], "frame": "unused"}
-    await make(gemini, request(PHOTO, templates, operation, **wishes))
-    *pictures, prompt = parts(google)
-    assert shown(pictures[0]).size == (600, 400)
-    colours = [shown(part).convert("RGB").getpixel((5, 5)) for part in pictures[1:]]
+    settings: dict[str, Any] = {key: "c", "template_media": ["b", "a", "c"], "frame": "unused"}
+    await make(gemini, build_request(PHOTO, templates, operation, **settings))
+    *pictures, prompt = read_parts(google)
+    assert decode_part(pictures[0]).size == (600, 400)
+    colours = [decode_part(part).convert("RGB").getpixel((5, 5)) for part in pictures[1:]]
     assert colours == [(0, 0, 255), (0, 0, 0), (255, 255, 255)]
     assert prompt == {"text": "As a watercolour"}
 
 
 async def test_the_picture_is_made_from_the_photo_and_the_templates(gemini: Gemini) -> None:
-    picture = await make(gemini, request(PHOTO, {"a": BLUE}, template_media=["a"]))
+    picture = await make(gemini, build_request(PHOTO, {"a": BLUE}, template_media=["a"]))
     made, photo = Image.open(BytesIO(picture.data)).convert("RGB"), scene(600, 400)
     red, green, blue = made.getpixel((30, made.height - 60))  # type: ignore[misc]
     assert blue > 200
@@ -112,7 +122,7 @@ async def test_the_models_and_their_sizes(
 
 
 @pytest.mark.parametrize(
-    ("format", "size", "wish", "side"),
+    ("format", "size", "image_size", "side"),
     [
         ("HEIF", (300, 200), None, 300),
         ("JPEG", (4200, 2800), None, 2048),
@@ -121,29 +131,29 @@ async def test_the_models_and_their_sizes(
     ],
 )
 async def test_the_photo_is_prepared(
-    gemini: Gemini, google: Google, format: str, size: tuple[int, int], wish: str | None, side: int
+    gemini: Gemini, google: Google, format: str, size: tuple[int, int], image_size: str | None, side: int
 ) -> None:
     exif = Image.Exif()
     exif[0x010F] = "SECRET-CAMERA"
-    data = encoded(scene(300, 200).resize(size), format, exif=exif)
-    await make(gemini, request(Picture(data, "image/heic"), image_size=wish))
-    photo = parts(google)[0]
+    data = encode(scene(300, 200).resize(size), format, exif=exif)
+    await make(gemini, build_request(Picture(data, "image/heic"), image_size=image_size))
+    photo = read_parts(google)[0]
     assert photo["inlineData"]["mimeType"] == "image/jpeg"
-    assert max(shown(photo).size) == side
+    assert max(decode_part(photo).size) == side
     assert b"SECRET-CAMERA" not in base64.b64decode(photo["inlineData"]["data"])
 
 
 @pytest.mark.parametrize(
-    ("wanted", "reason"),
+    ("request_", "reason"),
     [
-        (request(Picture(b"GIF89a", "image/gif")), Reason.BAD_PHOTO),
-        (request(template_media=["gone"]), Reason.BAD_TEMPLATE),
-        (request(PHOTO, {"broken": Picture(b"?", "image/png")}, template_media=["broken"]), Reason.BAD_TEMPLATE),
+        (build_request(Picture(b"GIF89a", "image/gif")), Reason.BAD_PHOTO),
+        (build_request(template_media=["gone"]), Reason.BAD_TEMPLATE),
+        (build_request(PHOTO, {"broken": Picture(b"?", "image/png")}, template_media=["broken"]), Reason.BAD_TEMPLATE),
     ],
 )
-async def test_what_cannot_be_sent_is_not(gemini: Gemini, google: Google, wanted: Any, reason: Reason) -> None:
+async def test_an_unusable_request_is_not_sent(gemini: Gemini, google: Google, request_: Any, reason: Reason) -> None:
     with pytest.raises(PermanentError) as raised:
-        await make(gemini, wanted)
+        await make(gemini, request_)
     assert raised.value.reason is reason
     assert google.sandbox.journal == []
 
@@ -151,14 +161,14 @@ async def test_what_cannot_be_sent_is_not(gemini: Gemini, google: Google, wanted
 async def test_an_image_the_provider_cannot_read_is_encoded_again_once(gemini: Gemini, google: Google) -> None:
     google.play("bad_image")
     await make(gemini)
-    before, after = (parts(google, number)[0]["inlineData"]["data"] for number in (0, 1))
+    before, after = (read_parts(google, number)[0]["inlineData"]["data"] for number in (0, 1))
     assert before == base64.b64encode(PHOTO.data).decode() != after
     google.play("bad_image", "bad_image")
     [error] = await fail(gemini)
     assert (type(error), error.reason) == (PermanentError, Reason.BAD_PHOTO)
 
 
-async def test_a_cancelled_job_tears_the_call_down(gemini: Gemini, google: Google) -> None:
+async def test_a_cancelled_job_closes_the_connection(gemini: Gemini, google: Google) -> None:
     google.play("hold")
     job = asyncio.create_task(make(gemini))
     await asyncio.to_thread(google.sandbox.wait_for, lambda: len(generations(google)) == 1)
@@ -175,8 +185,8 @@ async def test_the_account_is_checked_by_a_harmless_call(gemini: Gemini, google:
 
 
 @pytest.mark.parametrize(("key", "reason"), [("wrong", Reason.AUTH), ("", Reason.AUTH)])
-async def test_a_wrong_key_is_told(google: Google, key: str, reason: Reason) -> None:
-    adapter = Gemini(account(google, key))
+async def test_a_wrong_key_is_reported(google: Google, key: str, reason: Reason) -> None:
+    adapter = Gemini(make_account(google, key))
     with pytest.raises(PermanentError) as checked:
         await adapter.check_account()
     with pytest.raises(ProviderError) as made:
@@ -188,5 +198,5 @@ async def test_a_wrong_key_is_told(google: Google, key: str, reason: Reason) -> 
 
 def test_the_operations() -> None:
     assert [operation.id for operation in Gemini.operations] == ["image_edit", "style_transfer", "identity_transfer"]
-    assert declared("image_edit").settings is not declared("style_transfer").settings
+    assert find_operation("image_edit").settings is not find_operation("style_transfer").settings
     assert not Gemini.repeatable

@@ -1,4 +1,4 @@
-"""The sandbox's Gemini is as strict as the real one: what it refuses, and with which words."""
+"""The sandbox's Gemini is as strict as the real one: what it refuses, and with which message."""
 
 from __future__ import annotations
 
@@ -175,6 +175,6 @@ def test_a_file_in_processing_cannot_be_used(client: httpx.Client, google: Googl
     assert ask(client, body(part)).status_code == 200
 
 
-def test_a_scenario_may_be_asked_for_in_the_prompt(client: httpx.Client) -> None:
+def test_a_scenario_may_be_selected_in_the_prompt(client: httpx.Client) -> None:
     answer = ask(client, body(PART, {"text": "a hat [[finish:NO_IMAGE]]"}))
     assert answer.json()["candidates"][0]["finishReason"] == "NO_IMAGE"

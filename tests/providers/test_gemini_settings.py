@@ -1,4 +1,4 @@
-"""What a slot may set for Gemini: each rule once, and the model's own limits from the catalogue."""
+"""What a slot may set for Gemini: each rule, and each model's limits from the catalogue."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from django.conf import settings as django_settings
 
 from providers import catalogue
 from providers.gemini.settings import AspectRatio, IdentityTransfer, ImageEdit, ImageSize, StyleTransfer
@@ -18,22 +19,22 @@ pytestmark = pytest.mark.unit
 SAFETY = {"category": "HARM_CATEGORY_HARASSMENT", "threshold": "OFF"}
 
 
-def faults(settings: type[ImageEdit] = ImageEdit, **given: Any) -> dict[str, str]:
+def get_errors(settings: type[ImageEdit] = ImageEdit, **values: Any) -> dict[str, str]:
     """Messages by field."""
     with pytest.raises(pydantic.ValidationError) as raised:
-        settings.model_validate({"prompt": "x"} | given)
+        settings.model_validate({"prompt": "x"} | values)
     return {".".join(map(str, error["loc"])): error["msg"] for error in raised.value.errors()}
 
 
 def test_only_the_prompt_is_required() -> None:
     assert ImageEdit(prompt="x").model == "gemini-nano-banana-2.1"
     assert StyleTransfer(prompt="x", style="art").template_keys() == ["art"]
-    assert set(faults(StyleTransfer)) == {"style"}
-    assert set(faults(IdentityTransfer)) == {"face"}
+    assert set(get_errors(StyleTransfer)) == {"style"}
+    assert set(get_errors(IdentityTransfer)) == {"face"}
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("values", "field"),
     [
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x" * 16_001}, "prompt"),
@@ -52,12 +53,12 @@ def test_only_the_prompt_is_required() -> None:
         ({"negative_prompt": 3}, "negative_prompt"),
     ],
 )
-def test_what_is_refused_names_its_field(given: dict[str, Any], field: str) -> None:
-    assert set(faults(**given)) == {field}
+def test_what_is_refused_names_its_field(values: dict[str, Any], field: str) -> None:
+    assert set(get_errors(**values)) == {field}
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("values", "field"),
     [
         ({"model": "gemini-nano-banana-2.1", "image_size": "512"}, "image_size"),
         ({"model": "gemini-nano-banana-2.1", "thinking_level": "low"}, "thinking_level"),
@@ -66,32 +67,32 @@ def test_what_is_refused_names_its_field(given: dict[str, Any], field: str) -> N
         ({"model": "gemini-3.1-flash-lite-image", "image_size": "1K"}, "image_size"),
     ],
 )
-def test_a_model_has_its_own_limits(given: dict[str, Any], field: str) -> None:
-    [(name, message)] = faults(**given).items()
+def test_a_model_has_its_own_limits(values: dict[str, Any], field: str) -> None:
+    [(name, message)] = get_errors(**values).items()
     assert name == field
-    assert given["model"] in message
+    assert values["model"] in message
 
 
 def test_a_style_counts_among_the_images() -> None:
     keys = [f"k{n}" for n in range(13)]
     assert len(ImageEdit(prompt="x", template_media=keys).image_keys()) == 13
-    assert "12" in faults(StyleTransfer, style="art", template_media=keys)["template_media"]
+    assert "12" in get_errors(StyleTransfer, style="art", template_media=keys)["template_media"]
 
 
 @pytest.mark.parametrize("model", ["gemini-3.1-flash-image", "gemini-2.5-flash-image", "gemini-3-pro-image-preview"])
 def test_a_retired_model_names_what_to_use(model: str) -> None:
-    message = faults(model=model)["model"]
+    message = get_errors(model=model)["model"]
     assert "retired" in message
     assert any(name in message for name in catalogue.models("gemini")[model]["use_instead"])
 
 
-def test_an_unknown_model_names_those_there_are() -> None:
-    assert "gemini-nano-banana-2.1" in faults(model="dall-e-3")["model"]
+def test_an_unknown_model_names_the_current_ones() -> None:
+    assert "gemini-nano-banana-2.1" in get_errors(model="dall-e-3")["model"]
 
 
 def test_an_operator_may_add_a_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gemini.json").write_text('{"models": {"gemini-5-image": {"status": "current"}}}')
-    monkeypatch.setenv("PROVIDER_CATALOGUE_DIR", str(tmp_path))
+    monkeypatch.setattr(django_settings, "PROVIDER_CATALOGUE_DIR", str(tmp_path))
     catalogue.models.cache_clear()
     try:
         settings = ImageEdit(prompt="x", model="gemini-5-image", image_size="4K", thinking_level="low")

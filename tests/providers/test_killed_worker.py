@@ -1,4 +1,4 @@
-"""A worker is killed while a paid provider works for it: what has been ordered is never ordered again."""
+"""A worker is killed during a call of a paid provider: a call that may have been billed is never repeated."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ PROMPT = "as an oil painting, secretly-prompted"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WireSandbox]:
-    with WireSandbox([gemini.Gemini, turbotext.TurbotextSpeaker]).running() as running:
+    with WireSandbox([gemini.Gemini, turbotext.TurbotextSpeaker]).run() as running:
         yield running
 
 
 @pytest.fixture
-def paid(server: WireSandbox, database: None) -> Iterator[WireSandbox]:
+def sandbox(server: WireSandbox, database: None) -> Iterator[WireSandbox]:
     """The providers, with a clean journal."""
     server.reset()
     yield server
     server.let_go()
 
 
-def orders(paid: WireSandbox) -> list[Received]:
+def find_paid_requests(sandbox: WireSandbox) -> list[Received]:
     """The requests that cost money."""
-    return [r for r in paid.journal if r.path.endswith(":generateContent") or b"do=create_queue" in r.body]
+    return [r for r in sandbox.journal if r.path.endswith(":generateContent") or b"do=create_queue" in r.body]
 
 
-def polls(paid: WireSandbox) -> list[Received]:
-    return [r for r in paid.journal if parse_qs(r.body.decode("latin-1")).get("do") == ["get_result"]]
+def find_polls(sandbox: WireSandbox) -> list[Received]:
+    return [r for r in sandbox.journal if parse_qs(r.body.decode("latin-1")).get("do") == ["get_result"]]
 
 
-def post(processes: Processes, paid: WireSandbox, provider: str, **recipe: Any) -> Callable[[], Reply]:
-    """A booth's post that one worker, the first of `processes`, has taken up; call for its answer."""
-    use_account(provider, f"{paid.url}/{provider}", KEYS[provider])
-    set_slot(provider_id=provider, operation_id="image_edit", settings_json={"prompt": PROMPT} | recipe)
+def post_photo(processes: Processes, sandbox: WireSandbox, provider: str, **settings_json: Any) -> Callable[[], Reply]:
+    """Posts a photo, which the only worker, the first of `processes`, claims. Call the result for the reply."""
+    use_account(provider, f"{sandbox.url}/{provider}", KEYS[provider])
+    set_slot(provider_id=provider, operation_id="image_edit", settings_json={"prompt": PROMPT} | settings_json)
     processes.worker(PUBLIC_BASE_URL=processes.url)
     processes.web(PUBLIC_BASE_URL=processes.url)
     return in_background(lambda: Booth(processes.url).post(jpeg()))
 
 
 def replace_worker(processes: Processes) -> subprocess.Popen[bytes]:
-    """Another one is there, then the first is killed; returns when nothing can come from that any more."""
+    """Starts another worker, kills the first, waits for its end and expires its lease."""
     successor = processes.worker(PUBLIC_BASE_URL=processes.url)
     processes.started[0].kill()
     processes.started[0].wait()
-    Job.objects.update(lease_expires_at=Now())  # what else takes eight seconds
+    Job.objects.update(lease_expires_at=Now())  # which otherwise takes eight seconds
     return successor
 
 
@@ -74,19 +74,19 @@ def steps() -> list[str]:
     return list(ProcessingLog.objects.order_by("id").values_list("status", flat=True))
 
 
-def test_the_next_one_asks_for_what_the_first_has_ordered(processes: Processes, paid: WireSandbox) -> None:
-    queue = paid.speakers["turbotext"]
+def test_the_next_worker_polls_the_job_of_the_first(processes: Processes, sandbox: WireSandbox) -> None:
+    queue = sandbox.speakers["turbotext"]
     assert isinstance(queue, turbotext.TurbotextSpeaker)
-    queue.reconnects = 1_000_000  # works on it until told otherwise
-    reply = post(processes, paid, "turbotext")
-    paid.wait_for(lambda: len(polls(paid)) > 0)
+    queue.reconnects = 1_000_000  # does not finish until this is set to 0
+    reply = post_photo(processes, sandbox, "turbotext")
+    sandbox.wait_for(lambda: len(find_polls(sandbox)) > 0)
     replace_worker(processes)
-    asked = len(polls(paid))
-    paid.wait_for(lambda: len(polls(paid)) > asked)
+    count = len(find_polls(sandbox))
+    sandbox.wait_for(lambda: len(find_polls(sandbox)) > count)
     queue.reconnects = 0
     assert reply().status == 200
-    assert len(orders(paid)) == 1
-    assert {r.body for r in polls(paid)} == {b"do=get_result&queueid=4001"}
+    assert len(find_paid_requests(sandbox)) == 1
+    assert {r.body for r in find_polls(sandbox)} == {b"do=get_result&queueid=4001"}
     assert outcomes() == ["made"]
     assert steps() == ["received", "dispatched", "dispatched", "provider_responded", "succeeded"]
     references = ProcessingLog.objects.filter(status="dispatched").values_list("details__provider_reference", flat=True)
@@ -95,24 +95,24 @@ def test_the_next_one_asks_for_what_the_first_has_ordered(processes: Processes, 
 
 @pytest.mark.parametrize("provider", ["gemini", "turbotext"])
 def test_a_call_whose_answer_is_lost_with_it_is_not_repeated(
-    processes: Processes, paid: WireSandbox, provider: str
+    processes: Processes, sandbox: WireSandbox, provider: str
 ) -> None:
-    paid.speakers[provider].play("hold")
-    reply = post(processes, paid, provider)
-    paid.wait_for(lambda: len(orders(paid)) == 1)
+    sandbox.speakers[provider].play("hold")
+    reply = post_photo(processes, sandbox, provider)
+    sandbox.wait_for(lambda: len(find_paid_requests(sandbox)) == 1)
     replace_worker(processes)
     assert refusal(reply(), 500, "internal_error")["reason"] == "internal"
-    assert len(orders(paid)) == 1
+    assert len(find_paid_requests(sandbox)) == 1
     assert outcomes() == ["ambiguous"]
     assert "may have been billed" in Job.objects.get().error_message
     assert "may have been billed" in ProcessingLog.objects.get(status="failed").details["error"]
 
 
-def test_unless_the_slot_says_so(processes: Processes, paid: WireSandbox) -> None:
-    paid.speakers["gemini"].play("hold")
-    reply = post(processes, paid, "gemini", retry={"repeat_ambiguous": True})
-    paid.wait_for(lambda: len(orders(paid)) == 1)
+def test_unless_the_slot_says_so(processes: Processes, sandbox: WireSandbox) -> None:
+    sandbox.speakers["gemini"].play("hold")
+    reply = post_photo(processes, sandbox, "gemini", retry={"repeat_ambiguous": True})
+    sandbox.wait_for(lambda: len(find_paid_requests(sandbox)) == 1)
     replace_worker(processes)
     assert reply().status == 200
-    assert len(orders(paid)) == 2
+    assert len(find_paid_requests(sandbox)) == 2
     assert outcomes() == ["ambiguous", "made"]

@@ -1,4 +1,4 @@
-"""The OpenAI adapter against the sandbox on a real socket: what it sends, what it makes of every answer."""
+"""The OpenAI adapter against the sandbox on a real socket: its requests, and its result for every response."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from providers.openai import OpenAI
 from providers.openai.form import ImageEdit, StyleTransfer
 from providers.prepare import templates
 from tests.conftest import jpeg
-from tests.providers.observers import Permissive, unchanged
+from tests.providers.observers import Permissive, keep_picture
 from tests.sandbox.openai import OpenAI as Speaker
 from tests.sandbox.openai_form import parts
 from tests.sandbox.pictures import ODD, UNUSABLE
@@ -58,7 +58,7 @@ PROMPT = "Make it a painting — “oil”, 油画"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WireSandbox]:
-    with WireSandbox([Speaker]).running() as running:
+    with WireSandbox([Speaker]).run() as running:
         yield running
 
 
@@ -71,7 +71,7 @@ def sandbox(server: WireSandbox) -> Iterator[WireSandbox]:
 
 @dataclass
 class Recorder(Permissive):
-    """Keeps what happened to a photo."""
+    """Records the error of each attempt."""
 
     errors: list[ProviderError | None] = field(default_factory=list)
 
@@ -112,7 +112,7 @@ class Booth:
             provider = OpenAI(Account(self.key, self.url))
             try:
                 request = Request(uuid4(), "any", settings, photo, templates or {})
-                return await make_picture(provider, request, Deadline.after(seconds), self.recorder, unchanged)
+                return await make_picture(provider, request, Deadline.after(seconds), self.recorder, keep_picture)
             finally:
                 await provider.aclose()
 
@@ -122,7 +122,7 @@ class Booth:
         self.sandbox.speakers["openai"].play(*scenarios)
         return self.make(edit(retry=Retry(attempts=attempts, pause_seconds=0)), seconds=seconds)
 
-    def fails(self, *scenarios: str, attempts: int = 3) -> ProviderError:
+    def fail(self, *scenarios: str, attempts: int = 3) -> ProviderError:
         with pytest.raises(ProviderError) as caught:
             self.play(*scenarios, attempts=attempts)
         return caught.value
@@ -137,7 +137,7 @@ def edit(**settings: Any) -> ImageEdit:
     return ImageEdit(**{"prompt": PROMPT} | settings)
 
 
-def coloured(colour: str, format: images.Format = "png") -> Picture:
+def make_colour(colour: str, format: images.Format = "png") -> Picture:
     return Picture(images.encode(Image.new("RGB", (300, 300), colour), format), images.MIME_TYPES[format])
 
 
@@ -181,7 +181,7 @@ def test_the_headers_carry_the_key_and_a_length(booth: Booth) -> None:
 
 
 def test_photo_style_and_further_images_go_in_this_order(booth: Booth) -> None:
-    templates = {"mood": coloured("red"), "back": coloured("lime", "jpeg"), "hat": coloured("blue", "webp")}
+    templates = {"mood": make_colour("red"), "back": make_colour("lime", "jpeg"), "hat": make_colour("blue", "webp")}
     settings = StyleTransfer(prompt=PROMPT, style="mood", template_media=["back", "hat"], size="1024x1024")
     made = images.decode(booth.make(settings, templates=templates).data)
     files = [part for part in parts(booth.posts[0]) if part.filename]
@@ -254,7 +254,7 @@ def test_the_bill_is_the_usage_at_the_prices_of_the_catalogue(booth: Booth) -> N
     )
 
 
-def test_output_tokens_that_are_not_told_apart_are_the_pictures(booth: Booth) -> None:
+def test_output_tokens_without_details_are_the_pictures(booth: Booth) -> None:
     usage = booth.play("plain_usage").usage
     assert usage is not None
     assert usage.units["image_output_tokens"] == 1667 * 1536 * 1024 // 1024**2
@@ -267,7 +267,7 @@ def test_a_picture_without_figures_has_an_unknown_cost(booth: Booth, scenario: s
     assert made.usage == Usage({}, "gpt-image-2.5-flare", None)
 
 
-# What goes wrong
+# Errors
 
 FAULTS: dict[str, tuple[type[ProviderError], Reason]] = {
     "moderation_input": (PermanentError, Reason.REFUSED),
@@ -326,14 +326,14 @@ FAULTS: dict[str, tuple[type[ProviderError], Reason]] = {
 @pytest.mark.parametrize("scenario", FAULTS)
 def test_a_fault_has_its_reason_and_is_repeated_only_if_that_is_free(booth: Booth, scenario: str) -> None:
     kind, reason = FAULTS[scenario]
-    error = booth.fails(scenario, scenario, attempts=2)
+    error = booth.fail(scenario, scenario, attempts=2)
     assert (type(error), error.reason) == (kind, reason)
     assert len(booth.posts) == (2 if kind is TransientError else 1)
 
 
 @pytest.mark.parametrize("scenario", ["empty_data", "null_picture", "picture:html", "picture:bomb"])
 def test_what_was_billed_without_a_picture_is_on_the_bill(booth: Booth, scenario: str) -> None:
-    usage = booth.fails(scenario).usage
+    usage = booth.fail(scenario).usage
     assert usage is not None
     assert usage.cost is not None
     assert usage.cost > 0
@@ -365,8 +365,8 @@ def test_overloaded_twice_and_then_a_picture(booth: Booth) -> None:
         ("rate:-3", None),
     ],
 )
-def test_the_time_to_wait_is_found_wherever_it_stands(booth: Booth, scenario: str, seconds: float | None) -> None:
-    error = booth.fails(scenario, attempts=1)
+def test_the_time_to_wait_is_found_in_every_place(booth: Booth, scenario: str, seconds: float | None) -> None:
+    error = booth.fail(scenario, attempts=1)
     assert error.reason == Reason.OVERLOADED
     assert error.retry_after == (seconds if seconds is None else pytest.approx(seconds, abs=1.1))
     if scenario.startswith(("rate_ms", "rate_text", "rate:")):
@@ -396,7 +396,7 @@ def test_no_connection_is_tried_again(booth: Booth) -> None:
     async def call() -> None:
         provider = OpenAI(nowhere)
         request = Request(uuid4(), "any", edit(retry=Retry(attempts=2, pause_seconds=0)), PHOTO, {})
-        await make_picture(provider, request, Deadline.after(10), booth.recorder, unchanged)
+        await make_picture(provider, request, Deadline.after(10), booth.recorder, keep_picture)
 
     with pytest.raises(TransientError) as caught:
         asyncio.run(call())
@@ -404,7 +404,7 @@ def test_no_connection_is_tried_again(booth: Booth) -> None:
     assert len(booth.recorder.errors) == 2
 
 
-def test_at_the_deadline_the_call_is_torn_down(booth: Booth, sandbox: WireSandbox) -> None:
+def test_at_the_deadline_the_connection_is_closed(booth: Booth, sandbox: WireSandbox) -> None:
     with pytest.raises(DeadlineReached):
         booth.play("hold", attempts=5, seconds=0.7)
     sandbox.wait_for(lambda: len(sandbox.hung_up) == 1)
@@ -413,21 +413,21 @@ def test_at_the_deadline_the_call_is_torn_down(booth: Booth, sandbox: WireSandbo
 
 def test_a_key_that_is_refused(sandbox: WireSandbox) -> None:
     booth = Booth(sandbox, key="sk-bad-0123456789")
-    error = booth.fails()
+    error = booth.fail()
     assert error.reason == Reason.AUTH
     assert "sk-bad" not in error.message
 
 
 def test_a_redirect_is_not_followed_with_the_key(booth: Booth, sandbox: WireSandbox) -> None:
-    booth.fails(f"redirect:{sandbox.url}/openai/v1/models", attempts=1)
+    booth.fail(f"redirect:{sandbox.url}/openai/v1/models", attempts=1)
     assert sandbox.calls("openai", "GET") == []
 
 
-# What staff reads
+# The messages that staff read
 
 
 def test_a_refusal_says_where_and_why_and_how_to_ask_support(booth: Booth) -> None:
-    message = booth.fails("moderation_output").message
+    message = booth.fail("moderation_output").message
     assert message.startswith("HTTP 400: moderation_blocked: Your request was rejected")
     assert "stage output: sexual, violence" in message
     assert "(req_sandbox" in message
@@ -435,17 +435,17 @@ def test_a_refusal_says_where_and_why_and_how_to_ask_support(booth: Booth) -> No
 
 @pytest.mark.parametrize("scenario", ["empty_data", "html_200"])
 def test_a_lost_picture_has_the_id_of_the_request(booth: Booth, scenario: str) -> None:
-    assert "(req_sandbox" in booth.fails(scenario).message
+    assert "(req_sandbox" in booth.fail(scenario).message
 
 
 def test_neither_key_nor_prompt_is_in_a_message(booth: Booth) -> None:
-    message = booth.fails(f"echo:{PROMPT}").message
+    message = booth.fail(f"echo:{PROMPT}").message
     assert "Could not process the prompt '…'" in message
     assert "sk-proj" not in message
     assert len(message) <= 500
 
 
-# What is forgiven
+# Odd responses
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_the_type_is_what_the_bytes_are(booth: Booth, name: str) -> None:
 
 @pytest.mark.parametrize("field", ["data", "b64_json"])
 def test_each_field_of_the_answer_is_read_by_its_name(booth: Booth, field: str) -> None:
-    assert booth.fails(f"rename:{field}").reason is Reason.NO_IMAGE
+    assert booth.fail(f"rename:{field}").reason is Reason.NO_IMAGE
 
 
 @pytest.mark.parametrize("field", ["usage", "input_tokens_details", "text_tokens", "image_tokens"])
@@ -568,40 +568,40 @@ def test_the_examples_of_the_docs_are_accepted() -> None:
 
 
 @pytest.fixture
-def own_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """An operator's own: one model of fixed sizes stays, one has no price yet, a new one is known by name only."""
+def operator_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """An operator's own catalogue: one model of fixed sizes stays, one has no price yet, a new one has only a name."""
 
-    def lay(models: dict[str, Any]) -> None:
+    def write(models: dict[str, Any]) -> None:
         (tmp_path / "openai.json").write_text(json.dumps({"models": models}))
         catalogue.models.cache_clear()
 
-    monkeypatch.setenv("PROVIDER_CATALOGUE_DIR", str(tmp_path))
+    monkeypatch.setattr(settings, "PROVIDER_CATALOGUE_DIR", str(tmp_path))
     no_price = {"prices": [{"from": "2999-01-01", "text_input": "1", "image_input": "1", "image_output": "1"}]}
-    lay(
+    write(
         {
             "gpt-image-1.5": {"retired_on": "2999-01-01"},
             "gpt-image-2": no_price,
             "gpt-image-9": {"status": "current"},
         }
     )
-    yield lay
+    yield write
     catalogue.models.cache_clear()
 
 
-def test_a_default_that_was_retired_since_is_refused_too(own_catalogue: Callable[..., None]) -> None:
-    own_catalogue({"gpt-image-2.5-flare": {"retired_on": "2026-11-01", "use_instead": ["gpt-image-9"]}})
-    assert refused({}) == ("model", "gpt-image-2.5-flare was retired on 2026-11-01. Use: gpt-image-9")
+def test_a_default_that_was_retired_since_is_refused_too(operator_catalogue: Callable[..., None]) -> None:
+    operator_catalogue({"gpt-image-2.5-flare": {"retired_on": "2026-11-01", "use_instead": ["gpt-image-9"]}})
+    assert get_error({}) == ("model", "gpt-image-2.5-flare was retired on 2026-11-01. Use: gpt-image-9")
 
 
-def refused(settings: dict[str, Any], kind: type[ImageEdit] = ImageEdit) -> tuple[str, str]:
-    """The field at fault, and what is said about it."""
+def get_error(settings: dict[str, Any], kind: type[ImageEdit] = ImageEdit) -> tuple[str, str]:
+    """The invalid field and the error's message."""
     with pytest.raises(ValidationError) as caught:
         kind.model_validate({"prompt": "x"} | settings)
     [error] = caught.value.errors()
     return str(error["loc"][0]), error["msg"]
 
 
-@pytest.mark.usefixtures("own_catalogue")
+@pytest.mark.usefixtures("operator_catalogue")
 @pytest.mark.parametrize(
     ("settings", "field", "words"),
     [
@@ -630,17 +630,17 @@ def refused(settings: dict[str, Any], kind: type[ImageEdit] = ImageEdit) -> tupl
     ],
 )
 def test_settings_are_refused_with_the_field_named(settings: dict[str, Any], field: str, words: str) -> None:
-    where, message = refused(settings)
+    where, message = get_error(settings)
     assert where == field
     assert words in message
 
 
 def test_style_transfer_needs_its_style_and_leaves_room_for_it() -> None:
-    assert refused({}, StyleTransfer) == ("style", "Field required")
-    assert refused({"style": "mood", "template_media": ["k"] * 15}, StyleTransfer)[0] == "template_media"
+    assert get_error({}, StyleTransfer) == ("style", "Field required")
+    assert get_error({"style": "mood", "template_media": ["k"] * 15}, StyleTransfer)[0] == "template_media"
 
 
-@pytest.mark.usefixtures("own_catalogue")
+@pytest.mark.usefixtures("operator_catalogue")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -659,7 +659,7 @@ def test_settings_that_are_accepted(settings: dict[str, Any]) -> None:
     ImageEdit.model_validate({"prompt": "x"} | settings)
 
 
-@pytest.mark.usefixtures("own_catalogue")
+@pytest.mark.usefixtures("operator_catalogue")
 def test_a_model_without_a_price_costs_an_unknown_sum(booth: Booth) -> None:
     usage = booth.make(edit(model="gpt-image-2")).usage
     assert usage is not None

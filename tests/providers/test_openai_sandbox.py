@@ -1,4 +1,4 @@
-"""The OpenAI sandbox is credible: OpenAI's own SDK accepts it, and it refuses what the original refuses."""
+"""The OpenAI sandbox: OpenAI's own SDK accepts it, and it refuses what OpenAI refuses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL = "gpt-image-2.5-flare"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WireSandbox]:
-    with WireSandbox([Speaker]).running() as running:
+    with WireSandbox([Speaker]).run() as running:
         yield running
 
 
@@ -50,17 +50,17 @@ def options(sandbox: WireSandbox, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def client(sandbox: WireSandbox) -> Iterator[openai.OpenAI]:
-    with closing(openai.OpenAI(**options(sandbox))) as opened:
-        yield opened
+    with closing(openai.OpenAI(**options(sandbox))) as open_picture:
+        yield open_picture
 
 
 @pytest.fixture
 async def async_client(sandbox: WireSandbox) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(**options(sandbox)) as opened:
-        yield opened
+    async with openai.AsyncOpenAI(**options(sandbox)) as open_picture:
+        yield open_picture
 
 
-def opened(response: ImagesResponse) -> Image.Image:
+def open_picture(response: ImagesResponse) -> Image.Image:
     assert response.data is not None
     return Image.open(io.BytesIO(base64.b64decode(response.data[0].b64_json or "")))
 
@@ -71,7 +71,7 @@ def opened(response: ImagesResponse) -> Image.Image:
 def test_the_sdk_edits_two_images_with_a_mask(client: openai.OpenAI) -> None:
     mask = ("mask.png", images.encode(Image.new("RGBA", (300, 200)), "png"), "image/png")
     response = client.images.edit(image=[PHOTO, OTHER], mask=mask, prompt="two", model=MODEL, size="1024x1024")
-    picture = opened(response)
+    picture = open_picture(response)
     assert (picture.size, picture.format) == ((1024, 1024), "PNG")
     expected = ImageOps.invert(ImageOps.fit(Image.open(io.BytesIO(PHOTO[1])), (1024, 1024)))
     assert picture.getpixel((512, 512)) == expected.getpixel((512, 512))
@@ -92,7 +92,8 @@ async def test_the_async_sdk_edits_two_images(async_client: openai.AsyncOpenAI) 
         background="transparent",
         extra_body={"moderation": "low"},
     )
-    assert (opened(response).size, opened(response).format, opened(response).mode) == ((1536, 864), "WEBP", "RGBA")
+    picture = open_picture(response)
+    assert (picture.size, picture.format, picture.mode) == ((1536, 864), "WEBP", "RGBA")
     assert (response.size, response.quality, response.background) == ("1536x864", "max", "transparent")
 
 
@@ -172,12 +173,12 @@ def test_an_html_page_and_a_truncated_answer_are_the_sdks_errors_too(client: ope
         client.images.edit(image=PHOTO, prompt="[[truncated]]", model=MODEL)
 
 
-def test_the_sdk_obeys_the_sandboxs_wish_to_wait(sandbox: WireSandbox) -> None:
+def test_the_sdk_obeys_the_sandboxs_retry_after(sandbox: WireSandbox) -> None:
     sandbox.speakers["openai"].play("rate_ms:900")
     with closing(openai.OpenAI(**options(sandbox, max_retries=1))) as patient:
         patient.images.edit(image=PHOTO, prompt="one", model=MODEL)
     first, second = sandbox.calls("openai")
-    assert second.at - first.at >= 0.9  # without a wish it waits half a second at most
+    assert second.at - first.at >= 0.9  # without the header it waits half a second at most
 
 
 # Every error in the official shape

@@ -1,4 +1,4 @@
-"""Placeholders in prompts: which there are, and what they become."""
+"""Placeholders in prompts: which exist, and how they are filled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.unit
     ],
 )
 def test_only_what_booths_send_may_be_named(text: str, unknown: list[str]) -> None:
-    assert placeholders.unknown(text) == unknown
+    assert placeholders.find_unknown(text) == unknown
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_a_value_comes_in_one_line_of_bounded_length(sent: dict[str, str], expec
 
 
 @pytest.mark.parametrize(("provider", "field"), [("gemini", "prompt"), ("openai", "prompt"), ("turbotext", "prompt")])
-def test_a_slot_with_an_unknown_one_is_refused_and_told_which(provider: str, field: str) -> None:
+def test_a_slot_with_an_unknown_one_is_refused_and_it_is_named(provider: str, field: str) -> None:
     with pytest.raises(ValidationError) as caught:
         settings_validation.parse(provider, "image_edit", {"prompt": "For {guest} and {name}"})
-    ((place, (sentence,)),) = settings_validation.group_by_field(caught.value).items()
-    assert place == f"settings_json.{field}"
+    ((path, (sentence,)),) = settings_validation.group_by_field(caught.value).items()
+    assert path == f"settings_json.{field}"
     assert "{guest}" in sentence
     assert "{name}" not in sentence

@@ -1,4 +1,4 @@
-"""A photo on its way to a provider: what it loses, what it keeps, and when it is encoded again."""
+"""Preparing a photo for a provider: what is removed, what is kept, and when it is encoded again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PHOTO = scene(300, 200)
 SECRETS = (b"GPS-HERE", b"XMP-HERE", b"COMMENT-HERE", b"MAKER-HERE")
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -42,11 +42,11 @@ def png_notes() -> PngImagePlugin.PngInfo:
 
 
 NOTES: dict[str, Any] = {"exif": exif(), "xmp": b"XMP-HERE"}
-JPEG = encoded(PHOTO, "JPEG", quality=95, comment=b"COMMENT-HERE", **NOTES)
-PROGRESSIVE = encoded(PHOTO, "JPEG", quality=95, progressive=True, comment=b"COMMENT-HERE", **NOTES)
-MPO = encoded(PHOTO, "MPO", save_all=True, append_images=[PHOTO], quality=95, exif=exif())
-PNG = encoded(PHOTO, "PNG", pnginfo=png_notes(), exif=exif())
-WEBP = encoded(PHOTO, "WEBP", **NOTES)
+JPEG = encode(PHOTO, "JPEG", quality=95, comment=b"COMMENT-HERE", **NOTES)
+PROGRESSIVE = encode(PHOTO, "JPEG", quality=95, progressive=True, comment=b"COMMENT-HERE", **NOTES)
+MPO = encode(PHOTO, "MPO", save_all=True, append_images=[PHOTO], quality=95, exif=exif())
+PNG = encode(PHOTO, "PNG", pnginfo=png_notes(), exif=exif())
+WEBP = encode(PHOTO, "WEBP", **NOTES)
 CUT_OUT = Image.merge("RGBA", (*PHOTO.split(), PHOTO.getchannel("R")))
 
 
@@ -54,19 +54,19 @@ def send(data: bytes, mime_type: str = "image/jpeg", max_side: int = 2000, accep
     return prepare(Picture(data, mime_type), max_side=max_side, accepts=accepts)
 
 
-def opened(picture: Picture) -> Image.Image:
+def open_picture(picture: Picture) -> Image.Image:
     return Image.open(BytesIO(picture.data))
 
 
 @pytest.mark.parametrize("data", [JPEG, PROGRESSIVE, MPO, PNG, WEBP], ids=["jpeg", "progressive", "mpo", "png", "webp"])
-def test_metadata_goes_and_every_pixel_stays(data: bytes) -> None:
+def test_metadata_is_removed_and_every_pixel_stays(data: bytes) -> None:
     assert b"MAKER-HERE" in data
     sent = send(data)
     assert not [secret for secret in SECRETS if secret in sent.data]
     assert len(sent.data) < len(data)
-    before, after = Image.open(BytesIO(data)).convert("RGB"), opened(sent).convert("RGB")
+    before, after = Image.open(BytesIO(data)).convert("RGB"), open_picture(sent).convert("RGB")
     assert ImageChops.difference(before, after).getbbox() is None
-    assert not opened(sent).getexif()
+    assert not open_picture(sent).getexif()
 
 
 def test_a_webp_no_longer_announces_what_it_lost() -> None:
@@ -75,34 +75,34 @@ def test_a_webp_no_longer_announces_what_it_lost() -> None:
 
 
 def test_fill_bytes_and_restarts_are_read_over() -> None:
-    data = encoded(PHOTO, "JPEG", quality=95, restart_marker_blocks=1)
+    data = encode(PHOTO, "JPEG", quality=95, restart_marker_blocks=1)
     filled = data[:2] + b"\xff\xff" + data[2:]
     assert send(filled).data == data
 
 
 @pytest.mark.parametrize("tail", [b"", b"\xff\xfe\x00\x12COMMENT-HERE1234", JPEG])
-def test_what_lies_behind_the_picture_goes(tail: bytes) -> None:
-    data = encoded(PHOTO, "JPEG", quality=95)
+def test_data_after_the_picture_is_removed(tail: bytes) -> None:
+    data = encode(PHOTO, "JPEG", quality=95)
     assert send(data + tail).data == data
 
 
 def test_a_photo_lying_on_its_side_is_turned() -> None:
-    sent = send(encoded(PHOTO.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif(6), quality=95))
-    assert opened(sent).size == PHOTO.size
-    assert max(ImageStat.Stat(ImageChops.difference(opened(sent), PHOTO)).mean) < 4
+    sent = send(encode(PHOTO.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif(6), quality=95))
+    assert open_picture(sent).size == PHOTO.size
+    assert max(ImageStat.Stat(ImageChops.difference(open_picture(sent), PHOTO)).mean) < 4
     assert b"GPS-HERE" not in sent.data
 
 
 @pytest.mark.parametrize("size", [(6000, 4000), (4000, 6000), (6016, 4016), (3001, 3001)])
 def test_a_large_photo_is_scaled_to_the_useful_side(size: tuple[int, int]) -> None:
-    sent = send(encoded(Image.new("RGB", size, "teal"), "JPEG", exif=exif()), max_side=3000)
-    assert max(opened(sent).size) == 3000
-    assert min(opened(sent).size) == pytest.approx(min(size) * 3000 / max(size), abs=1)
+    sent = send(encode(Image.new("RGB", size, "teal"), "JPEG", exif=exif()), max_side=3000)
+    assert max(open_picture(sent).size) == 3000
+    assert min(open_picture(sent).size) == pytest.approx(min(size) * 3000 / max(size), abs=1)
 
 
 @pytest.mark.parametrize("accepts", [ALL, frozenset({"image/png"})])
 def test_heic_is_converted_to_what_the_provider_takes(accepts: frozenset[str]) -> None:
-    sent = send(encoded(PHOTO, "HEIF", quality=95), "image/heic", accepts=accepts)
+    sent = send(encode(PHOTO, "HEIF", quality=95), "image/heic", accepts=accepts)
     assert sent.mime_type == ("image/jpeg" if "image/jpeg" in accepts else "image/png")
     assert images.probe(sent.data).mime_type == sent.mime_type
 
@@ -113,15 +113,15 @@ def test_the_type_is_read_from_the_bytes() -> None:
 
 @pytest.mark.parametrize(("accepts", "mode"), [(ALL, "RGBA"), (frozenset({"image/jpeg"}), "RGB")])
 def test_a_cut_out_stays_one_where_it_can(accepts: frozenset[str], mode: str) -> None:
-    sent = send(encoded(CUT_OUT, "PNG"), "image/png", max_side=150, accepts=accepts)
-    assert opened(sent).mode == mode
-    assert opened(sent).size == (150, 100)
+    sent = send(encode(CUT_OUT, "PNG"), "image/png", max_side=150, accepts=accepts)
+    assert open_picture(sent).mode == mode
+    assert open_picture(sent).size == (150, 100)
 
 
 def test_other_colours_are_converted_to_srgb() -> None:
     swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     swapped = swapped.replace(b"rXYZ", b"tmpX").replace(b"bXYZ", b"rXYZ").replace(b"tmpX", b"bXYZ")
-    sent = opened(send(encoded(Image.new("RGB", (40, 40), (220, 30, 30)), "JPEG", icc_profile=swapped)))
+    sent = open_picture(send(encode(Image.new("RGB", (40, 40), (220, 30, 30)), "JPEG", icc_profile=swapped)))
     red, _, blue = sent.getpixel((20, 20))  # type: ignore[misc]
     assert blue > red + 100
     assert "icc_profile" not in sent.info
@@ -129,59 +129,59 @@ def test_other_colours_are_converted_to_srgb() -> None:
 
 @pytest.mark.parametrize("mode", ["CMYK", "L"])
 def test_other_kinds_of_jpeg_become_rgb(mode: str) -> None:
-    assert opened(send(encoded(PHOTO.convert(mode), "JPEG"))).mode == "RGB"
+    assert open_picture(send(encode(PHOTO.convert(mode), "JPEG"))).mode == "RGB"
 
 
 def test_an_animation_becomes_its_first_frame() -> None:
-    data = encoded(PHOTO, "WEBP", save_all=True, append_images=[Image.new("RGB", PHOTO.size)], lossless=True)
-    assert getattr(opened(send(data)), "n_frames", 1) == 1
+    data = encode(PHOTO, "WEBP", save_all=True, append_images=[Image.new("RGB", PHOTO.size)], lossless=True)
+    assert getattr(open_picture(send(data)), "n_frames", 1) == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", JPEG[:-700], PNG[:-700], WEBP[:60]])
-def test_what_cannot_be_read_is_said(data: bytes) -> None:
+def test_an_unreadable_picture_is_an_error(data: bytes) -> None:
     with pytest.raises(images.ImageError):
         send(data)
 
 
-# Template images are prepare once.
+# Template images are prepared once.
 
 
-def ready(templates: Templates, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL) -> Picture:
+def get_template(templates: Templates, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL) -> Picture:
     return templates.prepare(picture, max_side=max_side, accepts=accepts)
 
 
 def test_a_template_image_is_prepared_once_for_each_use() -> None:
     templates, picture = Templates(10**6), Picture(PNG, "image/png")
-    first = ready(templates, picture)
-    assert max(opened(first).size) == 100
-    assert ready(templates, Picture(bytes(bytearray(PNG)), "image/png")) is first  # the content counts
-    assert ready(templates, picture, max_side=80) is not first
-    assert ready(templates, picture, accepts=frozenset({"image/jpeg"})) is not first
-    assert ready(templates, Picture(JPEG, "image/jpeg")) is not first
-    assert (ready(templates, picture) is first, templates.hits) == (True, 2)
+    first = get_template(templates, picture)
+    assert max(open_picture(first).size) == 100
+    assert get_template(templates, Picture(bytes(bytearray(PNG)), "image/png")) is first  # the content counts
+    assert get_template(templates, picture, max_side=80) is not first
+    assert get_template(templates, picture, accepts=frozenset({"image/jpeg"})) is not first
+    assert get_template(templates, Picture(JPEG, "image/jpeg")) is not first
+    assert (get_template(templates, picture) is first, templates.hits) == (True, 2)
 
 
-def test_those_not_used_for_longest_make_room() -> None:
+def test_the_least_recently_used_are_evicted() -> None:
     old, used, new = (
-        Picture(encoded(Image.new("RGB", (60, 40), c), "PNG"), "image/png") for c in ("red", "tan", "navy")
+        Picture(encode(Image.new("RGB", (60, 40), c), "PNG"), "image/png") for c in ("red", "tan", "navy")
     )
     templates = Templates(sum(len(picture.data) for picture in (old, used, new)) - 1)
-    kept = ready(templates, used)
-    ready(templates, old)
-    assert ready(templates, used) is kept
-    ready(templates, new)
-    assert ready(templates, used) is kept
+    kept = get_template(templates, used)
+    get_template(templates, old)
+    assert get_template(templates, used) is kept
+    get_template(templates, new)
+    assert get_template(templates, used) is kept
     assert templates.hits == 2
-    ready(templates, old)
+    get_template(templates, old)
     assert templates.hits == 2
 
 
 def test_one_that_is_too_large_alone_is_not_kept() -> None:
     templates = Templates(10)
-    assert ready(templates, Picture(PNG, "image/png")) is not ready(templates, Picture(PNG, "image/png"))
+    assert get_template(templates, Picture(PNG, "image/png")) is not get_template(templates, Picture(PNG, "image/png"))
 
 
-def test_one_that_cannot_be_read_is_said_each_time() -> None:
+def test_an_unreadable_one_is_an_error_each_time() -> None:
     for _ in range(2):
         with pytest.raises(images.ImageError):
-            ready(Templates(10**6), Picture(PNG[:-700], "image/png"))
+            get_template(Templates(10**6), Picture(PNG[:-700], "image/png"))

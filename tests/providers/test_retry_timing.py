@@ -1,7 +1,7 @@
-"""When the next call is made, after what the provider itself said: real adapters, real answers, a clock that is turned.
+"""When the next call is made after the provider's own hint: real adapters, real responses, an event loop that skips.
 
-The loop's time is that of the wall, and jumps only while an attempt rests: so waiting takes no time, and everything
-else takes what it takes.
+The loop's time is real time, but skips the seconds of a back-off: so waiting takes no time, and all else takes its
+real time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from providers.gemini.settings import ImageEdit as GeminiEdit
 from providers.openai import OpenAI
 from providers.openai.form import ImageEdit as OpenAIEdit
 from providers.turbotext.operations import ImageEdit as TurbotextEdit
-from tests.providers.observers import unchanged
+from tests.providers.observers import keep_picture
 from tests.sandbox import gemini, openai, turbotext
 from tests.sandbox.providers import QuickTurbotext
 from tests.sandbox.turbotext_helpers import Media
@@ -34,35 +34,35 @@ from tests.sandbox.wire import WireSandbox
 pytestmark = pytest.mark.integration
 
 DEADLINE_SECONDS = 48.0
-BUSY_SECONDS = 0.5  # of the machine, between the end of a rest and the call
+BUSY_SECONDS = 0.5  # what the machine may take between the end of a back-off and the call
 PHOTO = Picture(images.encode(scene(320, 200), "jpeg"), "image/jpeg")
 
 
-class TurnedLoop(asyncio.SelectorEventLoop):
+class SkippingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.ahead = 0.0
-        self.is_resting = False
-        super().__init__(_TurnedSelector(self))
+        self.is_skipping = False
+        super().__init__(_SkippingSelector(self))
 
     def time(self) -> float:
         return super().time() + self.ahead
 
 
-class _TurnedSelector(selectors.DefaultSelector):
-    def __init__(self, loop: TurnedLoop) -> None:
+class _SkippingSelector(selectors.DefaultSelector):
+    def __init__(self, loop: SkippingLoop) -> None:
         super().__init__()
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._loop.is_resting and timeout is not None:
+        if self._loop.is_skipping and timeout is not None:
             self._loop.ahead += max(0, timeout)
             timeout = 0
         return super().select(timeout)
 
 
 @dataclass
-class Watch:
-    """Notes when calls are made and when attempts have ended."""
+class TimingObserver:
+    """Records when calls are made and when attempts end."""
 
     calls: list[float] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
@@ -78,10 +78,10 @@ class Watch:
 
     async def back_off(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
-        assert isinstance(loop, TurnedLoop)
-        loop.is_resting = True
+        assert isinstance(loop, SkippingLoop)
+        loop.is_skipping = True
         await asyncio.sleep(seconds)
-        loop.is_resting = False
+        loop.is_skipping = False
 
     async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
         self.ends.append(asyncio.get_running_loop().time())
@@ -89,7 +89,7 @@ class Watch:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WireSandbox]:
-    with WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Media]).running() as running:
+    with WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Media]).run() as running:
         yield running
 
 
@@ -106,27 +106,27 @@ KINDS: dict[str, tuple[type[Provider[Any]], Any, str, str]] = {
 }
 
 
-def made(sandbox: WireSandbox, provider: str, scenario: str, pause: float | None = None) -> Watch:
-    """One photo. Raises `ProviderError`; the pause is the service's own unless the slot has one."""
-    kind, declared, key, path = KINDS[provider]
-    watch = Watch()
+def run_photo(sandbox: WireSandbox, provider: str, scenario: str, pause: float | None = None) -> TimingObserver:
+    """Makes one picture. Raises `ProviderError`; without a `pause` of the slot, the service's is used."""
+    kind, settings_class, key, path = KINDS[provider]
+    observer = TimingObserver()
     sandbox.speakers[provider].play(scenario)
 
     async def run() -> None:
-        settings = declared(prompt="x", retry=Retry(pause_seconds=pause))
+        settings = settings_class(prompt="x", retry=Retry(pause_seconds=pause))
         request = Request(uuid4(), "image_edit", settings, PHOTO, {}, f"{sandbox.url}/media/photo")
         async with aclosing(kind(Account(key, sandbox.url + path))) as adapter:
-            await make_picture(adapter, request, Deadline.after(DEADLINE_SECONDS), watch, unchanged)
+            await make_picture(adapter, request, Deadline.after(DEADLINE_SECONDS), observer, keep_picture)
 
-    with asyncio.Runner(loop_factory=TurnedLoop) as runner:
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
         runner.run(run())
-    return watch
+    return observer
 
 
 # Provider, scenario, the pause of the slot (None: the service's 3 s), and the seconds until the next call: least, most.
 TIMES: list[tuple[str, str, float | None, float, float]] = [
     ("gemini", "rate:14s", None, 14, 15.4),  # RetryInfo, and up to a tenth more, or booths would come back together
-    ("gemini", "rate_prose:14s", None, 14, 15.4),  # its prose says 51 s at the same time
+    ("gemini", "rate_prose:14s", None, 14, 15.4),  # its message says 51 s at the same time
     ("gemini", "rate:1.500s", 0, 1.5, 1.65),
     ("gemini", "rate:1.500s", None, 3, 3),  # the pause is longer
     ("gemini", "rate:0s", 0, 1, 1.1),
@@ -156,9 +156,9 @@ TIMES: list[tuple[str, str, float | None, float, float]] = [
 def test_the_next_call_is_made_when_the_provider_said(
     sandbox: WireSandbox, provider: str, scenario: str, pause: float | None, least: float, most: float
 ) -> None:
-    watch = made(sandbox, provider, scenario, pause)
-    assert len(watch.calls) == 2
-    assert least <= watch.calls[1] - watch.ends[0] < most + BUSY_SECONDS
+    observer = run_photo(sandbox, provider, scenario, pause)
+    assert len(observer.calls) == 2
+    assert least <= observer.calls[1] - observer.ends[0] < most + BUSY_SECONDS
 
 
 TOO_LATE = [
@@ -176,7 +176,7 @@ TOO_LATE = [
 @pytest.mark.parametrize(("provider", "scenario"), TOO_LATE)
 def test_a_time_beyond_the_deadline_ends_it_at_once(sandbox: WireSandbox, provider: str, scenario: str) -> None:
     with pytest.raises(ProviderError) as caught:
-        made(sandbox, provider, scenario)
+        run_photo(sandbox, provider, scenario)
     assert caught.value.retry_after
     assert caught.value.retry_after >= DEADLINE_SECONDS - 1
     assert len(sandbox.calls(provider)) == 1
@@ -184,6 +184,6 @@ def test_a_time_beyond_the_deadline_ends_it_at_once(sandbox: WireSandbox, provid
 
 def test_five_calls_at_most_each_when_the_provider_said(sandbox: WireSandbox) -> None:
     sandbox.speakers["openai"].play("rate:4", "rate:5", "rate:6")
-    watch = made(sandbox, "openai", "rate:7")
-    waits = [call - end for end, call in zip(watch.ends, watch.calls[1:], strict=False)]
+    observer = run_photo(sandbox, "openai", "rate:7")
+    waits = [call - end for end, call in zip(observer.ends, observer.calls[1:], strict=False)]
     assert [round(wait) for wait in waits] == [4, 5, 6, 7]

@@ -1,4 +1,4 @@
-"""`manage.py rotate_secrets`: another key for what is stored, and nothing lost by it."""
+"""`manage.py rotate_secrets`: the stored secrets are encrypted with another key, and none is lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_django import fixtures
 
 from core import crypto
 from providers.models import ProviderAccount
-from tests.providers.account_factories import KEYS, account
+from tests.providers.account_factories import KEYS, create_account
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
@@ -19,9 +19,9 @@ OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
 PROXY = "http://user:word@proxy.example:3128"
 
 
-def written_with(settings: fixtures.Settings, key: str, provider_id: str, proxy_url: str = "") -> None:
+def create_account_with(settings: fixtures.Settings, key: str, provider_id: str, proxy_url: str = "") -> None:
     settings.FERNET_KEYS = [key]
-    account(provider_id=provider_id, encrypted_proxy_url=crypto.encrypt(proxy_url))
+    create_account(provider_id=provider_id, encrypted_proxy_url=crypto.encrypt(proxy_url))
 
 
 def rotate() -> str:
@@ -31,13 +31,13 @@ def rotate() -> str:
 
 
 def secrets(provider_id: str) -> tuple[str, str | None]:
-    opened = ProviderAccount.objects.get(pk=provider_id).decrypt()
-    return opened.key, opened.proxy_url
+    account = ProviderAccount.objects.get(pk=provider_id).decrypt()
+    return account.key, account.proxy_url
 
 
 def test_afterwards_the_old_key_can_be_dropped(settings: fixtures.Settings) -> None:
-    written_with(settings, OLD, "gemini", PROXY)
-    written_with(settings, NEW, "openai")
+    create_account_with(settings, OLD, "gemini", PROXY)
+    create_account_with(settings, NEW, "openai")
     settings.FERNET_KEYS = [NEW, OLD]
     assert "the others can be dropped" in rotate()
     settings.FERNET_KEYS = [NEW]
@@ -46,8 +46,8 @@ def test_afterwards_the_old_key_can_be_dropped(settings: fixtures.Settings) -> N
 
 
 def test_what_cannot_be_read_is_named_and_kept(settings: fixtures.Settings) -> None:
-    written_with(settings, OLD, "gemini")
-    written_with(settings, LOST, "openai", PROXY)
+    create_account_with(settings, OLD, "gemini")
+    create_account_with(settings, LOST, "openai", PROXY)
     settings.FERNET_KEYS = [NEW, OLD]
     with pytest.raises(CommandError, match="the key of openai, the proxy address of openai: left as before") as raised:
         rotate()
@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_named_and_kept(settings: fixtures.Settings) -> N
 
 
 def test_it_touches_nothing_else(settings: fixtures.Settings) -> None:
-    written_with(settings, OLD, "gemini")
+    create_account_with(settings, OLD, "gemini")
     ProviderAccount.objects.update(failures=3, per_minute=7)
     settings.FERNET_KEYS = [NEW, OLD]
     rotate()

@@ -31,34 +31,34 @@ KEYS = (gemini.KEY, openai.KEY, turbotext.KEY)
 
 
 @contextmanager
-def started(*arguments: str, root: Path = settings.BASE_DIR, until: str, **environment: str) -> Iterator[str]:
-    """What it says until it is up. Ctrl-C ends it, with nothing left running."""
+def run_sandbox(*arguments: str, root: Path = settings.BASE_DIR, until: str, **environment: str) -> Iterator[str]:
+    """Yields the output until the sandbox is up. Ctrl-C ends it, with nothing left running."""
     command = [sys.executable, "-m", "tests.sandbox", *arguments]
     with subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
-        said = ""
-        while until not in said:
+        output = ""
+        while until not in output:
             line = process.stdout.readline()
-            assert line, said
-            said += line
-        yield said
+            assert line, output
+            output += line
+        yield output
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(60) == 0
 
 
 def test_it_says_where_it_is_and_keeps_a_journal_without_keys() -> None:
-    with started("--port", "0", until="[[overloaded]]") as said:
-        told = dict(re.findall(r"(\w+)=(\S+)", said))
+    with run_sandbox("--port", "0", until="[[overloaded]]") as output:
+        variables = dict(re.findall(r"(\w+)=(\S+)", output))
         photo = ("photo.jpg", jpeg(), "image/jpeg")
-        made = httpx.post(
-            f"{told['OPENAI_BASE_URL']}/images/edits",
-            headers={"Authorization": f"Bearer {told['OPENAI_API_KEY']}"},
+        created = httpx.post(
+            f"{variables['OPENAI_BASE_URL']}/images/edits",
+            headers={"Authorization": f"Bearer {variables['OPENAI_API_KEY']}"},
             data={"prompt": "x"},
             files={"image[]": photo},
         )
-        journal = httpx.get(re.search(r"journal: (\S+)", said)[1])  # type: ignore[index]
-    assert made.status_code == 200
+        journal = httpx.get(re.search(r"journal: (\S+)", output)[1])  # type: ignore[index]
+    assert created.status_code == 200
     [entry] = journal.json()
     assert (entry["provider"], entry["method"], entry["path"]) == ("openai", "POST", "/v1/images/edits")
     assert (entry["parts"], entry["images"]) == (["prompt", "image[]"], [sha256(photo[1]).hexdigest()])
@@ -68,20 +68,20 @@ def test_it_says_where_it_is_and_keeps_a_journal_without_keys() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Iterator[Checkout]:
-    made = Checkout(tmp_path / "played")
+    created = Checkout(tmp_path / "played")
     for part in ("__init__.py", "sandbox"):
-        source, target = settings.BASE_DIR / "tests" / part, made.root / "tests" / part
+        source, target = settings.BASE_DIR / "tests" / part, created.root / "tests" / part
         target.parent.mkdir(exist_ok=True)
         (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
-    yield made
-    made.remove()
-    shutil.rmtree(EmbeddedPostgres(made.root, "sandbox").host, ignore_errors=True)
+    yield created
+    created.remove()
+    shutil.rmtree(EmbeddedPostgres(created.root, "sandbox").host, ignore_errors=True)
 
 
 def test_the_whole_service_runs_against_it_and_touches_nothing_real(checkout: Checkout) -> None:
     environment = {"PATH": os.environ["PATH"], "HOME": str(checkout.root), "PORT": str(checkout.port)}
-    with started("run", "--port", "0", root=checkout.root, until="curl -f", **environment) as said:
-        slots = re.findall(r"/ingest/(slot-\d+)$", said, re.MULTILINE)
+    with run_sandbox("run", "--port", "0", root=checkout.root, until="curl -f", **environment) as output:
+        slots = re.findall(r"/ingest/(slot-\d+)$", output, re.MULTILINE)
         known = json.loads((checkout.root / "var/sandbox/runtime_credentials.json").read_text())
         photo = jpeg()
         form = fields(known["ingest_password"], photo)

@@ -37,20 +37,20 @@ def distance(left: Image.Image, right: Image.Image) -> float:
     return sum(ImageStat.Stat(ImageChops.difference(left, right)).mean) / 3
 
 
-def edited(look: LookName, strength: int = 100) -> Image.Image:
+def edit(look: LookName, strength: int = 100) -> Image.Image:
     return images.decode(make(ImageEdit(look=look, strength=strength)).data)
 
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_look_changes_the_picture_and_keeps_its_size(look: LookName) -> None:
-    result = edited(look)
+    result = edit(look)
     assert result.size == SCENE.size
     assert distance(result, ORIGINAL) > 8
 
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_strength_goes_from_the_photo_to_the_look(look: LookName) -> None:
-    distances = [distance(edited(look, strength), ORIGINAL) for strength in (0, 30, 70, 100)]
+    distances = [distance(edit(look, strength), ORIGINAL) for strength in (0, 30, 70, 100)]
     assert distances[0] < 2  # JPEG itself costs that much
     assert distances == sorted(distances)
     assert distances[3] > distances[1] + 2

@@ -1,4 +1,4 @@
-"""Turbotext's results: where they are fetched from, where never, and what they must be."""
+"""Downloads of Turbotext's results: allowed and forbidden hosts, and valid pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from providers.base import Account, PermanentError, Reason, TransientError
 from providers.turbotext.downloads import Downloads
 from tests.sandbox.pictures import ODD, UNUSABLE
 from tests.sandbox.turbotext import KEY
-from tests.sandbox.turbotext_helpers import Cast, colour, near, stage
+from tests.sandbox.turbotext_helpers import Harness, approx_colour, colour_at, run_sandbox
 from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration
@@ -23,14 +23,14 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[WireSandbox]:
-    with stage() as running:
-        yield running
+    with run_sandbox() as started:
+        yield started
 
 
 @pytest.fixture
-def cast(sandbox: WireSandbox) -> Cast:
+def harness(sandbox: WireSandbox) -> Harness:
     sandbox.reset()
-    return Cast(sandbox)
+    return Harness(sandbox)
 
 
 @pytest.mark.parametrize(
@@ -50,32 +50,32 @@ def cast(sandbox: WireSandbox) -> Cast:
         "octet_stream",
     ],
 )
-async def test_a_download_that_fails_once_is_tried_again(cast: Cast, scenario: str) -> None:
-    picture = await cast.make(scenario)
-    assert (picture.mime_type, colour(picture)) == ("image/png", near("steelblue"))
-    assert len(cast.posts("create_queue")) == 1
+async def test_a_download_that_fails_once_is_tried_again(harness: Harness, scenario: str) -> None:
+    picture = await harness.make(scenario)
+    assert (picture.mime_type, colour_at(picture)) == ("image/png", approx_colour("steelblue"))
+    assert len(harness.posts("create_queue")) == 1
 
 
 @pytest.mark.parametrize(
     "scenario", ["gone:404", "gone:410", "gone:403", "not_found_page", *(f"picture:{name}" for name in UNUSABLE)]
 )
-async def test_a_result_that_is_no_picture(cast: Cast, scenario: str) -> None:
-    error = await cast.fault(scenario)
+async def test_a_result_that_is_no_picture(harness: Harness, scenario: str) -> None:
+    error = await harness.fail(scenario)
     assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
     assert error.usage
     assert error.usage.units["photo_attempts"] == 1
-    assert len(cast.sandbox.calls("turbotext", "GET")) == 3
+    assert len(harness.sandbox.calls("turbotext", "GET")) == 3
 
 
-async def test_a_result_that_is_too_large_is_asked_for_once(cast: Cast) -> None:
-    error = await cast.fault("too_large")
+async def test_a_result_that_is_too_large_is_fetched_once(harness: Harness) -> None:
+    error = await harness.fail("too_large")
     assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
-    assert len(cast.sandbox.calls("turbotext", "GET")) == 1
+    assert len(harness.sandbox.calls("turbotext", "GET")) == 1
 
 
 @pytest.mark.parametrize("name", sorted(ODD.keys() - set(UNUSABLE)))
-async def test_the_bytes_say_what_they_are(cast: Cast, name: str) -> None:
-    picture = await cast.make(f"picture:{name}")
+async def test_the_bytes_say_what_they_are(harness: Harness, name: str) -> None:
+    picture = await harness.make(f"picture:{name}")
     with Image.open(BytesIO(picture.data)) as opened:
         assert Image.MIME[opened.format or ""] == picture.mime_type
 
@@ -99,28 +99,28 @@ async def test_the_bytes_say_what_they_are(cast: Cast, name: str) -> None:
         "http://[",
     ],
 )
-async def test_a_link_to_anywhere_else_is_not_followed(cast: Cast, link: str) -> None:
-    port = cast.sandbox.url.rpartition(":")[2]
-    error = await cast.fault("link:" + link.format(port=port))
+async def test_a_link_to_anywhere_else_is_not_followed(harness: Harness, link: str) -> None:
+    port = harness.sandbox.url.rpartition(":")[2]
+    error = await harness.fail("link:" + link.format(port=port))
     assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
-    assert cast.sandbox.calls("turbotext", "GET") == []
+    assert harness.sandbox.calls("turbotext", "GET") == []
 
 
-async def test_a_redirect_to_anywhere_else_is_not_followed(cast: Cast) -> None:
-    error = await cast.fault(f"download:redirect:{cast.sandbox.url.replace('127.0.0.1', 'localhost')}/media/photo")
+async def test_a_redirect_to_anywhere_else_is_not_followed(harness: Harness) -> None:
+    error = await harness.fail(f"download:redirect:{harness.sandbox.url.replace('127.0.0.1', 'localhost')}/media/photo")
     assert (type(error), error.reason) == (PermanentError, Reason.NO_IMAGE)
     assert "localhost" in error.message
-    assert len(cast.sandbox.calls("media", "GET")) == 1  # the provider's own fetch
+    assert len(harness.sandbox.calls("media", "GET")) == 1  # the provider's own fetch
 
 
-async def test_a_redirect_on_the_same_host_is_followed(cast: Cast) -> None:
-    picture = await cast.make("download:redirect:image/generate_image2image_id4001_0.png")
-    assert colour(picture) == near("steelblue")
+async def test_a_redirect_on_the_same_host_is_followed(harness: Harness) -> None:
+    picture = await harness.make("download:redirect:image/generate_image2image_id4001_0.png")
+    assert colour_at(picture) == approx_colour("steelblue")
 
 
-async def test_redirects_in_circles_end(cast: Cast) -> None:
-    assert (await cast.fault("loop")).reason == Reason.NO_IMAGE
-    assert len(cast.sandbox.calls("turbotext", "GET")) == 4
+async def test_redirects_in_circles_end(harness: Harness) -> None:
+    assert (await harness.fail("loop")).reason == Reason.NO_IMAGE
+    assert len(harness.sandbox.calls("turbotext", "GET")) == 4
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ async def test_redirects_in_circles_end(cast: Cast) -> None:
         ["93.184.216.34", "192.168.0.1"],
     ],
 )
-async def test_a_turbotext_name_that_leads_into_a_private_network_is_not_asked(
+async def test_a_turbotext_name_that_leads_into_a_private_network_is_not_called(
     monkeypatch: pytest.MonkeyPatch, addresses: list[str]
 ) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 443)) for address in addresses]
@@ -157,7 +157,7 @@ async def test_a_name_without_an_address_may_have_one_later(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("link", ["https://files.turbotext.ru/x.png", "http://files.turbotext.ru/x.png"])
-async def test_subdomains_are_asked_by_tls_only_and_through_the_proxy(link: str) -> None:
+async def test_subdomains_are_called_by_tls_only_and_through_the_proxy(link: str) -> None:
     heard = asyncio.Queue[bytes]()
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

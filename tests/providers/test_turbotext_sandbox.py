@@ -1,4 +1,4 @@
-"""The Turbotext sandbox itself: as strict as the service it stands for. No SDK exists that could vouch for it."""
+"""The Turbotext sandbox itself is as strict as the real service. No SDK exists to verify it against."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.sandbox.turbotext import KEY
-from tests.sandbox.turbotext_helpers import Cast, stage
+from tests.sandbox.turbotext_helpers import Harness, run_sandbox
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox
 
 pytestmark = pytest.mark.integration
@@ -18,7 +18,7 @@ EDIT = "generate_image2image"
 
 
 class Hooked(Speaker):
-    """Somebody who has a webhook."""
+    """The receiver of a webhook."""
 
     prefix = "hook"
 
@@ -28,37 +28,37 @@ class Hooked(Speaker):
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[WireSandbox]:
-    with stage(Hooked) as running:
-        yield running
+    with run_sandbox(Hooked) as started:
+        yield started
 
 
 @pytest.fixture
-def cast(sandbox: WireSandbox) -> Cast:
+def harness(sandbox: WireSandbox) -> Harness:
     sandbox.reset()
-    return Cast(sandbox)
+    return Harness(sandbox)
 
 
-def post(cast: Cast, method: str, **form: Any) -> Any:
+def post(harness: Harness, method: str, **form: Any) -> Any:
     response = httpx.post(
-        f"{cast.account().base_url}/api_ai/{method}", data=form, headers={"Authorization": f"Bearer {KEY}"}
+        f"{harness.account().base_url}/api_ai/{method}", data=form, headers={"Authorization": f"Bearer {KEY}"}
     )
     assert response.status_code == 200
     return response.json()
 
 
-def create(cast: Cast, method: str = EDIT, **form: Any) -> Any:
-    media = f"{cast.sandbox.url}/media"
-    return post(cast, method, do="create_queue", **({"url": f"{media}/photo", "content": "x"} | form))
+def create(harness: Harness, method: str = EDIT, **form: Any) -> Any:
+    media = f"{harness.sandbox.url}/media"
+    return post(harness, method, do="create_queue", **({"url": f"{media}/photo", "content": "x"} | form))
 
 
-def test_a_job_from_queue_to_picture_once(cast: Cast) -> None:
-    assert create(cast) == {"success": True, "queueid": 4001}
-    assert post(cast, EDIT, do="get_result", queueid=4001) == {"action": "reconnect"}
-    done = post(cast, EDIT, do="get_result", queueid=4001)
+def test_a_job_from_queue_to_picture_once(harness: Harness) -> None:
+    assert create(harness) == {"success": True, "queueid": 4001}
+    assert post(harness, EDIT, do="get_result", queueid=4001) == {"action": "reconnect"}
+    done = post(harness, EDIT, do="get_result", queueid=4001)
     assert done.keys() == {"success", "error", "data", "uploaded_image", "limits"}
     assert done["data"]["image"] == ["image/generate_image2image_id4001_0.png"]
     assert httpx.get(done["uploaded_image"]).headers["content-type"] == "image/png"
-    assert httpx.get(done["uploaded_image"]).status_code == 404  # the link works for one time
+    assert httpx.get(done["uploaded_image"]).status_code == 404  # the link works only once
 
 
 @pytest.mark.parametrize(
@@ -80,74 +80,74 @@ def test_a_job_from_queue_to_picture_once(cast: Cast) -> None:
         {"do": ["create_queue", "create_queue"]},
     ],
 )
-def test_what_is_not_documented_is_refused(cast: Cast, form: dict[str, Any]) -> None:
-    media = f"{cast.sandbox.url}/media"
+def test_what_is_not_documented_is_refused(harness: Harness, form: dict[str, Any]) -> None:
+    media = f"{harness.sandbox.url}/media"
     sent = {"do": "create_queue", "url": f"{media}/photo", "content": "x"} | form
-    assert post(cast, EDIT, **sent) == {"success": False, "error": "params_error"}
-    assert cast.turbotext.photo_attempts == 1000
+    assert post(harness, EDIT, **sent) == {"success": False, "error": "params_error"}
+    assert harness.turbotext.photo_attempts == 1000
 
 
 @pytest.mark.parametrize("method", ["mix_images", "deepfake_photo"])
-def test_two_pictures_are_needed(cast: Cast, method: str) -> None:
-    assert post(cast, method, do="create_queue", url=f"{cast.sandbox.url}/media/photo")["error"] == "params_error"
+def test_two_pictures_are_needed(harness: Harness, method: str) -> None:
+    assert post(harness, method, do="create_queue", url=f"{harness.sandbox.url}/media/photo")["error"] == "params_error"
 
 
 @pytest.mark.parametrize("restored", ["true", "1", ""])
-def test_truth_is_spelled_as_documented(cast: Cast, restored: str) -> None:
-    links = {"url": f"{cast.sandbox.url}/media/photo", "url_image_target": f"{cast.sandbox.url}/media/face"}
-    answer = post(cast, "deepfake_photo", do="create_queue", face_restore=restored, **links)
+def test_truth_is_spelled_as_documented(harness: Harness, restored: str) -> None:
+    links = {"url": f"{harness.sandbox.url}/media/photo", "url_image_target": f"{harness.sandbox.url}/media/face"}
+    answer = post(harness, "deepfake_photo", do="create_queue", face_restore=restored, **links)
     assert answer == {"success": False, "error": "params_error"}
 
 
 @pytest.mark.parametrize("path", ["text", "nowhere", "expired"])
-def test_a_link_without_a_picture_is_refused(cast: Cast, path: str) -> None:
-    assert create(cast, url=f"{cast.sandbox.url}/media/{path}") == {"success": False, "error": "url_error"}
+def test_a_link_without_a_picture_is_refused(harness: Harness, path: str) -> None:
+    assert create(harness, url=f"{harness.sandbox.url}/media/{path}") == {"success": False, "error": "url_error"}
 
 
 @pytest.mark.parametrize("link", ["ftp://x/y", "no link", "http://127.0.0.1:1/x", "http://nowhere.invalid/x"])
-def test_a_link_to_nowhere_is_refused(cast: Cast, link: str) -> None:
-    assert create(cast, url=link)["error"] == "url_error"
+def test_a_link_to_nowhere_is_refused(harness: Harness, link: str) -> None:
+    assert create(harness, url=link)["error"] == "url_error"
 
 
-def test_a_private_link_is_refused_where_that_is_the_rule(cast: Cast) -> None:
-    cast.turbotext.allows_private = False
-    assert create(cast)["error"] == "url_error"
+def test_a_private_link_is_refused_if_configured(harness: Harness) -> None:
+    harness.turbotext.allows_private = False
+    assert create(harness)["error"] == "url_error"
 
 
 @pytest.mark.parametrize("key", ["", "Bearer", "Bearer other", KEY, f"Basic {KEY}"])
-def test_the_key_is_asked_for_first(cast: Cast, key: str) -> None:
-    response = httpx.post(f"{cast.account().base_url}/api_ai/{EDIT}", data={}, headers={"Authorization": key})
+def test_the_key_is_checked_first(harness: Harness, key: str) -> None:
+    response = httpx.post(f"{harness.account().base_url}/api_ai/{EDIT}", data={}, headers={"Authorization": key})
     assert response.status_code == 401
 
 
 @pytest.mark.parametrize("body", [{"json": {"do": "create_queue"}}, {"files": {"file": b"x"}}, {"params": {"do": "x"}}])
-def test_only_a_form_is_taken(cast: Cast, body: dict[str, Any]) -> None:
-    url, headers = f"{cast.account().base_url}/api_ai/{EDIT}", {"Authorization": f"Bearer {KEY}"}
+def test_only_a_form_is_taken(harness: Harness, body: dict[str, Any]) -> None:
+    url, headers = f"{harness.account().base_url}/api_ai/{EDIT}", {"Authorization": f"Bearer {KEY}"}
     assert httpx.post(url, headers=headers, **body).json() == {"success": False, "error": "params_error"}
 
 
-def test_a_method_of_another_name_is_not_found(cast: Cast) -> None:
-    assert httpx.post(f"{cast.account().base_url}/api_ai/generate", data={}).status_code == 404
-    assert httpx.get(f"{cast.account().base_url}/api_ai/{EDIT}").status_code == 404
+def test_a_method_of_another_name_is_not_found(harness: Harness) -> None:
+    assert httpx.post(f"{harness.account().base_url}/api_ai/generate", data={}).status_code == 404
+    assert httpx.get(f"{harness.account().base_url}/api_ai/{EDIT}").status_code == 404
 
 
 @pytest.mark.parametrize(("method", "queueid"), [(EDIT, 4002), ("mix_images", 4001)])
-def test_a_job_is_found_by_its_own_method_and_id_only(cast: Cast, method: str, queueid: int) -> None:
-    create(cast)
-    assert post(cast, method, do="get_result", queueid=queueid) == {"success": False, "error": "queue_error"}
+def test_a_job_is_found_by_its_own_method_and_id_only(harness: Harness, method: str, queueid: int) -> None:
+    create(harness)
+    assert post(harness, method, do="get_result", queueid=queueid) == {"success": False, "error": "queue_error"}
 
 
-def test_attempts_run_out(cast: Cast) -> None:
-    cast.turbotext.photo_attempts = 1
-    assert create(cast)["success"] is True
-    assert create(cast) == {"success": False, "error": "LIMIT"}
+def test_attempts_run_out(harness: Harness) -> None:
+    harness.turbotext.photo_attempts = 1
+    assert create(harness)["success"] is True
+    assert create(harness) == {"success": False, "error": "LIMIT"}
 
 
 @pytest.mark.parametrize(("scenario", "times"), [("webhook_late", 1), ("webhook_twice", 2)])
-def test_a_webhook_is_told(cast: Cast, scenario: str, times: int) -> None:
-    answer = create(cast, content=f"x [[{scenario}]]", webhook=f"{cast.sandbox.url}/hook/here")
+def test_a_webhook_is_called(harness: Harness, scenario: str, times: int) -> None:
+    answer = create(harness, content=f"x [[{scenario}]]", webhook=f"{harness.sandbox.url}/hook/here")
     assert answer == {"success": True, "asyncid": 4001}
-    cast.turbotext.deliver_late.set()
-    cast.sandbox.wait_for(lambda: len(cast.sandbox.calls("hook")) == times)
-    told = json.loads(cast.sandbox.calls("hook")[0].body)
-    assert (told["asyncid"], told["success"]) == (4001, True)
+    harness.turbotext.deliver_late.set()
+    harness.sandbox.wait_for(lambda: len(harness.sandbox.calls("hook")) == times)
+    sent = json.loads(harness.sandbox.calls("hook")[0].body)
+    assert (sent["asyncid"], sent["success"]) == (4001, True)

@@ -1,4 +1,4 @@
-"""Turbotext's settings, and its answers that no schema describes."""
+"""Turbotext's settings, and parsing of its responses, which have no schema."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.conf import settings
 from pydantic import ValidationError
 
 from providers import catalogue
-from providers.turbotext import Turbotext, answers
+from providers.turbotext import Turbotext, responses
 from providers.turbotext.operations import IdentityTransfer, ImageEdit, StyleTransfer
 from tests.sandbox.turbotext_helpers import PROMPT
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 
 
 @pytest.mark.parametrize(
-    ("operation_id", "given", "fault"),
+    ("operation_id", "values", "field"),
     [
         ("image_edit", {}, "prompt"),
         ("image_edit", {"prompt": "  "}, "prompt"),
@@ -42,18 +42,18 @@ pytestmark = pytest.mark.unit
         ("identity_transfer", {"face": "hero", "face_restore": "True"}, "face_restore"),
     ],
 )
-def test_settings_are_refused_with_the_field_named(operation_id: str, given: dict[str, Any], fault: str) -> None:
+def test_settings_are_refused_with_the_field_named(operation_id: str, values: dict[str, Any], field: str) -> None:
     declared = {operation.id: operation.settings for operation in Turbotext.operations}
     with pytest.raises(ValidationError) as caught:
-        declared[operation_id].model_validate(given)
-    assert [error["loc"] for error in caught.value.errors()] == [(fault,)]
+        declared[operation_id].model_validate(values)
+    assert [error["loc"] for error in caught.value.errors()] == [(field,)]
 
 
 @pytest.mark.parametrize(
-    "given", [{"strength": 0}, {"strength": 80}, {"seed": 10**10}, {"scale": 20}, {"negative_prompt": "word " * 80}]
+    "values", [{"strength": 0}, {"strength": 80}, {"seed": 10**10}, {"scale": 20}, {"negative_prompt": "word " * 80}]
 )
-def test_the_limits_themselves_are_allowed(given: Mapping[str, Any]) -> None:
-    ImageEdit.model_validate({"prompt": PROMPT, **given})
+def test_the_limits_themselves_are_allowed(values: Mapping[str, Any]) -> None:
+    ImageEdit.model_validate({"prompt": PROMPT, **values})
 
 
 def test_a_retired_method_is_refused_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +75,7 @@ def test_settings_point_to_their_templates() -> None:
     assert IdentityTransfer(face="hero").template_keys() == ["hero"]
 
 
-# Answers that no schema describes
+# Responses
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_settings_point_to_their_templates() -> None:
     ],
 )
 def test_objects_are_found(body: str, parsed: dict[str, Any]) -> None:
-    found = answers.parse(body.encode())
+    found = responses.parse(body.encode())
     assert found is not None
     assert {name: found.get(name, found.get("data", {}).get(name)) for name in parsed} == parsed
 
@@ -97,4 +97,4 @@ def test_objects_are_found(body: str, parsed: dict[str, Any]) -> None:
     "body", [b"", b"[]", b"{}", b"null", b'"success"', b"{" * 60_000, b'{"success":' + b"[" * 60_000]
 )
 def test_what_is_no_answer_is_none(body: bytes) -> None:
-    assert answers.parse(body) is None
+    assert responses.parse(body) is None

@@ -1,4 +1,4 @@
-"""The sandbox's wire itself: each fault does to a plain client what it is named after."""
+"""The sandbox's transport: each fault has the effect of its name on a plain client."""
 
 from __future__ import annotations
 
@@ -32,42 +32,42 @@ class Plain(Speaker):
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[WireSandbox]:
-    with WireSandbox([Plain]).running() as running:
+    with WireSandbox([Plain]).run() as running:
         yield running
 
 
-def ask(sandbox: WireSandbox, scenario: str = "", **more: float) -> httpx.Response:
+def post(sandbox: WireSandbox, scenario: str = "", **more: float) -> httpx.Response:
     return httpx.post(f"{sandbox.url}/plain/x", content=f"[[{scenario}]]", **more)  # type: ignore[arg-type]
 
 
-def raw(sandbox: WireSandbox, request: bytes) -> socket.socket:
+def send_raw(sandbox: WireSandbox, request: bytes) -> socket.socket:
     port = int(sandbox.url.rpartition(":")[2])
     connection = socket.create_connection(("127.0.0.1", port), 10)
     connection.sendall(request)
     return connection
 
 
-def everything(connection: socket.socket) -> bytes:
-    """Until the other side closes."""
+def read_all(connection: socket.socket) -> bytes:
+    """Reads until the other side closes."""
     with connection:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 @pytest.mark.parametrize("scenario", ["", "slow_headers:0", "drip:0", "chunked", "http10", "gzip", "duplicate_headers"])
 def test_a_body_that_travels_oddly_is_whole(sandbox: WireSandbox, scenario: str) -> None:
-    assert ask(sandbox, scenario).content == BODY
+    assert post(sandbox, scenario).content == BODY
 
 
 @pytest.mark.parametrize("scenario", ["truncated", "reset", "lost"])
 def test_a_body_that_is_lost(sandbox: WireSandbox, scenario: str) -> None:
     with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
-        ask(sandbox, scenario)
+        post(sandbox, scenario)
 
 
 @pytest.mark.parametrize("scenario", ["slow_headers:5", "hold"])
 def test_headers_that_do_not_come(sandbox: WireSandbox, scenario: str) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        ask(sandbox, scenario, timeout=0.2)
+        post(sandbox, scenario, timeout=0.2)
 
 
 def test_a_body_may_drip(sandbox: WireSandbox) -> None:
@@ -78,10 +78,10 @@ def test_a_body_may_drip(sandbox: WireSandbox) -> None:
     assert time.monotonic() - started >= headers_after + 0.3
 
 
-def test_one_who_hangs_up_is_noted(sandbox: WireSandbox) -> None:
+def test_a_client_that_hangs_up_is_recorded(sandbox: WireSandbox) -> None:
     sandbox.reset()
     with pytest.raises(httpx.ReadTimeout):
-        ask(sandbox, "hold", timeout=0.2)
+        post(sandbox, "hold", timeout=0.2)
     sandbox.wait_for(lambda: [request.path for request in sandbox.hung_up] == ["/x"])
 
 
@@ -94,29 +94,29 @@ def test_every_common_scenario_differs_from_the_usual(sandbox: WireSandbox, scen
 
 
 def test_headers_may_come_twice(sandbox: WireSandbox) -> None:
-    assert ask(sandbox, "duplicate_headers").headers.get_list("x-twice") == ["1", "1"]
+    assert post(sandbox, "duplicate_headers").headers.get_list("x-twice") == ["1", "1"]
 
 
 def test_gzip_is_gzip(sandbox: WireSandbox) -> None:
     head = b"POST /plain/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 8\r\n\r\n[[gzip]]"
-    assert gzip.decompress(everything(raw(sandbox, head)).partition(b"\r\n\r\n")[2]) == BODY
+    assert gzip.decompress(read_all(send_raw(sandbox, head)).partition(b"\r\n\r\n")[2]) == BODY
 
 
 def test_a_kept_connection_may_be_closed_after_its_answer(sandbox: WireSandbox) -> None:
     request = b"POST /plain/x HTTP/1.1\r\nHost: x\r\nContent-Length: 21\r\n\r\n[[keep_alive_closed]]"
-    answer = everything(raw(sandbox, request))  # which did not say that it would be closed
+    answer = read_all(send_raw(sandbox, request))  # which did not announce that it would be closed
     assert answer.endswith(BODY)
     assert b"connection: close" not in answer.lower()
 
 
-def test_who_asks_first_is_told_to_go_on(sandbox: WireSandbox) -> None:
+def test_a_request_with_expect_gets_a_100_continue(sandbox: WireSandbox) -> None:
     head = (
         b"POST /plain/x HTTP/1.1\r\nHost: x\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
     )
-    connection = raw(sandbox, head + b"\r\n\r\n")
+    connection = send_raw(sandbox, head + b"\r\n\r\n")
     assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"
     connection.sendall(b"body")
-    assert everything(connection).endswith(BODY)
+    assert read_all(connection).endswith(BODY)
 
 
 SCENARIOS = [

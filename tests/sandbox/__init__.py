@@ -1,1 +1,1 @@
-"""A provider to talk to: a server on a real socket that plays what a test asks for and keeps a journal of it."""
+"""Servers on real sockets that speak the providers' protocols, play scenarios and keep a journal of requests."""

@@ -28,45 +28,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.sandbox", description=__doc__.partition("\n")[0])
     parser.add_argument("what", nargs="?", choices=["run"], help="also run the service against it")
     parser.add_argument("--port", type=int, default=PORT, help=f"of the sandbox; default {PORT}, 0: any that is free")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     try:
-        sandbox = WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Journal], asked.port)
+        sandbox = WireSandbox([gemini.Gemini, openai.OpenAI, turbotext.TurbotextSpeaker, Journal], options.port)
     except OSError as error:
-        sys.exit(f"Port {asked.port} cannot be used: {error.strerror}. Name another with --port.")
-    with sandbox.running():
+        sys.exit(f"Port {options.port} cannot be used: {error.strerror}. Name another with --port.")
+    with sandbox.run():
         variables = environment(sandbox.url)
-        say(sandbox.url, variables)
-        if asked.what == "run":
+        print_addresses(sandbox.url, variables)
+        if options.what == "run":
             serve(variables)
         else:
             wait()
 
 
 def environment(url: str) -> dict[str, str]:
-    """What the service needs to know: addresses and keys, nothing else."""
-    found: dict[str, str] = {}
+    """The service's environment variables: addresses and keys."""
+    variables: dict[str, str] = {}
     for provider, (path, key) in ACCOUNTS.items():
-        found |= {f"{provider.upper()}_BASE_URL": url + path, f"{provider.upper()}_API_KEY": key}
-    return found
+        variables |= {f"{provider.upper()}_BASE_URL": url + path, f"{provider.upper()}_API_KEY": key}
+    return variables
 
 
-def say(url: str, variables: dict[str, str]) -> None:
+def print_addresses(url: str, variables: dict[str, str]) -> None:
     lines = ["The sandbox of the paid providers is running. Ctrl-C stops it."]
     lines += [f"  {name}={value}" for name, value in variables.items()]
     lines += [f"  journal: {url}/journal", "A prompt with [[overloaded]] or another scenario in it plays that."]
-    print("\n".join(lines), flush=True)  # noqa: T201 - this is what the process says
+    print("\n".join(lines), flush=True)  # noqa: T201 - the output of the process
 
 
 def wait() -> None:
-    told = threading.Event()
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
-    told.wait()
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
 
 
 def serve(variables: dict[str, str]) -> None:
     os.environ |= variables | {"DJANGO_SETTINGS_MODULE": "tests.sandbox.settings"}
-    # Ctrl-C also while it starts must leave no database running.
+    # Ctrl-C must leave no database running, not even during the start.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     import django  # noqa: PLC0415 - its settings are known only now
 

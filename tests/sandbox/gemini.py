@@ -20,10 +20,10 @@ from typing import Any
 from PIL import Image
 
 from tests.sandbox import gemini_errors as errors
-from tests.sandbox.gemini_files import FileStore, no_file
-from tests.sandbox.gemini_pictures import SIZES, SIZES_OF_2_5, blob, drawn, opened, size_of
+from tests.sandbox.gemini_files import FileStore, build_no_file
+from tests.sandbox.gemini_pictures import SIZES, SIZES_OF_2_5, blob, draw, open_image, size_of
 from tests.sandbox.gemini_request import GENERATE, read
-from tests.sandbox.pictures import BASE64, ODD, encoded
+from tests.sandbox.pictures import BASE64, ODD, encode
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox, common
 
 KEY = "sandbox-gemini-key"
@@ -76,7 +76,7 @@ RECORDED_REFUSAL = {
 
 
 class Refused(Exception):
-    """The request is answered with this."""
+    """Stops the request with this reply."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -92,14 +92,14 @@ class Call:
     images: list[Image.Image]
     raw: list[bytes]
     prompt: str
-    asked: dict[str, Any]  # generation_config
+    config: dict[str, Any]  # generation_config
 
     def picture(self) -> Image.Image:
-        wish = self.asked.get("image_config", {})
+        wish = self.config.get("image_config", {})
         ratio, size = wish.get("aspect_ratio"), wish.get("image_size")
         pixels = size_of(ratio, size, self.images[0].size if self.images else (1, 1), self.model.ratios)
         inputs = self.images or [Image.new("RGB", pixels, "grey")]
-        return drawn(inputs, pixels, f"{ratio or 'auto'} {size or '1K'} {len(self.images)} images")
+        return draw(inputs, pixels, f"{ratio or 'auto'} {size or '1K'} {len(self.images)} images")
 
     def usage(self, candidates: int | None) -> dict[str, Any]:
         text, images = len(self.prompt) // 4 + 1, 560 * len(self.images)
@@ -132,11 +132,11 @@ class Gemini(Speaker):
 
     def answer(self, request: Received) -> Reply:
         try:
-            return self._routed(request)
+            return self._route(request)
         except Refused as refusal:
             return refusal.reply
 
-    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+    def describe_parts(self, request: Received) -> list[tuple[str, str | None]]:
         if "upload_id" in request.query:
             return [("file", sha256(request.body).hexdigest())]
         try:
@@ -145,7 +145,7 @@ class Gemini(Speaker):
             return []
         return [(name, _digest(value)) for part in parts for name, value in part.items()]
 
-    def _routed(self, request: Received) -> Reply:
+    def _route(self, request: Received) -> Reply:
         found = PATH.fullmatch(request.path)
         path = f"{found[1] or ''}{found[2]}" if found else ""
         if request.method == "POST" and (model := re.fullmatch(r"/models/([^/:]+):generateContent", path)):
@@ -163,15 +163,15 @@ class Gemini(Speaker):
             case "GET", ["models"]:
                 reply = self._models(request)
             case _:
-                reply = errors.refused(404, "NOT_FOUND", "Requested entity was not found.")
+                reply = errors.error_reply(404, "NOT_FOUND", "Requested entity was not found.")
         return reply
 
     def _authenticate(self, request: Received) -> None:
-        given = request.headers.get("x-goog-api-key") or request.query.get("key", [""])[0]
-        if not given:
-            raise Refused(errors.no_key())
-        if given not in self.keys:
-            raise Refused(errors.bad_key())
+        key = request.headers.get("x-goog-api-key") or request.query.get("key", [""])[0]
+        if not key:
+            raise Refused(errors.build_no_key())
+        if key not in self.keys:
+            raise Refused(errors.build_bad_key())
 
     def _models(self, request: Received) -> Reply:
         count = int(request.query.get("pageSize", ["50"])[0])
@@ -181,80 +181,84 @@ class Gemini(Speaker):
     def _generate(self, request: Received, model_id: str) -> Reply:
         if len(request.body) > MAX_INLINE:
             too_large = f"Request payload size exceeds the limit: {MAX_INLINE} bytes."
-            raise Refused(errors.refused(413 if len(request.body) > MAX_BODY else 400, "INVALID_ARGUMENT", too_large))
-        asked, violations = read(GENERATE, request.body)
+            raise Refused(
+                errors.error_reply(413 if len(request.body) > MAX_BODY else 400, "INVALID_ARGUMENT", too_large)
+            )
+        body, violations = read(GENERATE, request.body)
         if violations:
-            raise Refused(errors.refused(400, "INVALID_ARGUMENT", violations=violations))
+            raise Refused(errors.error_reply(400, "INVALID_ARGUMENT", violations=violations))
         self._authenticate(request)
-        call = self._checked(asked, model_id)
+        call = self._check(body, model_id)
         name, argument = self.scenario(call.prompt)
-        return self._played(call, name, argument, request)
+        return self._play(call, name, argument, request)
 
-    def _checked(self, asked: dict[str, Any], model_id: str) -> Call:
+    def _check(self, body: dict[str, Any], model_id: str) -> Call:
         model = MODELS.get(model_id)
         if model is None:
-            raise Refused(errors.refused(404, "NOT_FOUND", errors.MODEL_GONE.format(model_id)))
-        config = asked.get("generation_config", {})
+            raise Refused(errors.error_reply(404, "NOT_FOUND", errors.MODEL_GONE.format(model_id)))
+        config = body.get("generation_config", {})
         _check_config(model_id, model, config)
-        parts = [part for content in asked.get("contents", []) for part in content.get("parts", [])]
+        parts = [part for content in body.get("contents", []) for part in content.get("parts", [])]
         if not parts:
-            raise Refused(_invalid("contents", "contents is not specified"))
+            raise Refused(_build_invalid("contents", "contents is not specified"))
         raw = [data for number, part in enumerate(parts) if (data := self._image(part, number)) is not None]
         prompt = "\n".join(part["text"] for part in parts if "text" in part)
         try:
-            images = [opened(data) for data in raw]
-        except Exception:  # noqa: BLE001 - whatever Pillow makes of it
-            raise Refused(errors.refused(*errors.ERRORS["bad_image"])) from None
+            images = [open_image(data) for data in raw]
+        except Exception:  # noqa: BLE001 - any error of Pillow
+            raise Refused(errors.error_reply(*errors.ERRORS["bad_image"])) from None
         call = Call(model_id, model, images, raw, prompt, config)
         if call.usage(None)["promptTokenCount"] > model.window:
             text = f"The input token count exceeds the maximum number of tokens allowed ({model.window})."
-            raise Refused(errors.refused(400, "INVALID_ARGUMENT", text))
+            raise Refused(errors.error_reply(400, "INVALID_ARGUMENT", text))
         return call
 
     def _image(self, part: dict[str, Any], number: int) -> bytes | None:
         where = f"contents[0].parts[{number}]"
         if len(DATA_FIELDS & part.keys()) != 1:
-            raise Refused(_invalid(where, "must have one initialized field of data"))
+            raise Refused(_build_invalid(where, "must have one initialized field of data"))
         inline, file = part.get("inline_data"), part.get("file_data")
-        given = inline or file
-        if given is None:
+        source = inline or file
+        if source is None:
             return None
-        if given.get("mime_type") not in MIME_TYPES:
-            raise Refused(errors.refused(400, "INVALID_ARGUMENT", f"Unsupported MIME type: {given.get('mime_type')}"))
+        if source.get("mime_type") not in MIME_TYPES:
+            raise Refused(
+                errors.error_reply(400, "INVALID_ARGUMENT", f"Unsupported MIME type: {source.get('mime_type')}")
+            )
         if inline is not None:
             return bytes(inline.get("data", b""))
-        uri = str(given.get("file_uri"))
-        stored = self.files.usable(uri)
+        uri = str(source.get("file_uri"))
+        stored = self.files.find_usable(uri)
         if stored is None:
-            raise Refused(no_file(uri.rpartition("/")[2]))
+            raise Refused(build_no_file(uri.rpartition("/")[2]))
         if stored.state() != "ACTIVE":
-            raise Refused(errors.refused(400, "FAILED_PRECONDITION", "The File is not in an ACTIVE state."))
+            raise Refused(errors.error_reply(400, "FAILED_PRECONDITION", "The File is not in an ACTIVE state."))
         return stored.data
 
-    def _played(self, call: Call, name: str, argument: str, request: Received) -> Reply:
+    def _play(self, call: Call, name: str, argument: str, request: Received) -> Reply:
         if name in ANSWERS:
             return self._json(ANSWERS[name](self, call, argument))
-        if error := errors.named(name, argument, request.headers.get("x-goog-api-key", "")):
+        if error := errors.find_error(name, argument, request.headers.get("x-goog-api-key", "")):
             return error
-        reply = self._json(self.success(call))
+        reply = self._json(self.build_success(call))
         return common(name, argument, reply) if name else reply
 
-    def success(self, call: Call) -> dict[str, Any]:
+    def build_success(self, call: Call) -> dict[str, Any]:
         format = call.model.image_format
-        picture = encoded(call.picture(), format)
+        picture = encode(call.picture(), format)
         parts = [{"inlineData": blob(picture, f"image/{format.lower()}"), "thoughtSignature": SIGNATURE}]
-        if "TEXT" in call.asked.get("response_modalities", ["TEXT", "IMAGE"]):
+        if "TEXT" in call.config.get("response_modalities", ["TEXT", "IMAGE"]):
             parts.insert(0, {"text": "Here is your picture.", "thoughtSignature": SIGNATURE})
         if call.model.drafts:
-            parts.insert(0, draft())
-        return self.finished(call, parts)
+            parts.insert(0, build_draft())
+        return self.build_finished(call, parts)
 
-    def finished(self, call: Call, parts: list[dict[str, Any]], reason: str = "STOP") -> dict[str, Any]:
-        size = call.asked.get("image_config", {}).get("image_size", "1K")
+    def build_finished(self, call: Call, parts: list[dict[str, Any]], reason: str = "STOP") -> dict[str, Any]:
+        size = call.config.get("image_config", {}).get("image_size", "1K")
         candidate = {"content": {"role": "model", "parts": parts}, "finishReason": reason, "index": 0}
-        return self.response(call, IMAGE_TOKENS[size], candidates=[candidate])
+        return self.build_response(call, IMAGE_TOKENS[size], candidates=[candidate])
 
-    def response(self, call: Call, candidate_tokens: int | None, **more: Any) -> dict[str, Any]:
+    def build_response(self, call: Call, candidate_tokens: int | None, **more: Any) -> dict[str, Any]:
         """`candidate_tokens` None: a refusal, which names none."""
         return more | {
             "usageMetadata": call.usage(candidate_tokens),
@@ -272,14 +276,14 @@ def _digest(value: Any) -> str | None:
     return sha256(base64.urlsafe_b64decode(data.translate(STANDARD_TO_URL_SAFE) + "==")).hexdigest() if data else None
 
 
-def draft() -> dict[str, Any]:
-    """A picture that only was a thought: plain magenta."""
-    return {"inlineData": blob(encoded(Image.new("RGB", (256, 256), "magenta"), "PNG"), "image/png"), "thought": True}
+def build_draft() -> dict[str, Any]:
+    """A thought with a picture, in plain magenta."""
+    return {"inlineData": blob(encode(Image.new("RGB", (256, 256), "magenta"), "PNG"), "image/png"), "thought": True}
 
 
-def _invalid(field: str, description: str) -> Reply:
+def _build_invalid(field: str, description: str) -> Reply:
     text = f"* GenerateContentRequest.{field}: {description}\n"
-    return errors.refused(400, "INVALID_ARGUMENT", text, violations=[{"field": field, "description": description}])
+    return errors.error_reply(400, "INVALID_ARGUMENT", text, violations=[{"field": field, "description": description}])
 
 
 def _check_config(model_id: str, model: Model, config: dict[str, Any]) -> None:
@@ -292,78 +296,78 @@ def _check_config(model_id: str, model: Model, config: dict[str, Any]) -> None:
     for name, value, allowed in checks:
         if value is not None and value not in allowed:
             text = f"{name.rpartition('.')[2]} '{value}' is not supported by {model_id}"
-            raise Refused(_invalid(f"generation_config.{name}", text))
+            raise Refused(_build_invalid(f"generation_config.{name}", text))
     if "IMAGE" not in config.get("response_modalities", ["IMAGE"]) and image:
-        raise Refused(_invalid("generation_config.image_config", "needs the IMAGE modality"))
+        raise Refused(_build_invalid("generation_config.image_config", "needs the IMAGE modality"))
 
 
 Body = dict[str, Any]
 
 
-def _finish(speaker: Gemini, call: Call, argument: str) -> Body:
+def _build_finish(speaker: Gemini, call: Call, argument: str) -> Body:
     candidate = {"content": {}, "finishReason": argument, "finishMessage": "As the sandbox was told.", "index": 0}
-    return speaker.response(call, None, candidates=[candidate])
+    return speaker.build_response(call, None, candidates=[candidate])
 
 
-def _block(speaker: Gemini, call: Call, argument: str) -> Body:
-    return speaker.response(call, None, promptFeedback={"blockReason": argument})
+def _build_block(speaker: Gemini, call: Call, argument: str) -> Body:
+    return speaker.build_response(call, None, promptFeedback={"blockReason": argument})
 
 
-def _odd(speaker: Gemini, call: Call, argument: str) -> Body:
-    return speaker.finished(call, [{"inlineData": blob(*ODD[argument](call.picture()))}])
+def _build_odd(speaker: Gemini, call: Call, argument: str) -> Body:
+    return speaker.build_finished(call, [{"inlineData": blob(*ODD[argument](call.picture()))}])
 
 
-def _base64(speaker: Gemini, call: Call, argument: str) -> Body:
-    body = speaker.success(call)
+def _build_base64(speaker: Gemini, call: Call, argument: str) -> Body:
+    body = speaker.build_success(call)
     inline = body["candidates"][0]["content"]["parts"][-1]["inlineData"]
     inline["data"] = BASE64[argument](inline["data"])
     return body
 
 
-def _several(*before: Callable[[], Body]) -> Callable[[Gemini, Call, str], Body]:
+def _build_several(*before: Callable[[], Body]) -> Callable[[Gemini, Call, str], Body]:
     """The usual answer, with these parts in front of the picture."""
 
     def answer(speaker: Gemini, call: Call, argument: str) -> Body:
-        body = speaker.success(call)
+        body = speaker.build_success(call)
         body["candidates"][0]["content"]["parts"][:0] = [make() for make in before]
         return body
 
     return answer
 
 
-def _red() -> Body:
-    return {"inlineData": blob(encoded(Image.new("RGB", (256, 256), "red"), "PNG"), "image/png")}
+def _build_red() -> Body:
+    return {"inlineData": blob(encode(Image.new("RGB", (256, 256), "red"), "PNG"), "image/png")}
 
 
-def _thought() -> Body:
+def _build_thought() -> Body:
     return {"text": "I think of a border.", "thought": True}
 
 
-def _no_usage(speaker: Gemini, call: Call, argument: str) -> Body:
-    return {key: value for key, value in speaker.success(call).items() if key != "usageMetadata"}
+def _build_without_usage(speaker: Gemini, call: Call, argument: str) -> Body:
+    return {key: value for key, value in speaker.build_success(call).items() if key != "usageMetadata"}
 
 
-def _same(speaker: Gemini, call: Call, argument: str) -> Body:
-    """The very photo that came in."""
+def _build_same(speaker: Gemini, call: Call, argument: str) -> Body:
+    """The photo of the request, unchanged."""
     format = Image.open(io.BytesIO(call.raw[0])).format or ""
-    return speaker.finished(call, [{"inlineData": blob(call.raw[0], f"image/{format.lower()}")}])
+    return speaker.build_finished(call, [{"inlineData": blob(call.raw[0], f"image/{format.lower()}")}])
 
 
 ANSWERS: dict[str, Callable[[Gemini, Call, str], Body]] = {
-    "finish": _finish,
-    "block": _block,
+    "finish": _build_finish,
+    "block": _build_block,
     "recorded_refusal": lambda speaker, call, argument: RECORDED_REFUSAL,
-    "no_candidates": lambda speaker, call, argument: speaker.response(call, None, candidates=[]),
-    "no_parts": lambda speaker, call, argument: speaker.response(
+    "no_candidates": lambda speaker, call, argument: speaker.build_response(call, None, candidates=[]),
+    "no_parts": lambda speaker, call, argument: speaker.build_response(
         call, None, candidates=[{"content": {"role": "model"}, "finishReason": "STOP"}]
     ),
-    "text_only": lambda speaker, call, argument: speaker.finished(call, [{"text": "What a fine photo!"}]),
-    "only_thoughts": lambda speaker, call, argument: speaker.finished(call, [_thought(), draft()]),
-    "drafts": _several(_thought, draft, draft),
-    "two_images": _several(_red),
-    "same": _same,
-    "no_usage": _no_usage,
+    "text_only": lambda speaker, call, argument: speaker.build_finished(call, [{"text": "What a fine photo!"}]),
+    "only_thoughts": lambda speaker, call, argument: speaker.build_finished(call, [_build_thought(), build_draft()]),
+    "drafts": _build_several(_build_thought, build_draft, build_draft),
+    "two_images": _build_several(_build_red),
+    "same": _build_same,
+    "no_usage": _build_without_usage,
     "error_200": lambda speaker, call, argument: {"error": {"code": 500, "message": "?", "status": "INTERNAL"}},
-    "picture": _odd,
-    "base64": _base64,
+    "picture": _build_odd,
+    "base64": _build_base64,
 }

@@ -1,4 +1,4 @@
-"""Error bodies as Google's services build them (`google.rpc.Status` with details), by name."""
+"""Error bodies in the form of Google's services (`google.rpc.Status` with details), by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL_GONE = (
 )
 
 
-def refused(
+def error_reply(
     http: int,
     status: str,
     message: str = "",
@@ -32,10 +32,10 @@ def refused(
     return Reply(http, json.dumps({"error": error}).encode(), "application/json; charset=UTF-8")
 
 
-def bad_key() -> Reply:
+def build_bad_key() -> Reply:
     text = "API key not valid. Please pass a valid API key."
     info = {"domain": "googleapis.com", "metadata": {"service": "generativelanguage.googleapis.com"}}
-    return refused(
+    return error_reply(
         400,
         "INVALID_ARGUMENT",
         text,
@@ -44,16 +44,16 @@ def bad_key() -> Reply:
     )
 
 
-def no_key() -> Reply:
+def build_no_key() -> Reply:
     text = "Method doesn't allow unregistered callers (callers without established identity)."
-    return refused(403, "PERMISSION_DENIED", text)
+    return error_reply(403, "PERMISSION_DENIED", text)
 
 
-def retry_info(delay: str) -> dict[str, Any]:
+def build_retry_info(delay: str) -> dict[str, Any]:
     return {"@type": RPC + "RetryInfo", "retryDelay": delay}
 
 
-def quota(per: str, value: str, delay: str, prose: str = "") -> Reply:
+def build_quota_error(per: str, value: str, delay: str, prose: str = "") -> Reply:
     violation = {
         "quotaMetric": QUOTA_METRIC,
         "quotaId": f"GenerateRequestsPer{per}PerProjectPerModel",
@@ -66,26 +66,26 @@ def quota(per: str, value: str, delay: str, prose: str = "") -> Reply:
         {"@type": RPC + "Help", "links": help_links},
     ]
     if delay:
-        details.append(retry_info(delay))
+        details.append(build_retry_info(delay))
     text = f"You exceeded your current quota, please check your plan and billing details.{prose}"
-    return refused(429, "RESOURCE_EXHAUSTED", text, *details)
+    return error_reply(429, "RESOURCE_EXHAUSTED", text, *details)
 
 
-def named(name: str, argument: str, key: str) -> Reply | None:
-    """None: there is no such error. `argument` is what RetryInfo says; empty, and there is none."""
+def find_error(name: str, argument: str, key: str) -> Reply | None:
+    """The named error; None if there is no such error. `argument` is the delay in RetryInfo; empty: no RetryInfo."""
     if name in LIMITS:
-        return quota(*LIMITS[name][:2], argument or LIMITS[name][2], LIMITS[name][3])
+        return build_quota_error(*LIMITS[name][:2], argument or LIMITS[name][2], LIMITS[name][3])
     if name == "suspended":
-        return refused(403, "PERMISSION_DENIED", f"Permission denied: Consumer 'api_key:{key}' has been suspended.")
+        return error_reply(403, "PERMISSION_DENIED", f"Permission denied: Consumer 'api_key:{key}' has been suspended.")
     if name not in ERRORS:
         return None
-    reply = refused(*ERRORS[name], *([retry_info(argument)] if argument else []))
+    reply = error_reply(*ERRORS[name], *([build_retry_info(argument)] if argument else []))
     if name == "in_a_list":
         reply.body = b"[" + reply.body + b"]"
     return reply
 
 
-LIMITS = {  # per what, the limit, RetryInfo, and what the prose says at the same time
+LIMITS = {  # the period, the limit, RetryInfo, and the message's own delay
     "rate": ("Minute", "10", "", ""),
     "rate_prose": ("Minute", "10", "", " Please retry in 51.386s."),
     "day": ("Day", "1000", "14s", ""),

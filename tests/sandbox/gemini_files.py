@@ -1,4 +1,4 @@
-"""The sandbox's Files API: resumable upload, states, a 48-hour life on a clock that a test may turn forward."""
+"""The sandbox's Files API: resumable upload, states, a life of 48 hours that a test may shorten (`FileStore.ahead`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.sandbox.gemini_errors import refused
+from tests.sandbox.gemini_errors import error_reply
 from tests.sandbox.gemini_request import UPLOAD, read
 from tests.sandbox.wire import Received, Reply
 
@@ -26,17 +26,17 @@ class File:
     size: int
     created: dt.datetime
     data: bytes = field(default=b"", repr=False)
-    looks_until_active: int = 0
+    polls_until_active: int = 0
     is_failed: bool = False
 
     def state(self) -> str:
         if self.is_failed:
             return "FAILED"
-        return "PROCESSING" if self.looks_until_active else "ACTIVE"
+        return "PROCESSING" if self.polls_until_active else "ACTIVE"
 
-    def shown(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         created = self.created.strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
-        shown = {
+        file = {
             "name": self.name,
             "mimeType": self.mime_type,
             "sizeBytes": str(self.size),
@@ -48,12 +48,12 @@ class File:
             "state": self.state(),
             "source": "UPLOADED",
         }
-        return shown | ({"error": {"code": 3, "message": "could not be processed"}} if self.is_failed else {})
+        return file | ({"error": {"code": 3, "message": "could not be processed"}} if self.is_failed else {})
 
 
 class FileStore:
-    """What was uploaded. `plays` holds one fault for each of the next uploads: "" (none), "start_503", "not_final",
-    "processing:<looks>", "failed", "hold"."""
+    """The uploaded files. `plays` has one fault for each of the next uploads: "" (none), "start_503", "not_final",
+    "processing:<polls>", "failed", "hold"."""
 
     def __init__(self, base_url: Callable[[], str]) -> None:
         self.base_url = base_url
@@ -66,59 +66,59 @@ class FileStore:
         self._numbers = itertools.count(1)
         self._fault: dict[str, str] = {}
 
-    def usable(self, uri: str) -> File | None:
+    def find_usable(self, uri: str) -> File | None:
         return next((f for f in self.files.values() if f.uri == uri and self._is_alive(f)), None)
 
     def photos(self) -> list[File]:
-        """What should not stay: uploads of booths' photos. Template images are kept on purpose, for other photos."""
+        """Uploads of booths' photos, which must be deleted. Template images are kept on purpose, for other photos."""
         return [file for file in self.files.values() if file.mime_type == "image/jpeg"]
 
     def start(self, request: Received) -> Reply:
         meta, violations = read(UPLOAD, request.body or b"{}")
         if violations:
-            return refused(400, "INVALID_ARGUMENT", violations=violations)
+            return error_reply(400, "INVALID_ARGUMENT", violations=violations)
         headers = request.headers
         size = headers.get("x-goog-upload-header-content-length", "")
         mime_type = headers.get("x-goog-upload-header-content-type") or meta.get("file", {}).get("mime_type")
-        named = headers.get("x-goog-upload-protocol"), headers.get("x-goog-upload-command")
-        if named != ("resumable", "start") or not size.isdigit() or not mime_type:
-            return refused(400, "INVALID_ARGUMENT", "Invalid upload headers.")
-        fault, _, looks = (self.plays.popleft() if self.plays else "").partition(":")
+        command = headers.get("x-goog-upload-protocol"), headers.get("x-goog-upload-command")
+        if command != ("resumable", "start") or not size.isdigit() or not mime_type:
+            return error_reply(400, "INVALID_ARGUMENT", "Invalid upload headers.")
+        fault, _, polls = (self.plays.popleft() if self.plays else "").partition(":")
         if fault == "start_503":
-            return refused(503, "UNAVAILABLE", "The service is currently unavailable.")
+            return error_reply(503, "UNAVAILABLE", "The service is currently unavailable.")
         identity = f"sandbox{next(self._numbers)}"
         uri = f"{self.base_url()}/v1beta/files/{identity}"
-        file = File(f"files/{identity}", uri, mime_type, int(size), self._now(), looks_until_active=int(looks or 0))
+        file = File(f"files/{identity}", uri, mime_type, int(size), self._now(), polls_until_active=int(polls or 0))
         file.is_failed = fault == "failed"
         self.files[identity], self._fault[identity] = file, fault
         url = f"{self.base_url()}/upload/v1beta/files?upload_id={identity}&upload_protocol=resumable"
         return Reply(200, b"{}", headers={"X-Goog-Upload-URL": url, "X-Goog-Upload-Status": "active"})
 
-    def data(self, request: Received, shown: Callable[[dict[str, Any]], Reply]) -> Reply:
+    def data(self, request: Received, reply: Callable[[dict[str, Any]], Reply]) -> Reply:
         identity = request.query["upload_id"][0]
         file, command = self.files.get(identity), request.headers.get("x-goog-upload-command", "")
         if file is None or request.headers.get("x-goog-upload-offset") != str(len(file.data)):
-            return refused(400, "INVALID_ARGUMENT", "The upload offset does not match.")
+            return error_reply(400, "INVALID_ARGUMENT", "The upload offset does not match.")
         file.data += request.body
         if "finalize" not in command:
             return Reply(200, b"", headers={"X-Goog-Upload-Status": "active"})
         if len(file.data) != file.size:
-            return refused(400, "INVALID_ARGUMENT", "Fewer or more bytes than announced.")
-        reply = shown({"file": file.shown()})
+            return error_reply(400, "INVALID_ARGUMENT", "Fewer or more bytes than announced.")
+        finished = reply({"file": file.describe()})
         if self._fault[identity] != "not_final":
-            reply.headers["X-Goog-Upload-Status"] = "final"
-        reply.fault = "hold" if self._fault[identity] == "hold" else ""
-        return reply
+            finished.headers["X-Goog-Upload-Status"] = "final"
+        finished.fault = "hold" if self._fault[identity] == "hold" else ""
+        return finished
 
-    def get(self, identity: str, shown: Callable[[dict[str, Any]], Reply]) -> Reply:
+    def get(self, identity: str, reply: Callable[[dict[str, Any]], Reply]) -> Reply:
         file = self.files.get(identity)
         if file is None or not self._is_alive(file):
-            return no_file(identity)
-        file.looks_until_active = max(0, file.looks_until_active - 1)
-        return shown(file.shown())
+            return build_no_file(identity)
+        file.polls_until_active = max(0, file.polls_until_active - 1)
+        return reply(file.describe())
 
     def delete(self, identity: str) -> Reply:
-        return Reply(200, b"{}") if self.files.pop(identity, None) else no_file(identity)
+        return Reply(200, b"{}") if self.files.pop(identity, None) else build_no_file(identity)
 
     def _is_alive(self, file: File) -> bool:
         return self._now() < file.created + LIFE
@@ -127,6 +127,6 @@ class FileStore:
         return dt.datetime.now(dt.UTC) + self.ahead
 
 
-def no_file(identity: str) -> Reply:
+def build_no_file(identity: str) -> Reply:
     text = f"You do not have permission to access the File {identity} or it may not exist."
-    return refused(403, "PERMISSION_DENIED", text)
+    return error_reply(403, "PERMISSION_DENIED", text)

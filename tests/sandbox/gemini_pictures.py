@@ -1,5 +1,5 @@
-"""What the sandbox's Gemini draws: the very photo, tinted, framed and stamped, in the exact size of the real one's
-table."""
+"""The pictures of the sandbox's Gemini: the photo of the request, tinted, framed and stamped, in the exact size of the
+real service's table."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ BORDER = 12
 TINT, EDGE = (255, 140, 0), (0, 120, 60)
 
 
-def opened(data: bytes) -> Image.Image:
-    """Raises what Pillow raises."""
+def open_image(data: bytes) -> Image.Image:
+    """An upright RGB image. Raises Pillow's errors."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return ImageOps.exif_transpose(image).convert("RGB")
@@ -37,7 +37,7 @@ def opened(data: bytes) -> Image.Image:
 def size_of(
     ratio: str | None, size: str | None, photo: tuple[int, int], sizes: dict[str, tuple[int, int]]
 ) -> tuple[int, int]:
-    """Without a wished ratio, the photo's."""
+    """The picture's size; without a `ratio`, the one nearest to the photo's."""
     if not ratio:
         wanted = photo[0] / photo[1]
         ratio = min(sizes, key=lambda name: abs(sizes[name][0] / sizes[name][1] - wanted))
@@ -45,7 +45,7 @@ def size_of(
     return round(width * TIMES[size or "1K"]), round(height * TIMES[size or "1K"])
 
 
-def drawn(inputs: list[Image.Image], size: tuple[int, int], stamp: str) -> Image.Image:
+def draw(inputs: list[Image.Image], size: tuple[int, int], stamp: str) -> Image.Image:
     """The first image fills the picture; the others are shown along its lower edge, in their order."""
     picture = Image.blend(ImageOps.fit(inputs[0], size), Image.new("RGB", size, TINT), 0.25)
     picture = ImageOps.expand(ImageOps.crop(picture, BORDER), BORDER, EDGE)

@@ -1,7 +1,7 @@
-"""Reads a Gemini request as strictly as the real service does: protobuf's JSON, both casings, both base64 alphabets.
+"""Parses a Gemini request as strictly as the real service: protobuf's JSON, both casings, both base64 alphabets.
 
-What is not part of the protocol (other providers' fields, the Vertex dialect, misspelt ones) is a 400 with
-`fieldViolations`, as is a value of the wrong type.
+Fields that are not in the protocol (other providers', the Vertex dialect's, misspelt ones) and values of the wrong type
+are a 400 with `fieldViolations`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Check = Callable[["Reader", Any, str], Any]
 
 
 class Reader:
-    """Collects what is wrong while it reads."""
+    """Collects violations while it reads."""
 
     def __init__(self) -> None:
         self.violations: list[dict[str, str]] = []
@@ -76,11 +76,11 @@ def _message(**fields: Check) -> Check:
             reader.wrong(path, f"Invalid value at '{path}', expected an object")
             return {}
         read = {}
-        for given, content in value.items():
-            name = next((f for f in fields if given in {f, _camel(f)}), None)
+        for key, content in value.items():
+            name = next((f for f in fields if key in {f, _camel(f)}), None)
             if name is None:
                 at = f" at '{path}'" if path else ""
-                reader.wrong(path, f'Invalid JSON payload received. Unknown name "{given}"{at}: Cannot find field.')
+                reader.wrong(path, f'Invalid JSON payload received. Unknown name "{key}"{at}: Cannot find field.')
             elif content is not None:
                 read[name] = fields[name](reader, content, f"{path}.{name}".lstrip("."))
         return read
@@ -135,7 +135,7 @@ UPLOAD = _message(file=_message(name=TEXT, display_name=TEXT, mime_type=TEXT, si
 
 
 def read(check: Check, body: bytes) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """The request in snake_case, its bytes decoded, and what is wrong with it."""
+    """The request in snake_case with its bytes decoded, and its violations."""
     reader = Reader()
     try:
         value = json.loads(body)

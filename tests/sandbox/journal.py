@@ -1,4 +1,4 @@
-"""`GET /journal`: what the sandbox was asked, newest last, as JSON. Never a key, a prompt or a picture."""
+"""`GET /journal`: the sandbox's requests as JSON, newest last, without keys, prompts and pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Journal(Speaker):
         )
 
     def _entry(self, request: Received) -> dict[str, Any]:
-        parts = self.sandbox.speakers[request.provider].shown(request)
+        parts = self.sandbox.speakers[request.provider].describe_parts(request)
         return {
             "at": (datetime.now(UTC) - timedelta(seconds=monotonic() - request.at)).isoformat(timespec="milliseconds"),
             "provider": request.provider,

@@ -1,6 +1,6 @@
 """OpenAI's images API, as far as an edit goes: `POST /v1/images/edits`, `GET /v1/models`.
 
-The picture shows what it was made from: the first image's negative at the size asked for, the other images as stamps
+The picture shows what it was made from: the first image's negative at the requested size, the other images as stamps
 along its lower edge in their order, the prompt and the settings in a line of text.
 
 Scenarios, beside those of `wire.common`: `ERRORS` and `BODIES` of `openai_faults`, `picture:<name>` of `pictures` and
@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from tests.sandbox.openai_faults import BODIES, ERRORS, json_reply
 from tests.sandbox.openai_form import DEFAULT_MODEL, FIXED_SIZE, Form, Refusal, parts, read_form
-from tests.sandbox.pictures import ODD, base64_of, encoded
+from tests.sandbox.pictures import ODD, base64_of, encode
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox, common
 
 TOKENS = {"low": 196, "medium": 1667, "high": 7000, "xhigh": 9000, "max": 12000}  # of a square of 1024
@@ -37,20 +37,20 @@ class OpenAI(Speaker):
     def answer(self, request: Received) -> Reply:
         try:
             _authorize(request)
-            reply = self._routed(request)
+            reply = self._route(request)
         except Refusal as refusal:
             reply = json_reply(refusal.status, {"error": refusal.error})
         reply.headers.setdefault("x-request-id", f"req_sandbox{next(self._numbers):06d}")
         return reply
 
-    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+    def describe_parts(self, request: Received) -> list[tuple[str, str | None]]:
         try:
             read = parts(request)
         except (Refusal, KeyError):
             return []
         return [(part.name, sha256(part.data).hexdigest() if part.filename else None) for part in read]
 
-    def _routed(self, request: Received) -> Reply:
+    def _route(self, request: Received) -> Reply:
         match request.method, request.path:
             case "GET", "/v1/models":
                 return self._models()
@@ -91,28 +91,28 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _picture(form: Form, scenario: str, argument: str) -> bytes:
-    """As asked for, unless the scenario is about the picture."""
+    """The encoded picture in the requested format, unless the scenario changes it."""
     if scenario == "same":
-        return encoded(form.pictures[0], "PNG")
+        return encode(form.pictures[0], "PNG")
     if scenario == "picture":
-        return ODD[argument](_made(form))[0]
+        return ODD[argument](_draw(form))[0]
     format = form.get("output_format", "png")
     options = {} if format == "png" else {"quality": int(form.get("output_compression", "100"))}
-    return encoded(_made(form), format.upper(), **options)
+    return encode(_draw(form), format.upper(), **options)
 
 
-def _made(form: Form) -> Image.Image:
+def _draw(form: Form) -> Image.Image:
     width, height = _size(form)
     first, *others = (ImageOps.exif_transpose(picture).convert("RGB") for picture in form.pictures)
-    made = ImageOps.invert(ImageOps.fit(first, (width, height)))
+    drawn = ImageOps.invert(ImageOps.fit(first, (width, height)))
     stamp = width // 16
     for number, other in enumerate(others):
-        made.paste(ImageOps.fit(other, (stamp, stamp)), (number * stamp, height - stamp))
+        drawn.paste(ImageOps.fit(other, (stamp, stamp)), (number * stamp, height - stamp))
     text = f"{width}x{height} {form.get('quality')} {form.fields['prompt'][:60]}"
-    ImageDraw.Draw(made).text((8, 8), text, fill="white", stroke_fill="black", stroke_width=2)
+    ImageDraw.Draw(drawn).text((8, 8), text, fill="white", stroke_fill="black", stroke_width=2)
     if form.get("background") == "transparent":
-        made.putalpha(Image.radial_gradient("L").resize(made.size).point(lambda value: 255 if value < 180 else 0))
-    return made
+        drawn.putalpha(Image.radial_gradient("L").resize(drawn.size).point(lambda value: 255 if value < 180 else 0))
+    return drawn
 
 
 def _size(form: Form) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What the sandbox's OpenAI plays instead of a success: its errors (`ERRORS`) and its odd answers (`BODIES`)."""
+"""The scenarios of the sandbox's OpenAI: errors (`ERRORS`) and odd bodies of a success (`BODIES`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _blocked(stage: str, *categories: str) -> Callable[[str], Reply]:
 
 
 def _rate(header: str = "", text: str = "") -> Callable[[str], Reply]:
-    """429 that says when in a header, in the sentence or not at all; the argument is the time."""
+    """A 429 with the time to wait (the argument) in a header, in the message or not at all."""
 
     def play(argument: str) -> Reply:
         message = "Rate limit reached on input-images per min: Limit 5, Used 5, Requested 1." + text.format(argument)
@@ -52,7 +52,7 @@ def _rate(header: str = "", text: str = "") -> Callable[[str], Reply]:
 
 
 def _server(argument: str) -> Reply:
-    """`server:503`, also with the server's word on trying again: `server:503:false`."""
+    """`server:503`, or with the header `x-should-retry`: `server:503:false`."""
     status, _, again = argument.partition(":")
     message = "The server had an error while processing your request. Sorry about that!"
     error = {"message": message, "type": "server_error", "param": None, "code": None}
@@ -60,7 +60,7 @@ def _server(argument: str) -> Reply:
 
 
 def _echo(argument: str) -> Reply:
-    """A refusal that quotes what it should keep to itself."""
+    """A refusal that quotes the prompt and a key."""
     message = f"Could not process the prompt '{argument}' with key sk-proj-0123456789abcdef: {'no, ' * 300}"
     return _error(400, "invalid_value", message)("")
 

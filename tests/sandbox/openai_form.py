@@ -1,6 +1,6 @@
-"""A request for an edit, read and judged as strictly as the original is documented to.
+"""Parses and validates a request for an edit as strictly as OpenAI documents.
 
-The rules stand here in words of their own, not in those of the adapter's catalogue.
+The rules are written independently of the adapter's catalogue.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_form(request: Received) -> Form:
     if not fields.get("prompt"):
         raise Refusal(400, "missing_required_parameter", "Missing required parameter: 'prompt'.", "prompt")
     masks = [part for part in images if part.name == "mask"]
-    pictures = [_opened(part, n) for n, part in enumerate([part for part in images if part.name != "mask"])]
+    pictures = [_open(part, n) for n, part in enumerate([part for part in images if part.name != "mask"])]
     _check_pictures(pictures)
     for mask in masks:
         _check_mask(mask, pictures[0])
@@ -90,7 +90,7 @@ def read_form(request: Received) -> Form:
 
 
 def parts(request: Received) -> list[Part]:
-    """The parts of a multipart body, which must be built to the letter."""
+    """The parts of a multipart body, which must be well-formed."""
     boundary = re.search(r'boundary="?([^";]+)', request.headers["content-type"])
     if boundary is None:
         raise Refusal(400, None, "Could not parse multipart form")
@@ -135,8 +135,8 @@ def _read_multipart(read: list[Part]) -> tuple[dict[str, str], list[Part]]:
 
 def _read_json(body: bytes) -> tuple[dict[str, str], list[Part]]:
     try:
-        asked: dict[str, Any] = json.loads(body)
-        urls = [image["image_url"] for image in asked.pop("images", [])]
+        fields: dict[str, Any] = json.loads(body)
+        urls = [image["image_url"] for image in fields.pop("images", [])]
     except (ValueError, LookupError, TypeError):
         raise Refusal(400, None, "We could not parse the JSON body of your request.") from None
     images = []
@@ -145,10 +145,10 @@ def _read_json(body: bytes) -> tuple[dict[str, str], list[Part]]:
         if found is None or len(url) > 20_971_520:
             raise Refusal(400, "invalid_image_url", "Invalid image_url: expected a data URL.", "images")
         images.append(Part("image[]", "inline", found[1], base64.b64decode(found[2])))
-    return {name: str(value) for name, value in asked.items()}, images
+    return {name: str(value) for name, value in fields.items()}, images
 
 
-def _opened(part: Part, number: int) -> Image.Image:
+def _open(part: Part, number: int) -> Image.Image:
     if part.content_type not in IMAGE_TYPES:
         words = f"Invalid file '{part.name}': unsupported mimetype ('{part.content_type}')."
         raise Refusal(400, "unsupported_file_mimetype", words, "image")
@@ -157,7 +157,7 @@ def _opened(part: Part, number: int) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(part.data), formats=[IMAGE_TYPES[part.content_type]])
         picture.load()
-    except Exception:  # noqa: BLE001 - whatever a decoder raises, the file is bad
+    except Exception:  # noqa: BLE001 - any error of a decoder means that the file is bad
         words = f"Invalid image file or mode for image {number + 1}, please check your image file."
         raise Refusal(400, "invalid_image_file", words, "image") from None
     return picture
@@ -172,7 +172,7 @@ def _check_pictures(pictures: list[Image.Image]) -> None:
 
 
 def _check_mask(mask: Part, first: Image.Image) -> None:
-    picture = _opened(mask, 0)
+    picture = _open(mask, 0)
     kind = "image_generation_user_error"
     if picture.format != "PNG" or "A" not in picture.getbands():
         raise Refusal(400, "invalid_mask_image_format", "The mask needs an alpha channel.", "mask", kind)

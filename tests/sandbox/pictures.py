@@ -1,6 +1,6 @@
-"""Pictures of a bad day, the same for all speakers: each is made from the one that would have been answered.
+"""Odd pictures, the same for all speakers: each is made from the picture of a success.
 
-`ODD` is asked for with `picture:<name>`; where pictures travel as base64 in JSON, `BASE64` with `base64:<name>`.
+`picture:<name>` plays one of `ODD`; `base64:<name>` one of `BASE64`, for providers that send base64 in JSON.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import Any
 
 from PIL import Image
 
-Odd = tuple[bytes, str]  # the bytes, and the type they are called
-HUGE = (4096, 3072)  # pixels: as a PNG that is not compressed 38 MB, in base64 50
+Odd = tuple[bytes, str]  # the bytes, and the declared type
+HUGE = (4096, 3072)  # pixels: 38 MB as an uncompressed PNG, 50 MB in base64
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     out = BytesIO()
     image.save(out, format, **({"compress_level": 1} if format == "PNG" else {}) | options)
     return out.getvalue()
 
 
-def _honest(format: str, change: Callable[[Image.Image], Image.Image], **options: Any) -> Callable[[Image.Image], Odd]:
-    return lambda image: (encoded(change(image), format, **options), f"image/{format.lower()}")
+def _build(format: str, change: Callable[[Image.Image], Image.Image], **options: Any) -> Callable[[Image.Image], Odd]:
+    return lambda image: (encode(change(image), format, **options), f"image/{format.lower()}")
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _turned(image: Image.Image) -> Odd:
+def _rotate(image: Image.Image) -> Odd:
     exif = Image.Exif()
     exif[0x0112] = 6
-    return encoded(_plain(image).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif), "image/jpeg"
+    return encode(_to_rgb(image).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif), "image/jpeg"
 
 
-def _grey16(image: Image.Image) -> Image.Image:
+def _to_grey16(image: Image.Image) -> Image.Image:
     return image.convert("L").convert("I").point(lambda value: value * 256).convert("I;16")
 
 
-def _animated(format: str) -> Callable[[Image.Image], Odd]:
+def _animate(format: str) -> Callable[[Image.Image], Odd]:
     def make(image: Image.Image) -> Odd:
-        frame = _plain(image).resize((400, 300))
+        frame = _to_rgb(image).resize((400, 300))
         last = Image.new("RGB", frame.size, "red")
-        return encoded(frame, format, save_all=True, append_images=[last], duration=100), f"image/{format.lower()}"
+        return encode(frame, format, save_all=True, append_images=[last], duration=100), f"image/{format.lower()}"
 
     return make
 
@@ -53,35 +53,35 @@ def _animated(format: str) -> Callable[[Image.Image], Odd]:
 @cache
 def bomb() -> bytes:
     """Half a gigabyte of black in fifty kilobytes."""
-    return encoded(Image.new("1", (20_000, 20_000)), "PNG", compress_level=9)
+    return encode(Image.new("1", (20_000, 20_000)), "PNG", compress_level=9)
 
 
-def _part(format: str, share: float) -> Callable[[Image.Image], Odd]:
+def _cut(format: str, share: float) -> Callable[[Image.Image], Odd]:
     def make(image: Image.Image) -> Odd:
-        whole = encoded(_plain(image), format)
+        whole = encode(_to_rgb(image), format)
         return whole[: int(len(whole) * share)], f"image/{format.lower()}"
 
     return make
 
 
 ODD: dict[str, Callable[[Image.Image], Odd]] = {
-    "jpeg": _honest("JPEG", _plain),
-    "webp": _honest("WEBP", _plain),
-    "jpeg_called_png": lambda image: (encoded(_plain(image), "JPEG"), "image/png"),
-    "png_called_jpeg": lambda image: (encoded(_plain(image), "PNG"), "image/jpeg"),
-    "turned": _turned,
-    "cmyk": _honest("JPEG", lambda image: image.convert("CMYK")),
-    "grey16": _honest("PNG", _grey16),
-    "alpha": _honest("PNG", lambda image: image.convert("RGBA")),
-    "animated_webp": _animated("WEBP"),
-    "wrong_ratio": _honest("PNG", lambda image: _plain(image).resize((333, 77))),
-    "huge": _honest("PNG", lambda image: _plain(image).resize(HUGE), compress_level=0),
-    # No pictures that could be used.
-    "gif": _animated("GIF"),
+    "jpeg": _build("JPEG", _to_rgb),
+    "webp": _build("WEBP", _to_rgb),
+    "jpeg_called_png": lambda image: (encode(_to_rgb(image), "JPEG"), "image/png"),
+    "png_called_jpeg": lambda image: (encode(_to_rgb(image), "PNG"), "image/jpeg"),
+    "turned": _rotate,
+    "cmyk": _build("JPEG", lambda image: image.convert("CMYK")),
+    "grey16": _build("PNG", _to_grey16),
+    "alpha": _build("PNG", lambda image: image.convert("RGBA")),
+    "animated_webp": _animate("WEBP"),
+    "wrong_ratio": _build("PNG", lambda image: _to_rgb(image).resize((333, 77))),
+    "huge": _build("PNG", lambda image: _to_rgb(image).resize(HUGE), compress_level=0),
+    # Unusable ones.
+    "gif": _animate("GIF"),
     "zero_bytes": lambda image: (b"", "image/png"),
-    "cut_png": _part("PNG", 0.5),
-    "cut_jpeg": _part("JPEG", 0.5),
-    "cut_header": lambda image: (encoded(_plain(image), "PNG")[:20], "image/png"),
+    "cut_png": _cut("PNG", 0.5),
+    "cut_jpeg": _cut("JPEG", 0.5),
+    "cut_header": lambda image: (encode(_to_rgb(image), "PNG")[:20], "image/png"),
     "bomb": lambda image: (bomb(), "image/png"),
     "html": lambda image: (b"<html>so sorry</html>", "image/png"),
 }

@@ -1,4 +1,4 @@
-"""Adapters of the sandbox's two protocols, each as small as an adapter can be; and Turbotext's, in a hurry."""
+"""Minimal adapters of the sandbox's two protocols; and Turbotext's with short pauses."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Instant(SandboxProvider):
 
 
 class Fetching(Instant):
-    """Would fetch the photo by its public link; the sandbox only notes which it was, in the call's path."""
+    """Would fetch the photo by its public link; the sandbox only records the link, in the call's path."""
 
     id = "fetching"
     name = "Sandbox, fetching by URL"
@@ -111,7 +111,7 @@ class Queued(SandboxProvider):
 
 
 class QuickTurbotext(Turbotext):
-    """Everything but the waiting."""
+    """The real adapter with short pauses."""
 
     poll_seconds = 0.02
     download_pauses = (0.02, 0.02)

@@ -5,8 +5,8 @@
     GET  /queue/<reference>  204 while it works, then the picture
     DELETE /queue/<reference>
 
-What it does is asked for in the query, `?scenario=`: see `SCENARIOS`. It runs in threads of the test's own process, so
-a test can look into the journal and let held requests go.
+The query's `?scenario=` selects what it does: see `SCENARIOS`. It runs in threads of the test's own process, so a test
+can read the journal and release held requests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WAIT_SECONDS = 30.0  # a test that waits longer for something has failed
 
 
 def developed(photo: bytes) -> bytes:
-    """The sandbox's picture: the photo's negative, so that a test can see that it was made from the very photo."""
+    """The sandbox's picture: the photo's negative, so that a test can check that it was made from this photo."""
     out = io.BytesIO()
     ImageOps.invert(Image.open(io.BytesIO(photo)).convert("RGB")).save(out, "JPEG", quality=90)
     return out.getvalue()
@@ -59,7 +59,7 @@ class Sandbox:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextmanager
-    def running(self) -> Iterator[Sandbox]:
+    def run(self) -> Iterator[Sandbox]:
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="sandbox")
         thread.start()
         try:
@@ -71,7 +71,7 @@ class Sandbox:
             self._server.server_close()
 
     def reset(self) -> None:
-        """A clean journal; what is still held is let go."""
+        """Clears the journal and answers held requests."""
         self.let_go()
         with self._arrived:
             self.journal.clear()
@@ -79,21 +79,21 @@ class Sandbox:
         self._gate = threading.Event()
 
     def let_go(self) -> None:
-        """Answers all that is held, and holds nothing more until `reset`."""
+        """Answers all held requests, and holds no more until `reset`."""
         self._gate.set()
 
     def wait_for_calls(self, count: int, method: str = "POST") -> list[Call]:
-        """Returns once so many calls have come in."""
+        """Returns once so many calls have arrived."""
         with self._arrived:
-            came = self._arrived.wait_for(lambda: len(self._of(method)) >= count, WAIT_SECONDS)
-            assert came, f"{len(self._of(method))} {method} calls came in, not {count}"
-            return self._of(method)
+            is_in_time = self._arrived.wait_for(lambda: len(self._calls_by(method)) >= count, WAIT_SECONDS)
+            assert is_in_time, f"{len(self._calls_by(method))} {method} calls came in, not {count}"
+            return self._calls_by(method)
 
-    def _of(self, method: str) -> list[Call]:
+    def _calls_by(self, method: str) -> list[Call]:
         return [call for call in self.journal if call.method == method]
 
     def note(self, call: Call) -> int:
-        """Journals the call; returns which one of its kind it is, from 1."""
+        """Adds the call to the journal; returns its number among those of its method and scenario, from 1."""
         with self._arrived:
             self.journal.append(call)
             self._arrived.notify_all()
@@ -111,12 +111,12 @@ class Sandbox:
         self._photos[reference] = photo
         return reference
 
-    def queued(self, reference: str) -> bytes | None:
+    def get_photo(self, reference: str) -> bytes | None:
         return self._photos.get(reference)
 
 
 class Player(BaseHTTPRequestHandler):
-    """Answers one request in the way that its scenario says."""
+    """Answers one request as its scenario says."""
 
     protocol_version = "HTTP/1.1"
     sandbox: Sandbox
@@ -131,7 +131,7 @@ class Player(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         call = self._call(b"")
         number = self.sandbox.note(call)
-        photo = self.sandbox.queued(call.path.rpartition("/")[2])
+        photo = self.sandbox.get_photo(call.path.rpartition("/")[2])
         if call.scenario == "poll_fails_once" and number == 1:
             self.answer(503)
         elif photo is None:
@@ -150,7 +150,7 @@ class Player(BaseHTTPRequestHandler):
         return Call(self.command, parts.path, parse_qs(parts.query)["scenario"][0], body)
 
     def make(self, call: Call) -> None:
-        """The usual answer of the call's protocol."""
+        """Sends the usual answer of the call's protocol."""
         if call.path == "/queue":
             self.answer(200, self.sandbox.enqueue(call.body).encode(), "text/plain")
         else:
@@ -166,25 +166,25 @@ class Player(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the journal is what is read."""
+        """Logs nothing: there is the journal."""
 
 
 Scenario = Callable[[Player, Call, int, str], None]
 
 
-def _ok(player: Player, call: Call, number: int, argument: str) -> None:
+def _make(player: Player, call: Call, number: int, argument: str) -> None:
     player.make(call)
 
 
-def _hold(player: Player, call: Call, number: int, argument: str) -> None:
-    """An immediate answer is held until the test lets go; a queue takes the job and works on it until then."""
+def _hold_then_make(player: Player, call: Call, number: int, argument: str) -> None:
+    """A synchronous answer is held until `let_go`; a queue accepts the job and finishes it after `let_go`."""
     if call.path != "/queue":
         player.sandbox.hold()
     player.make(call)
 
 
-def _first(status: int) -> Scenario:
-    """That status so many times, then the picture."""
+def _fail_first(status: int) -> Scenario:
+    """Answers with the status so many times, then with the picture."""
 
     def play(player: Player, call: Call, number: int, argument: str) -> None:
         if number <= int(argument):
@@ -195,29 +195,29 @@ def _first(status: int) -> Scenario:
     return play
 
 
-def _always(status: int, body: bytes = b"") -> Scenario:
+def _answer_always(status: int, body: bytes = b"") -> Scenario:
     def play(player: Player, call: Call, number: int, argument: str) -> None:
         player.answer(status, body, retry_after=argument)
 
     return play
 
 
-def _lost(player: Player, call: Call, number: int, argument: str) -> None:
-    """The request was taken; its answer never comes."""
+def _answer_nothing(player: Player, call: Call, number: int, argument: str) -> None:
+    """The request was received; no answer is sent."""
     player.close_connection = True
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "ok": _ok,
-    "hold": _hold,
-    "never": _ok,  # a queue that takes the job and never finishes it
-    "poll_fails_once": _ok,
-    "overloaded_first": _first(503),
-    "overloaded": _always(503),
-    "refuses": _always(422),
-    "bad_key": _always(401),
-    "not_an_image": _always(200, b"<html>so sorry</html>"),
-    "lost": _lost,
+    "ok": _make,
+    "hold": _hold_then_make,
+    "never": _make,  # a queue that accepts the job and never finishes it
+    "poll_fails_once": _make,
+    "overloaded_first": _fail_first(503),
+    "overloaded": _answer_always(503),
+    "refuses": _answer_always(422),
+    "bad_key": _answer_always(401),
+    "not_an_image": _answer_always(200, b"<html>so sorry</html>"),
+    "lost": _answer_nothing,
 }
 
 

@@ -1,4 +1,4 @@
-"""The whole service against the sandbox: its accounts point there, and there is a slot for every paid operation."""
+"""Runs the whole service against the sandbox: with accounts at the sandbox, and a slot for every paid operation."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def run() -> None:
         call_command("bootstrap")
         for provider in PAID:
             account = ProviderAccount.objects.filter(pk=provider)
-            # The sandbox may be at another port than the last time, and is never behind the real accounts' proxy.
+            # The sandbox may have another port than last time, and is never behind the real accounts' proxy.
             account.update(base_url=os.environ[f"{provider.upper()}_BASE_URL"], encrypted_proxy_url="")
             for operation in registry.classes()[provider].operations:
-                _slot(provider, operation)
+                _add_slot(provider, operation)
         try:
             call_command("run")
         except CommandError as error:
             sys.exit(str(error))
 
 
-def _slot(provider: str, operation: Operation) -> None:
-    """Adds the operation's slot unless there is one; says which it is."""
+def _add_slot(provider: str, operation: Operation) -> None:
+    """Creates the operation's slot unless it exists, and prints it."""
     slot = Slot.objects.filter(provider_id=provider, operation_id=operation.id).first()
     if slot is None:
-        recipe: dict[str, str] = {
+        settings_json: dict[str, str] = {
             field: field for field in ("style", "face") if field in operation.settings.model_fields
         }
         if "prompt" in operation.settings.model_fields:
-            recipe["prompt"] = PROMPT
-        slot = Slot(pk=Slot.next_id(), provider_id=provider, operation_id=operation.id, settings_json=recipe)
+            settings_json["prompt"] = PROMPT
+        slot = Slot(pk=Slot.next_id(), provider_id=provider, operation_id=operation.id, settings_json=settings_json)
         slot.name = f"{registry.provider_name(provider)}: {operation.name}"
         slot.save()
-        for key in recipe.keys() - {"prompt"}:
+        for key in settings_json.keys() - {"prompt"}:
             _bind(slot, key)
         slot.full_clean()
-    print(f"  {slot}: /ingest/{slot.pk}", flush=True)  # noqa: T201 - so that one knows where to post
+    print(f"  {slot}: /ingest/{slot.pk}", flush=True)  # noqa: T201 - says where to post
 
 
 def _bind(slot: Slot, key: str) -> None:
@@ -63,12 +63,12 @@ def _bind(slot: Slot, key: str) -> None:
     TemplateBinding.objects.create(slot=slot, setting_key=key, media=media)
 
 
-def _style() -> Image.Image:
+def _draw_style() -> Image.Image:
     """A mosaic."""
     return scene(90, 60).quantize(24).convert("RGB").resize((900, 600), Image.Resampling.NEAREST)
 
 
-def _face() -> Image.Image:
+def _draw_face() -> Image.Image:
     face = Image.new("RGB", (600, 600), "#3d5a80")
     draw = ImageDraw.Draw(face)
     draw.ellipse((120, 60, 480, 560), fill="#e0ac84")
@@ -80,4 +80,4 @@ def _face() -> Image.Image:
     return face
 
 
-DRAWN = {"style": _style, "face": _face}
+DRAWN = {"style": _draw_style, "face": _draw_face}

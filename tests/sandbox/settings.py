@@ -12,7 +12,7 @@ from photoslot.environment import generate_secret
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = ROOT / "var/sandbox"
 
-# Set before the service's own settings read them: what a .env says must not reach a play, nor a play a real database.
+# Set before the service's own settings read them: no .env may apply here, and no real database may be used.
 os.environ |= {
     "DATABASE_URL": "postgres:///",
     "DATABASE_LISTEN_URL": "",

@@ -1,7 +1,7 @@
-"""Turbotext's photo API as the sandbox speaks it: queue, polls, downloads, and its ways to go wrong.
+"""Turbotext's photo API in the sandbox: queue, polls, downloads, and their errors.
 
-It really fetches the pictures it is given links to. What the documentation leaves open (the words for a wrong key, for
-an unknown id) is this sandbox's own choice; nothing may depend on it. Scenarios, by the request they spoil:
+It really fetches the pictures from the links it receives. What the documentation leaves open (the error codes for a
+wrong key and an unknown id) is this sandbox's own choice; nothing may depend on it. Scenarios, by request:
 
     create_queue   any of `wire.common`; error:CODE  error_object:CODE,FIELD  error_number  http:STATUS,RETRY_AFTER
                    no_queueid  queueid_string
@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl
 import httpx
 from PIL import Image, ImageDraw, ImageOps
 
-from tests.sandbox.pictures import ODD, encoded
+from tests.sandbox.pictures import ODD, encode
 from tests.sandbox.wire import COMMON, WAIT_SECONDS, Received, Reply, Speaker, WireSandbox, common
 
 KEY = "turbotext-key"
@@ -48,42 +48,42 @@ class Refused(Exception):
     """A `success: false`, with its code."""
 
 
-def _text(value: str) -> bool:
+def _is_text(value: str) -> bool:
     return bool(value.strip())
 
 
-def _whole(low: int, high: int) -> Callable[[str], bool]:
+def _is_whole(low: int, high: int) -> Callable[[str], bool]:
     return lambda value: value.isascii() and value.isdecimal() and low <= int(value) <= high
 
 
-def _number(low: float, high: float) -> Callable[[str], bool]:
-    def is_one(value: str) -> bool:
+def _is_number(low: float, high: float) -> Callable[[str], bool]:
+    def check(value: str) -> bool:
         try:
             return low <= float(value) <= high
         except ValueError:
             return False
 
-    return is_one
+    return check
 
 
 def _one_of(*values: str) -> Callable[[str], bool]:
     return values.__contains__
 
 
-COMMON_FIELDS: dict[str, Callable[[str], bool]] = {"webhook": _text, "user_id": _whole(1, 10**9)}
+COMMON_FIELDS: dict[str, Callable[[str], bool]] = {"webhook": _is_text, "user_id": _is_whole(1, 10**9)}
 FIELDS: dict[str, dict[str, Callable[[str], bool]]] = {
     "available_api": {},
     "generate_image2image": {
-        "url": _text,
-        "content": _text,
-        "strength": _whole(0, 80),
-        "seed": _whole(1, 10**10),
-        "scale": _number(0.1, 20),
+        "url": _is_text,
+        "content": _is_text,
+        "strength": _is_whole(0, 80),
+        "seed": _is_whole(1, 10**10),
+        "scale": _is_number(0.1, 20),
         "negative_prompt": lambda value: 1 <= len(value.split()) <= 80,
         "original_language": _one_of("ru", "en", "de", "fr", "es"),
     },
-    "mix_images": {"url": _text, "url_image_target": _text, "content": _text},
-    "deepfake_photo": {"url": _text, "url_image_target": _text, "face_restore": _one_of("True", "False")},
+    "mix_images": {"url": _is_text, "url_image_target": _is_text, "content": _is_text},
+    "deepfake_photo": {"url": _is_text, "url_image_target": _is_text, "face_restore": _one_of("True", "False")},
 }
 REQUIRED = {
     "available_api": (),
@@ -102,11 +102,11 @@ class Queued:
     form: dict[str, str]
     scenario: str
     argument: str
-    picture: Image.Image | None = field(default=None, repr=False)  # gone once fetched: its link works for one time
+    picture: Image.Image | None = field(default=None, repr=False)  # None once fetched: its link works only once
     polls: int = 0
     downloads: int = 0
 
-    def plays(self, *names: str) -> bool:
+    def is_playing(self, *names: str) -> bool:
         return self.scenario in names
 
     @property
@@ -126,9 +126,9 @@ class TurbotextSpeaker(Speaker):
         self.jobs: dict[int, Queued] = {}
         self.fetched: dict[str, str] = {}  # SHA-256 of what links led to
         self.photo_attempts = 1000  # left of the plan
-        self.allows_private = True  # links into private networks: all that tests have
+        self.allows_private = True  # links into private networks: tests have no others
         self.reconnects = 1  # polls before a job is done, where no scenario says otherwise
-        self.deliver_late = threading.Event()  # what the scenario webhook_late waits for
+        self.deliver_late = threading.Event()  # the scenario webhook_late waits for it
 
     def reset(self) -> None:
         super().reset()
@@ -153,7 +153,7 @@ class TurbotextSpeaker(Speaker):
         except Refused as refused:
             return _json({"success": False, "error": str(refused)})
 
-    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+    def describe_parts(self, request: Received) -> list[tuple[str, str | None]]:
         return [(name, self.fetched.get(value)) for name, value in parse_qsl(request.body.decode(errors="replace"))]
 
     # create_queue
@@ -173,16 +173,16 @@ class TurbotextSpeaker(Speaker):
             job = Queued(FIRST_ID + len(self.jobs), method, form, scenario, argument)
             self.jobs[job.id] = job
         if inputs:
-            job.picture = developed(job, inputs)
+            job.picture = transform(job, inputs)
         if "webhook" in form:
             threading.Thread(target=self._deliver, args=[job], daemon=True).start()
             return _json({"success": True, "asyncid": job.id})
-        return _created(job)
+        return _build_created_reply(job)
 
     def _inputs(self, form: dict[str, str]) -> dict[str, Image.Image]:
-        return {name: self._fetched(value) for name, value in form.items() if name.startswith("url")}
+        return {name: self._fetch(value) for name, value in form.items() if name.startswith("url")}
 
-    def _fetched(self, link: str) -> Image.Image:
+    def _fetch(self, link: str) -> Image.Image:
         """The picture behind a link. Raises `Refused` unless it is a JPEG or PNG that answers at once."""
         try:
             url = httpx.URL(link)
@@ -207,19 +207,19 @@ class TurbotextSpeaker(Speaker):
         if job is None or job.method != method:
             raise Refused("queue_error")
         job.polls += 1
-        if job.plays("late_fetch") and job.picture is None:
-            job.picture = developed(job, self._inputs(job.form))
-        if job.polls == 1 and job.plays("poll", "poll_http"):
-            return _spoiled(job, self._done(job))
+        if job.is_playing("late_fetch") and job.picture is None:
+            job.picture = transform(job, self._inputs(job.form))
+        if job.polls == 1 and job.is_playing("poll", "poll_http"):
+            return _spoil(job, self._build_result(job))
         refusal = _refusal(job.scenario, job.argument, "poll_")
         if refusal is not None:
             return refusal
-        waits = int(job.argument) if job.plays("reconnect") else self.reconnects
-        if job.polls <= waits or job.plays("forever"):
+        waits = int(job.argument) if job.is_playing("reconnect") else self.reconnects
+        if job.polls <= waits or job.is_playing("forever"):
             return _json({"action": "reconnect"})
-        return self._done(job)
+        return self._build_result(job)
 
-    def _done(self, job: Queued) -> Reply:
+    def _build_result(self, job: Queued) -> Reply:
         if job.method == "available_api":
             return _json({"success": True, "error": "", "data": {"methods": sorted(FIELDS)}})
         answer = self._success(job)
@@ -238,9 +238,9 @@ class TurbotextSpeaker(Speaker):
                 answer["data"]["image"].insert(0, "image/a_draft.png")
             case "link":
                 answer["uploaded_image"] = job.argument
-        if job.plays("absolute"):
+        if job.is_playing("absolute"):
             answer["data"]["image"] = [f"{self._url}/{answer['data']['image'][0]}"]
-        return _worded(job, answer)
+        return _build_reply(job, answer)
 
     def _success(self, job: Queued) -> Json:
         assert job.picture is not None
@@ -259,10 +259,10 @@ class TurbotextSpeaker(Speaker):
         }
 
     def _deliver(self, job: Queued) -> None:
-        """The result, to the webhook of the job."""
-        if job.plays("webhook_late"):
+        """Posts the result to the job's webhook."""
+        if job.is_playing("webhook_late"):
             self.deliver_late.wait(WAIT_SECONDS)
-        for _ in range(2 if job.plays("webhook_twice") else 1):
+        for _ in range(2 if job.is_playing("webhook_twice") else 1):
             httpx.post(job.form["webhook"], json=self._success(job) | {"asyncid": job.id}, trust_env=False, verify=TLS)
 
     # downloads
@@ -277,25 +277,25 @@ class TurbotextSpeaker(Speaker):
         if job is None or job.picture is None:
             return Reply(404, b"<html>404</html>", "text/html")
         job.downloads += 1
-        return _missing(job, f"{self._url}{request.path}?f={name}") or self._picture(job)
+        return _find_substitute(job, f"{self._url}{request.path}?f={name}") or self._picture(job)
 
     def _picture(self, job: Queued) -> Reply:
         assert job.picture is not None
-        data, called = encoded(job.picture, "PNG"), "image/png"
-        if job.plays("picture"):
-            data, called = ODD[job.argument](job.picture)
-        if job.plays("too_large"):
+        data, mime_type = encode(job.picture, "PNG"), "image/png"
+        if job.is_playing("picture"):
+            data, mime_type = ODD[job.argument](job.picture)
+        if job.is_playing("too_large"):
             data += bytes(MAX_FETCHED_BYTES)
-        reply = Reply(200, data, "application/octet-stream" if job.plays("octet_stream") else called)
-        if job.plays("download") and job.downloads == 1:
+        reply = Reply(200, data, "application/octet-stream" if job.is_playing("octet_stream") else mime_type)
+        if job.is_playing("download") and job.downloads == 1:
             scenario, _, argument = job.argument.partition(":")
             return common(scenario, argument, reply)
         job.picture = None
         return reply
 
 
-def _missing(job: Queued, itself: str) -> Reply | None:
-    """What is there instead of the picture; `itself` is the address that was asked for."""
+def _find_substitute(job: Queued, itself: str) -> Reply | None:
+    """The scenario's reply instead of the picture, or None; `itself` is the requested URL."""
     match job.scenario:
         case "gone":
             return Reply(int(job.argument), b"gone", "text/plain")
@@ -308,11 +308,11 @@ def _missing(job: Queued, itself: str) -> Reply | None:
     return None
 
 
-def developed(job: Queued, inputs: dict[str, Image.Image]) -> Image.Image:
-    """A visible transformation of the very pictures that were sent, with a border and the method's name on it."""
+def transform(job: Queued, inputs: dict[str, Image.Image]) -> Image.Image:
+    """A visible transformation of the request's pictures, with a border and the method's name."""
     form = job.form
     picture = inputs["url_image_target" if job.method == "mix_images" else "url"]
-    if job.plays("same"):
+    if job.is_playing("same"):
         return picture
     picture.thumbnail((MAX_SIDE, MAX_SIDE))
     if job.method == "generate_image2image":
@@ -346,53 +346,55 @@ def _validate(method: str, form: dict[str, str]) -> None:
         raise Refused("params_error")
 
 
-def _refusal(scenario: str, argument: str, stage: str) -> Reply | None:
-    """The scenario's refusal, if it is one of this stage: "" for `create_queue`, "poll_" for `get_result`."""
+def _refusal(scenario: str, argument: str, prefix: str) -> Reply | None:
+    """The scenario's refusal, if it has this prefix: "" for `create_queue`, "poll_" for `get_result`."""
     first, _, second = argument.partition(",")
-    if scenario == f"{stage}error":
+    if scenario == f"{prefix}error":
         return _json({"success": False, "error": argument})
-    if scenario == f"{stage}error_object":
+    if scenario == f"{prefix}error_object":
         return _json({"success": False, "error": {"code": first, "fields": [second]}, "data": []})
-    if scenario == f"{stage}error_number":
+    if scenario == f"{prefix}error_number":
         return _json({"success": False, "error": 13})
-    if scenario == "http" and not stage:
+    if scenario == "http" and not prefix:
         return _json({"success": False, "error": "server"}, int(first), {"Retry-After": second} if second else {})
     return None
 
 
-def _created(job: Queued) -> Reply:
+def _build_created_reply(job: Queued) -> Reply:
     answer: Json = {"success": True, "queueid": job.id}
-    if job.plays("no_queueid"):
+    if job.is_playing("no_queueid"):
         del answer["queueid"]
-    elif job.plays("queueid_string"):
+    elif job.is_playing("queueid_string"):
         answer["queueid"] = str(job.id)
-    reply = _worded(job, answer)
-    spoils = job.scenario in COMMON and not job.plays("rename")
-    return common(job.scenario, job.argument, reply) if spoils else reply
+    reply = _build_reply(job, answer)
+    is_spoiled = job.scenario in COMMON and not job.is_playing("rename")
+    return common(job.scenario, job.argument, reply) if is_spoiled else reply
 
 
-def _spoiled(job: Queued, reply: Reply) -> Reply:
-    if job.plays("poll_http"):
+def _spoil(job: Queued, reply: Reply) -> Reply:
+    if job.is_playing("poll_http"):
         return Reply(int(job.argument), b"<html>error</html>", "text/html")
     scenario, _, argument = job.argument.partition(":")
     return common(scenario, argument, reply)
 
 
-def _worded(job: Queued, answer: Json) -> Reply:
-    """The answer, in the words that the scenario is about."""
-    if job.plays("success_text"):
+def _build_reply(job: Queued, answer: Json) -> Reply:
+    """The answer as a reply, with the scenario's change of its text."""
+    if job.is_playing("success_text"):
         answer |= {"success": str(answer["success"]).lower()}
     reply = _json(answer)
-    if job.plays("rename"):
+    if job.is_playing("rename"):
         return common("rename", job.argument, reply)
-    if job.plays("php_warning"):
+    if job.is_playing("php_warning"):
         reply.body = b"<br />\n<b>Warning</b>: Undefined index {limit} in <b>/api.php</b> on line 7\n" + reply.body
-    if job.plays("malformed") and "data" in answer:  # as the published sample is
+    if job.is_playing("malformed") and "data" in answer:  # as the published sample is
         reply.body = reply.body.replace(b'", "seed"', b'"], "seed"')
         assert b'"], "seed"' in reply.body
     return reply
 
 
 def _json(answer: Json, status: int = 200, headers: dict[str, str] | None = None) -> Reply:
-    session = {"Set-Cookie": "PHPSESSID=1; path=/"}  # as PHP does; calls that bring it back wait for each other
+    session = {
+        "Set-Cookie": "PHPSESSID=1; path=/"
+    }  # as PHP does; calls with the same session would wait for each other
     return Reply(status, json.dumps(answer).encode(), headers=session | (headers or {}))

@@ -1,4 +1,4 @@
-"""What the tests of the Turbotext adapter share: the sandbox, our public links, and a provider in a hurry."""
+"""Helpers of the Turbotext adapter's tests: the sandbox, our public links, and a provider with short pauses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core import images
 from providers.attempts import Deadline, make_picture
 from providers.base import Account, OperationSettings, Picture, ProviderError, Request, Retry, Usage
 from providers.turbotext.operations import ImageEdit
-from tests.providers.observers import Permissive, unchanged
+from tests.providers.observers import Permissive, keep_picture
 from tests.sandbox.providers import QuickTurbotext
 from tests.sandbox.turbotext import KEY, TurbotextSpeaker
 from tests.sandbox.wire import Received, Reply, Speaker, WireSandbox
@@ -27,14 +27,14 @@ AT_ONCE = Retry(pause_seconds=0)
 EDIT = ImageEdit(prompt=PROMPT, strength=0, retry=AT_ONCE)
 
 
-def photo(colour: str) -> bytes:
+def photo(colour_at: str) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (320, 240), colour).save(out, "JPEG")
+    Image.new("RGB", (320, 240), colour_at).save(out, "JPEG")
     return out.getvalue()
 
 
 class Media(Speaker):
-    """Our own public links, as the provider sees them."""
+    """Serves our public links to the provider."""
 
     prefix = "media"
     files = {"/photo": photo("steelblue"), "/style": photo("gold"), "/face": photo("crimson"), "/text": b"no picture"}
@@ -45,8 +45,8 @@ class Media(Speaker):
 
 
 @dataclass
-class Seen(Permissive):
-    """The observer of a test."""
+class Recorder(Permissive):
+    """An observer that records references, errors and polls."""
 
     references: list[str] = field(default_factory=list)
     errors: list[ProviderError] = field(default_factory=list)
@@ -63,11 +63,11 @@ class Seen(Permissive):
 
 
 @dataclass
-class Cast:
-    """The sandbox, and a provider that talks to it."""
+class Harness:
+    """The sandbox, and a provider that calls it."""
 
     sandbox: WireSandbox
-    seen: Seen = field(default_factory=Seen)
+    observer: Recorder = field(default_factory=Recorder)
 
     @property
     def turbotext(self) -> TurbotextSpeaker:
@@ -89,10 +89,10 @@ class Cast:
         self.turbotext.play(*scenarios)
         async with aclosing(QuickTurbotext(self.account(key))) as provider:
             return await make_picture(
-                provider, self.request(settings), Deadline.after(seconds), self.seen, unchanged, **more
+                provider, self.request(settings), Deadline.after(seconds), self.observer, keep_picture, **more
             )
 
-    async def fault(self, *scenarios: str, key: str = KEY, **more: Any) -> ProviderError:
+    async def fail(self, *scenarios: str, key: str = KEY, **more: Any) -> ProviderError:
         with pytest.raises(ProviderError) as caught:
             await self.make(*scenarios, key=key, **more)
         assert not key or key not in caught.value.message
@@ -104,18 +104,18 @@ class Cast:
         return [form for form in forms if form["do"] == do]
 
 
-def colour(picture: Picture, x: float = 0.5, y: float = 0.4) -> tuple[int, ...]:
+def colour_at(picture: Picture, x: float = 0.5, y: float = 0.4) -> tuple[int, ...]:
     image = images.decode(picture.data).convert("RGB")
     found = image.getpixel((int(image.width * x), int(image.height * y)))
     assert isinstance(found, tuple)
     return found
 
 
-def near(name: str) -> Any:
+def approx_colour(name: str) -> Any:
     return pytest.approx(Image.new("RGB", (1, 1), name).getpixel((0, 0)), abs=12)
 
 
 @contextmanager
-def stage(*more: type[Speaker]) -> Iterator[WireSandbox]:
-    with WireSandbox([TurbotextSpeaker, Media, *more]).running() as sandbox:
+def run_sandbox(*more: type[Speaker]) -> Iterator[WireSandbox]:
+    with WireSandbox([TurbotextSpeaker, Media, *more]).run() as sandbox:
         yield sandbox

@@ -4,10 +4,10 @@
     /openai/v1/…   as api.openai.com
     /turbotext/…   as www.turbotext.ru
 
-A `Speaker` validates a request strictly and answers it. What it plays instead of a success is asked for by a token in
-the prompt, `[[scenario]]` or `[[scenario:argument]]`, or by `Speaker.play`, one scenario for each of the next requests
-that would make a picture. What all providers can play lives here: `FAULTS` of the wire, `CHANGES` of the reply; odd
-pictures are in `pictures`.
+A `Speaker` validates a request strictly and answers it. A token in the prompt, `[[scenario]]` or
+`[[scenario:argument]]`, selects what it plays instead of a success, as does `Speaker.play`, one for each of the
+next requests that would make a picture. The scenarios of all providers are here: `FAULTS` of the transport, `CHANGES`
+of the reply; odd pictures are in `pictures`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from urllib.parse import parse_qs, urlsplit
 TOKEN = re.compile(r"\[\[([a-z0-9_]+)(?::([^\]]*))?\]\]")
 KEY_HEADERS = ("authorization", "x-goog-api-key")
 WAIT_SECONDS = 30.0  # a test that waits longer has failed
-HOLD_SECONDS = 120.0  # longer than any deadline: for whoever is held, this is for ever
-KEPT_REQUESTS = 500  # by the journal: of photos of 1 MB that is half a gigabyte, and more than any test makes
+HOLD_SECONDS = 120.0  # longer than any deadline: for a held request, for ever
+KEPT_REQUESTS = 500  # in the journal: with photos of 1 MB half a gigabyte, and more than any test sends
 
 
-# Told every key and prompt that comes in (`tests.leaks`).
+# Called with every key and prompt that is received (`tests.leaks`).
 listeners: list[Callable[[str], None]] = []
 
 
-def told(*secrets: str) -> None:
+def report_secrets(*secrets: str) -> None:
     for listener in listeners:
         for secret in secrets:
             listener(secret)
@@ -84,32 +84,32 @@ class Speaker:
         self.script.extend(scenarios)
 
     def scenario(self, prompt: str = "") -> tuple[str, str]:
-        """Name and argument of what this request is to play; ("", "") for success."""
-        told(prompt)
+        """Name and argument of the scenario that this request plays; ("", "") for success."""
+        report_secrets(prompt)
         if self.script:
             name, _, argument = self.script.popleft().partition(":")
             return name, argument
         match = TOKEN.search(prompt)
         return (match[1], match[2] or "") if match else ("", "")
 
-    def shown(self, request: Received) -> list[tuple[str, str | None]]:
+    def describe_parts(self, request: Received) -> list[tuple[str, str | None]]:
         """The parts of a request by name, each with the SHA-256 of its image if it has one: for the journal."""
         return []
 
     def reset(self) -> None:
-        """Forgets what a test has left."""
+        """Removes the state that a test has left."""
         self.script.clear()
 
 
 class WireSandbox:
-    """The server, its journal, and the gate that held requests wait at."""
+    """The server, its journal, and the gate at which held requests wait."""
 
     def __init__(self, speakers: list[type[Speaker]], port: int = 0) -> None:
         self.journal: list[Received] = []
-        self.hung_up: list[Received] = []  # requests whose client went away while they were held
+        self.hung_up: list[Received] = []  # requests whose client hung up while they were held
         self._changed = threading.Condition()
         self._open: Counter[str] = Counter()
-        self.most_open: Counter[str] = Counter()  # of each provider: how many requests were answered at once at most
+        self.most_open: Counter[str] = Counter()  # by provider: the most requests that were open at once
         self._gate = threading.Event()
         self.speakers = {kind.prefix: kind(self) for kind in speakers}
         self._server = _Server(("127.0.0.1", port), type("Bound", (_Handler,), {"sandbox": self}))
@@ -119,7 +119,7 @@ class WireSandbox:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @contextmanager
-    def running(self) -> Iterator[WireSandbox]:
+    def run(self) -> Iterator[WireSandbox]:
         thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="sandbox")
         thread.start()
         try:
@@ -141,14 +141,14 @@ class WireSandbox:
             speaker.reset()
 
     def let_go(self) -> None:
-        """Answers all that is held."""
+        """Answers all held requests."""
         self._gate.set()
 
     @contextmanager
-    def noted(self, request: Received) -> Iterator[None]:
-        """In the journal, and counted as open until it is answered."""
+    def record(self, request: Received) -> Iterator[None]:
+        """Adds the request to the journal, and counts it as open until it is answered."""
         provider = request.provider
-        told(*(request.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS))
+        report_secrets(*(request.headers.get(name, "").removeprefix("Bearer ") for name in KEY_HEADERS))
         with self._changed:
             self.journal.append(request)
             del self.journal[:-KEPT_REQUESTS]
@@ -166,20 +166,20 @@ class WireSandbox:
         return [r for r in self.journal if (r.provider, r.method) == (provider, method) and path in r.path]
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Returns once the condition holds; it is looked at whenever a request comes in or a client hangs up."""
+        """Returns once the condition holds; it is evaluated whenever a request arrives or a client hangs up."""
         with self._changed:
             assert self._changed.wait_for(condition, WAIT_SECONDS), "what the test waits for did not happen"
 
     def pause(self, seconds: float) -> None:
-        """Sleeps, unless it is let go."""
+        """Sleeps, until `let_go` at the latest."""
         self._gate.wait(seconds)
 
     def hold(self, request: Received, connection: socket.socket) -> bool:
-        """Keeps the request until `let_go`. False: its client went away first."""
+        """Blocks until `let_go`. Returns False if the client hung up first."""
         until = time.monotonic() + HOLD_SECONDS
         gate = self._gate
         while not gate.wait(0.02) and time.monotonic() < until:
-            if _is_gone(connection):
+            if _has_hung_up(connection):
                 with self._changed:
                     self.hung_up.append(request)
                     self._changed.notify_all()
@@ -192,26 +192,26 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # of the standard library's 5, fifteen booths at once lose some to a reset
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client may hang up whenever it likes; anything else is a fault of the sandbox and is printed."""
+        """Ignores clients that hang up; any other error is a bug of the sandbox and is printed."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]  # whatever it was given
+            super().handle_error(request, client_address)  # type: ignore[arg-type]  # as it was called
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     sandbox: WireSandbox
 
-    def _any(self) -> None:
+    def _handle(self) -> None:
         parts = urlsplit(self.path)
         prefix, _, path = parts.path[1:].partition("/")
         speaker = self.sandbox.speakers.get(prefix)
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Received(prefix, self.command, f"/{path}", parse_qs(parts.query), headers, self._body())
-        with self.sandbox.noted(request):
+        with self.sandbox.record(request):
             reply = Reply(404, b"no such host") if speaker is None else speaker.answer(request)
             FAULTS[reply.fault](self, request, reply)
 
-    do_GET = do_POST = do_DELETE = do_PUT = _any  # noqa: N815
+    do_GET = do_POST = do_DELETE = do_PUT = _handle  # noqa: N815
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def head(self, reply: Reply, length: int | None) -> None:
+    def send_head(self, reply: Reply, length: int | None) -> None:
         self.send_response(reply.status)
         for name, value in ({"Content-Type": reply.content_type} | reply.headers).items():
             self.send_header(name, value)
@@ -232,31 +232,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the journal is what is read."""
+        """Logs nothing: there is the journal."""
 
 
-def _plain(handler: _Handler, request: Received, reply: Reply) -> None:
-    handler.head(reply, len(reply.body))
+def _send_plain(handler: _Handler, request: Received, reply: Reply) -> None:
+    handler.send_head(reply, len(reply.body))
     handler.wfile.write(reply.body)
 
 
-def _hold(handler: _Handler, request: Received, reply: Reply) -> None:
-    """Held until the test lets go, then answered as if nothing had been."""
+def _send_held(handler: _Handler, request: Received, reply: Reply) -> None:
+    """Held until `let_go`, then sent as usual."""
     if handler.sandbox.hold(request, handler.connection):
-        _plain(handler, request, reply)
+        _send_plain(handler, request, reply)
     else:
         handler.close_connection = True
 
 
-def _truncated(handler: _Handler, request: Received, reply: Reply) -> None:
-    handler.head(reply, len(reply.body))
+def _send_truncated(handler: _Handler, request: Received, reply: Reply) -> None:
+    handler.send_head(reply, len(reply.body))
     handler.wfile.write(reply.body[: len(reply.body) // 2])
     handler.close_connection = True
 
 
-def _reset(handler: _Handler, request: Received, reply: Reply) -> None:
+def _send_reset(handler: _Handler, request: Received, reply: Reply) -> None:
     """The connection is reset in the middle of the body."""
-    handler.head(reply, len(reply.body))
+    handler.send_head(reply, len(reply.body))
     handler.wfile.write(reply.body[: len(reply.body) // 2])
     handler.wfile.flush()
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -264,51 +264,51 @@ def _reset(handler: _Handler, request: Received, reply: Reply) -> None:
     handler.close_connection = True
 
 
-def _lost(handler: _Handler, request: Received, reply: Reply) -> None:
-    """The request was taken; not a byte comes back."""
+def _send_nothing(handler: _Handler, request: Received, reply: Reply) -> None:
+    """The request was received; not a byte is sent back."""
     handler.close_connection = True
 
 
-def _chunked(handler: _Handler, request: Received, reply: Reply) -> None:
+def _send_chunked(handler: _Handler, request: Received, reply: Reply) -> None:
     reply.headers["Transfer-Encoding"] = "chunked"
-    handler.head(reply, None)
+    handler.send_head(reply, None)
     step = max(1, len(reply.body) // 7)
-    for at in range(0, len(reply.body), step):
-        part = reply.body[at : at + step]
+    for start in range(0, len(reply.body), step):
+        part = reply.body[start : start + step]
         handler.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
     handler.wfile.write(b"0\r\n\r\n")
 
 
-def _closing(handler: _Handler, request: Received, reply: Reply) -> None:
-    """As HTTP/1.0: no length, the end of the connection is the end of the body."""
+def _send_until_close(handler: _Handler, request: Received, reply: Reply) -> None:
+    """As in HTTP/1.0: no length, the end of the connection is the end of the body."""
     reply.headers["Connection"] = "close"
-    handler.head(reply, None)
+    handler.send_head(reply, None)
     handler.wfile.write(reply.body)
     handler.close_connection = True
 
 
-def _slow_headers(handler: _Handler, request: Received, reply: Reply) -> None:
+def _send_slow_headers(handler: _Handler, request: Received, reply: Reply) -> None:
     """The argument is in seconds."""
     handler.sandbox.pause(float(reply.argument))
-    _plain(handler, request, reply)
+    _send_plain(handler, request, reply)
 
 
-def _drip(handler: _Handler, request: Received, reply: Reply) -> None:
-    """The body takes so many seconds, a tenth of it at a time."""
-    handler.head(reply, len(reply.body))
+def _send_dripping(handler: _Handler, request: Received, reply: Reply) -> None:
+    """Sends the body over so many seconds, a tenth at a time."""
+    handler.send_head(reply, len(reply.body))
     step = max(1, len(reply.body) // 10)
-    for at in range(0, len(reply.body), step):
+    for start in range(0, len(reply.body), step):
         handler.sandbox.pause(float(reply.argument) / 10)
-        handler.wfile.write(reply.body[at : at + step])
+        handler.wfile.write(reply.body[start : start + step])
 
 
-def _keep_alive_closed(handler: _Handler, request: Received, reply: Reply) -> None:
-    """Closed after a reply that promised to stay: whoever keeps connections meets that at the next request."""
-    _plain(handler, request, reply)
+def _send_and_close(handler: _Handler, request: Received, reply: Reply) -> None:
+    """Closes a keep-alive connection after the reply: a client that reuses it fails at the next request."""
+    _send_plain(handler, request, reply)
     handler.close_connection = True
 
 
-def _duplicate_headers(handler: _Handler, request: Received, reply: Reply) -> None:
+def _send_duplicate_headers(handler: _Handler, request: Received, reply: Reply) -> None:
     handler.send_response(reply.status)
     headers = {"Content-Type": reply.content_type, "Content-Length": str(len(reply.body))} | reply.headers
     for name, value in [*headers.items(), *headers.items()]:
@@ -318,58 +318,58 @@ def _duplicate_headers(handler: _Handler, request: Received, reply: Reply) -> No
 
 
 FAULTS: dict[str, Callable[[_Handler, Received, Reply], None]] = {
-    "": _plain,
-    "hold": _hold,
-    "slow_headers": _slow_headers,
-    "drip": _drip,
-    "truncated": _truncated,
-    "reset": _reset,
-    "lost": _lost,
-    "chunked": _chunked,
-    "http10": _closing,
-    "keep_alive_closed": _keep_alive_closed,
-    "duplicate_headers": _duplicate_headers,
+    "": _send_plain,
+    "hold": _send_held,
+    "slow_headers": _send_slow_headers,
+    "drip": _send_dripping,
+    "truncated": _send_truncated,
+    "reset": _send_reset,
+    "lost": _send_nothing,
+    "chunked": _send_chunked,
+    "http10": _send_until_close,
+    "keep_alive_closed": _send_and_close,
+    "duplicate_headers": _send_duplicate_headers,
 }
 
 
-def _page(status: int, text: str) -> Callable[[str, Reply], Reply]:
+def _make_page(status: int, text: str) -> Callable[[str, Reply], Reply]:
     return lambda argument, reply: Reply(status, f"<html><h1>{text}</h1></html>".encode(), "text/html")
 
 
-def _zipped(argument: str, reply: Reply) -> Reply:
+def _compress(argument: str, reply: Reply) -> Reply:
     return replace(reply, body=gzip.compress(reply.body, 1), headers=reply.headers | {"Content-Encoding": "gzip"})
 
 
-def _renamed(argument: str, reply: Reply) -> Reply:
-    """One field of the JSON has another name."""
+def _rename_field(argument: str, reply: Reply) -> Reply:
+    """Renames one field of the JSON."""
     return replace(reply, body=reply.body.replace(f'"{argument}":'.encode(), f'"{argument}X":'.encode()))
 
 
 CHANGES: dict[str, Callable[[str, Reply], Reply]] = {
-    "html_502": _page(502, "502 Bad Gateway"),
-    "html_504": _page(504, "504 Gateway Time-out"),
-    "html_200": _page(200, "Checking your browser"),
+    "html_502": _make_page(502, "502 Bad Gateway"),
+    "html_504": _make_page(504, "504 Gateway Time-out"),
+    "html_200": _make_page(200, "Checking your browser"),
     "empty": lambda argument, reply: Reply(200, b""),
     "bad_utf8": lambda argument, reply: Reply(200, b'{"a": "\xff\xfe"}'),
     "bom": lambda argument, reply: replace(reply, body=b"\xef\xbb\xbf" + reply.body),
     "wrong_type": lambda argument, reply: replace(reply, content_type="text/plain"),
     "moved": lambda argument, reply: Reply(301, headers={"Location": argument}),
     "redirect": lambda argument, reply: Reply(302, headers={"Location": argument}),
-    "gzip": _zipped,
-    "rename": _renamed,
+    "gzip": _compress,
+    "rename": _rename_field,
 }
 COMMON = (FAULTS.keys() | CHANGES.keys()) - {""}
 
 
 def common(scenario: str, argument: str, reply: Reply) -> Reply:
-    """What every provider can play, laid over its successful reply."""
+    """The successful reply, changed by a scenario that every provider can play."""
     if scenario in FAULTS:
         return replace(reply, fault=scenario, argument=argument)
     assert scenario in CHANGES, f"no such scenario: {scenario}"
     return CHANGES[scenario](argument, reply)
 
 
-def _is_gone(connection: socket.socket) -> bool:
+def _has_hung_up(connection: socket.socket) -> bool:
     try:
         return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
     except BlockingIOError:

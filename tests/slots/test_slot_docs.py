@@ -25,5 +25,5 @@ def test_each_setting_has_an_example_that_is_accepted() -> None:
 
 def test_each_placeholder_it_names_is_one_and_none_is_left_out() -> None:
     named = set(re.findall(r"`\{(\w+)\}`", PAGE.split("## Placeholders")[1]))
-    assert placeholders.unknown("".join(f"{{{name}}}" for name in named)) == []
+    assert placeholders.find_unknown("".join(f"{{{name}}}" for name in named)) == []
     assert set(placeholders.FIELDS) <= named

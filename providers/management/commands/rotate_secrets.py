@@ -21,7 +21,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         with transaction.atomic():
             accounts = ProviderAccount.objects.select_for_update()
-            unreadable = [name for account in accounts for name in _rotated(account)]
+            unreadable = [name for account in accounts for name in _rotate(account)]
         if unreadable:
             raise CommandError(
                 f"None of FERNET_KEYS decrypts {', '.join(unreadable)}: left as before. Add the key that it was "
@@ -30,8 +30,8 @@ class Command(BaseCommand):
         self.stdout.write("All secrets are encrypted with the first of FERNET_KEYS; the others can be dropped.")
 
 
-def _rotated(account: ProviderAccount) -> Iterator[str]:
-    """Yields what cannot be read, in words."""
+def _rotate(account: ProviderAccount) -> Iterator[str]:
+    """Encrypts the account's secrets again and saves them. Yields a description of each that cannot be decrypted."""
     for field, name in SECRETS.items():
         try:
             setattr(account, field, crypto.rotate(getattr(account, field)))

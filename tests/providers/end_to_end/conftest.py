@@ -1,4 +1,4 @@
-"""The whole path: a booth posts to the running service, whose worker asks a paid provider, which is the sandbox."""
+"""End to end: a booth posts to the running service, whose worker calls a paid provider, which is the sandbox."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sandbox.wire import WireSandbox  # noqa: E402
 
 @pytest.fixture(scope="session")
 def wire_server() -> Iterator[WireSandbox]:
-    with WireSandbox(SPEAKERS).running() as running:
+    with WireSandbox(SPEAKERS).run() as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""A booth at the harness of a slot of a paid provider, and all that its photo leaves behind."""
+"""A booth that posts to a slot of a paid provider, and checks of everything that its photo leaves behind."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Scenarios = str | tuple[str, ...]
 
 @dataclass
 class Harness:
-    """The accounts are set up; a slot is pointed at one of them by the first post."""
+    """The running service with accounts at the sandbox; `post` sets the slot's provider and settings."""
 
     booth: Booth
     wire: WireSandbox
@@ -54,41 +54,41 @@ class Harness:
         self, provider: str, scenarios: Scenarios = (), operation: str = "image_edit", photo: bytes = PHOTO, **more: Any
     ) -> Reply:
         has_prompt = (provider, operation) != ("turbotext", "identity_transfer")
-        recipe = (SETTINGS[provider] if has_prompt else {}) | more
-        set_slot(provider_id=provider, operation_id=operation, settings_json=recipe)
+        settings_json = (SETTINGS[provider] if has_prompt else {}) | more
+        set_slot(provider_id=provider, operation_id=operation, settings_json=settings_json)
         self.wire.speakers[provider].play(*([scenarios] if isinstance(scenarios, str) else scenarios))
         return self.booth.post(photo)
 
-    def moves_to(self, provider: str, base_url: str) -> None:
-        """Its account has another address."""
+    def set_address(self, provider: str, base_url: str) -> None:
+        """Changes the address of the provider's account."""
         ProviderAccount.objects.filter(pk=provider).update(base_url=base_url)
 
-    def paid(self, provider: str) -> list[Received]:
+    def paid_requests(self, provider: str) -> list[Received]:
         """The requests that a provider counts or bills."""
         posts = self.wire.calls(provider)
         wanted = {"gemini": ":generateContent", "openai": "/images/edits", "turbotext": "/api_ai/"}[provider]
         return [post for post in posts if wanted in post.path and b"do=get_result" not in post.body]
 
-    def is_left_clean(self) -> bool:
-        """Of the photo nothing is kept but its result: no file, no public link, no upload at the provider."""
+    def has_no_leftovers(self) -> bool:
+        """Whether only the result of the photo is left: no other file, no public link, no upload at the provider."""
         kept = [path for path in Job.objects.values_list("result_file_path", flat=True) if path]
-        found = [path for path in stored_files() if not path.startswith("templates/")]
-        return found == kept and not MediaObject.objects.exists() and not self.google.files.photos()
+        stored = [path for path in stored_files() if not path.startswith("templates/")]
+        return stored == kept and not MediaObject.objects.exists() and not self.google.files.photos()
 
 
-def template(key: str, image: Image.Image, slot: str = "slot-001") -> None:
+def create_template(key: str, image: Image.Image, slot: str = "slot-001") -> None:
     media = TemplateMedia()
     template_media.fill(media, SimpleUploadedFile("x.png", images.encode(image, "png")))
     media.save()
     TemplateBinding.objects.create(slot_id=slot, setting_key=key, media=media)
 
 
-def calls() -> str:
-    """All calls as they are written down: how each came out, why, and a $ where its cost is known."""
-    return " ".join(_call(call) for call in ProviderCall.objects.order_by("id"))
+def summarize_calls() -> str:
+    """All recorded calls: each with its outcome, its reason, and a $ if its cost is known."""
+    return " ".join(_summarize(call) for call in ProviderCall.objects.order_by("id"))
 
 
-def _call(call: ProviderCall) -> str:
+def _summarize(call: ProviderCall) -> str:
     return f"{call.outcome}{f':{call.reason}' if call.reason else ''}{'' if call.cost_usd is None else '$'}"
 
 
@@ -97,11 +97,11 @@ def steps() -> list[str]:
 
 
 def check(harness: Harness, provider: str, reply: Reply, status: int, expected: str, posts: int | None = None) -> None:
-    """One photo's whole story. `expected` are its calls as `calls` says them; of the last one's reason the booth, the
-    job and the log speak too. `posts`, where the provider was asked more or less often than calls were written down."""
+    """Checks all that one photo leaves behind. `expected` are its calls in the form of `summarize_calls`; the last
+    one's reason must be in reply, job and log too. `posts`: the provider's requests, if not one for each call."""
     attempts = expected.split()
     reason = attempts[-1].partition(":")[2].rstrip("$") or None
-    assert calls() == expected
+    assert summarize_calls() == expected
     if status == 200:
         assert reply.status == 200, reply.body
         images.decode(reply.body)
@@ -119,18 +119,18 @@ def check(harness: Harness, provider: str, reply: Reply, status: int, expected: 
     ]
     counted = HourlyCounter.objects.get()
     assert (counted.success, counted.provider_errors, counted.timeouts) == (status == 200, status != 200, 0)
-    assert len(harness.paid(provider)) == (len(attempts) if posts is None else posts)
-    assert {request.provider for request in harness.wire.journal} <= {provider}  # and no key went anywhere else
-    assert eventually(harness.is_left_clean)
+    assert len(harness.paid_requests(provider)) == (len(attempts) if posts is None else posts)
+    assert {request.provider for request in harness.wire.journal} <= {provider}  # and no key was sent elsewhere
+    assert eventually(harness.has_no_leftovers)
     check_secrets(provider)
 
 
 def check_secrets(provider: str) -> None:
-    told = str(list(ProcessingLog.objects.values_list("message", "details")))
-    assert not [secret for secret in (KEYS[provider], PROMPT) if secret in told]
+    logged = str(list(ProcessingLog.objects.values_list("message", "details")))
+    assert not [secret for secret in (KEYS[provider], PROMPT) if secret in logged]
 
 
-def opened(reply: Reply) -> Image.Image:
+def open_picture(reply: Reply) -> Image.Image:
     assert reply.status == 200, reply.body
     return Image.open(BytesIO(reply.body))
 

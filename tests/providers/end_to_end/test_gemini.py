@@ -1,4 +1,4 @@
-"""Each of Gemini's own faults through the whole path; those of wire and pictures are in their own modules."""
+"""Each of Gemini's own errors, end to end; those of transport and pictures are in their own modules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from core import images
-from tests.providers.end_to_end.harness import Harness, check, opened, template
-from tests.sandbox.pictures import encoded
+from tests.providers.end_to_end.harness import Harness, check, create_template, open_picture
+from tests.sandbox.pictures import encode
 
 pytestmark = pytest.mark.e2e
 
-# Scenario (played as often as it is asked for), and its calls. A $: what is billed is in the books, also of a refusal.
+# The scenario, which every request plays, and the recorded calls. A $: the cost is recorded, also of a refusal.
 REASONS = [
     ("text_only", 2 * "failed:no_image$ "),
     ("no_parts", 2 * "failed:no_image$ "),
@@ -99,7 +99,7 @@ def test_a_wish_to_wait_beyond_the_deadline_ends_it_at_once(harness: Harness) ->
     check(harness, "gemini", harness.post("gemini", "rate:60s"), 502, "failed:overloaded")
 
 
-def test_a_photo_that_gemini_cannot_read_is_encoded_anew_once(harness: Harness) -> None:
+def test_a_photo_that_gemini_cannot_read_is_encoded_again_once(harness: Harness) -> None:
     check(harness, "gemini", harness.post("gemini", "bad_image"), 200, "made$", posts=2)
 
 
@@ -112,13 +112,13 @@ def test_a_photo_that_gemini_cannot_read_at_all(harness: Harness) -> None:
 
 
 def large(number: int) -> Image.Image:
-    """A template image that is worth an upload, and like no other."""
+    """A template image that is large enough for an upload, different for each number."""
     return Image.effect_noise((900, 900), 60 + number).convert("RGB")
 
 
 @pytest.mark.parametrize("fault", ["", "processing:1", "start_503", "not_final"])
 def test_a_template_is_uploaded_or_goes_with_the_request(harness: Harness, fault: str) -> None:
-    template("style", large(1))
+    create_template("style", large(1))
     harness.google.files.plays.append(fault)
     reply = harness.post("gemini", operation="style_transfer", style="style")
     check(harness, "gemini", reply, 200, "made$")
@@ -126,15 +126,15 @@ def test_a_template_is_uploaded_or_goes_with_the_request(harness: Harness, fault
 
 
 def test_a_template_that_gemini_cannot_read(harness: Harness) -> None:
-    template("style", large(2))
+    create_template("style", large(2))
     harness.google.files.plays.append("failed")
     reply = harness.post("gemini", operation="style_transfer", style="style")
     assert (reply.status, b'"bad_template"' in reply.body) == (502, True)
-    assert harness.paid("gemini") == []
+    assert harness.paid_requests("gemini") == []
 
 
 def test_a_template_that_has_expired_at_the_provider_is_uploaded_again(harness: Harness) -> None:
-    template("style", large(3))
+    create_template("style", large(3))
     assert harness.post("gemini", operation="style_transfer", style="style").status == 200
     harness.google.files.ahead = dt.timedelta(hours=49)
     assert harness.post("gemini", operation="style_transfer", style="style").status == 200
@@ -143,7 +143,7 @@ def test_a_template_that_has_expired_at_the_provider_is_uploaded_again(harness: 
 
 @pytest.mark.parametrize(("number", "scenario"), [(4, "lost_file_403"), (5, "lost_file_404")])
 def test_a_template_that_was_lost_early_is_uploaded_again(harness: Harness, number: int, scenario: str) -> None:
-    template("style", large(number))
+    create_template("style", large(number))
     reply = harness.post("gemini", scenario, operation="style_transfer", style="style")
     check(harness, "gemini", reply, 200, "made$", posts=2)
     assert len(harness.google.files.files) == 2
@@ -151,12 +151,12 @@ def test_a_template_that_was_lost_early_is_uploaded_again(harness: Harness, numb
 
 def test_a_photo_too_large_to_go_along_is_uploaded_and_deleted_whatever_comes(harness: Harness) -> None:
     noise = Image.merge("RGB", [Image.effect_noise((4000, 4000), 200)] * 3)
-    reply = harness.post("gemini", "finish:SAFETY", photo=encoded(noise, "JPEG", quality=98), image_size="4K")
+    reply = harness.post("gemini", "finish:SAFETY", photo=encode(noise, "JPEG", quality=98), image_size="4K")
     check(harness, "gemini", reply, 502, "refused:refused$")
     assert len(harness.wire.calls("gemini", "DELETE")) == 1
 
 
 def test_a_picture_in_4k_comes_whole(harness: Harness) -> None:
-    picture = opened(harness.post("gemini", image_size="4K", aspect_ratio="3:2"))
+    picture = open_picture(harness.post("gemini", image_size="4K", aspect_ratio="3:2"))
     assert picture.size == (5056, 3392)
-    images.decode(encoded(picture, "JPEG"))
+    images.decode(encode(picture, "JPEG"))

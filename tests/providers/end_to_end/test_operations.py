@@ -1,4 +1,4 @@
-"""Every operation of every paid provider: the picture is made of the very photo, and of the slot's template image."""
+"""Every operation of every paid provider makes the picture from the booth's photo and the slot's template image."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from PIL import Image, ImageOps, ImageStat
 
 from providers.models import ProviderCall
 from stats.models import ProcessingLog
-from tests.providers.end_to_end.harness import PROMPT, SCENE, Harness, check, distance, opened, template
+from tests.providers.end_to_end.harness import PROMPT, SCENE, Harness, check, create_template, distance, open_picture
 from tests.sandbox.gemini_pictures import TINT
 
 pytestmark = pytest.mark.e2e
 
 
-def tinted(size: tuple[int, int]) -> Image.Image:
+def tint(size: tuple[int, int]) -> Image.Image:
     return Image.blend(ImageOps.fit(SCENE, size), Image.new("RGB", size, TINT), 0.25)
 
 
-def negative(size: tuple[int, int]) -> Image.Image:
+def invert(size: tuple[int, int]) -> Image.Image:
     return ImageOps.invert(ImageOps.fit(SCENE, size))
 
 
-def faded(size: tuple[int, int]) -> Image.Image:
-    return Image.blend(ImageOps.fit(SCENE, size), negative(size), 0.4)
+def fade(size: tuple[int, int]) -> Image.Image:
+    return Image.blend(ImageOps.fit(SCENE, size), invert(size), 0.4)
 
 
-def reddened(size: tuple[int, int]) -> Image.Image:
+def redden(size: tuple[int, int]) -> Image.Image:
     return Image.blend(ImageOps.fit(SCENE, size), Image.new("RGB", size, "red"), 0.5)
 
 
-def itself(size: tuple[int, int]) -> Image.Image:
+def fit(size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(SCENE, size)
 
 
 Box = tuple[int, int, int, int]
-# The settings, what the sandbox makes of the photo, and where in the picture the red template image is to be seen.
+# The settings, the sandbox's transformation of the photo, and where in the picture the red template image is visible.
 OPERATIONS: list[tuple[str, str, dict[str, Any], Callable[[tuple[int, int]], Image.Image], Box | None]] = [
-    ("gemini", "image_edit", {"aspect_ratio": "3:2"}, tinted, None),
-    ("gemini", "style_transfer", {"aspect_ratio": "3:2", "style": "red"}, tinted, (30, 750, 100, 820)),
-    ("gemini", "identity_transfer", {"aspect_ratio": "3:2", "face": "red"}, tinted, (30, 750, 100, 820)),
-    ("openai", "image_edit", {}, negative, None),
-    ("openai", "style_transfer", {"style": "red"}, negative, (10, 590, 50, 630)),
-    ("turbotext", "image_edit", {}, faded, None),
-    ("turbotext", "style_transfer", {"style": "red"}, reddened, None),
-    ("turbotext", "identity_transfer", {"face": "red"}, itself, (20, 20, 300, 180)),
+    ("gemini", "image_edit", {"aspect_ratio": "3:2"}, tint, None),
+    ("gemini", "style_transfer", {"aspect_ratio": "3:2", "style": "red"}, tint, (30, 750, 100, 820)),
+    ("gemini", "identity_transfer", {"aspect_ratio": "3:2", "face": "red"}, tint, (30, 750, 100, 820)),
+    ("openai", "image_edit", {}, invert, None),
+    ("openai", "style_transfer", {"style": "red"}, invert, (10, 590, 50, 630)),
+    ("turbotext", "image_edit", {}, fade, None),
+    ("turbotext", "style_transfer", {"style": "red"}, redden, None),
+    ("turbotext", "identity_transfer", {"face": "red"}, fit, (20, 20, 300, 180)),
 ]
 
 
@@ -60,9 +60,9 @@ def test_the_picture_is_made_of_the_very_photo(
     expected: Callable[[tuple[int, int]], Image.Image],
     stamp: Box | None,
 ) -> None:
-    template("red", Image.new("RGB", (300, 300), "red"))
+    create_template("red", Image.new("RGB", (300, 300), "red"))
     reply = harness.post(provider, operation=operation, **settings)
-    picture = opened(reply).convert("RGB")
+    picture = open_picture(reply).convert("RGB")
     right = (picture.width // 2, 40, picture.width - 20, picture.height - 160)  # without stamps, borders and captions
     assert distance(picture.crop(right), expected(picture.size).crop(right)) < 6
     if stamp:
@@ -74,7 +74,7 @@ def test_the_picture_is_made_of_the_very_photo(
 def test_the_prompt_is_what_the_slot_says(harness: Harness) -> None:
     for provider in ("gemini", "openai"):
         harness.post(provider)
-        assert PROMPT.encode() in harness.paid(provider)[0].body
+        assert PROMPT.encode() in harness.paid_requests(provider)[0].body
 
 
 BOOKS = [

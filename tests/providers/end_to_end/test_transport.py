@@ -1,4 +1,4 @@
-"""What can happen on the way to a provider and back, for each of them, as the booth and the books see it."""
+"""Faults of the transport to and from each provider, as seen by the booth and in the recorded calls."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.providers.end_to_end.harness import (
     PROVIDERS,
     SETTINGS,
     Harness,
-    calls,
     check,
     check_secrets,
     steps,
+    summarize_calls,
 )
 
 pytestmark = pytest.mark.e2e
 
-# Scenario, and what Gemini, OpenAI and Turbotext each make of it. A lost answer of a paid call may have been billed, so
-# nothing is sent again; who has a queue calls the gateway's faults by what they say of the job.
+# The scenario, and the calls of Gemini, OpenAI and Turbotext. A paid call whose response was lost may have been billed,
+# so it is not repeated; for a queue, a gateway's error is classified by whether the job may have been queued.
 ODD_BUT_WHOLE = ["slow_headers:0.5", "drip:0.5", "chunked", "http10", "gzip", "bom", "wrong_type", "duplicate_headers"]
 FAULTS: list[tuple[str, str, str, str]] = [
     ("reset", "ambiguous:slow", "ambiguous:slow", "ambiguous:slow"),
@@ -61,14 +61,14 @@ def test_a_fault_of_the_wire(harness: Harness, provider: str, scenario: str, exp
 def test_a_connection_that_was_closed_meanwhile_costs_nothing(harness: Harness, provider: str) -> None:
     assert harness.post(provider, "keep_alive_closed").status == 200
     assert harness.post(provider).status == 200
-    assert calls().count("made") == len(harness.paid(provider)) == 2
+    assert summarize_calls().count("made") == len(harness.paid_requests(provider)) == 2
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("address", ["http://nowhere.invalid", "http://127.0.0.1:9", "https://{sandbox}"])
-def test_nobody_is_there(harness: Harness, provider: str, address: str) -> None:
-    """An unknown name, a closed port, and one that speaks no TLS."""
-    harness.moves_to(provider, address.format(sandbox=harness.wire.url.removeprefix("http://")))
+def test_an_unreachable_provider(harness: Harness, provider: str, address: str) -> None:
+    """An unknown host name, a closed port, and a port without TLS."""
+    harness.set_address(provider, address.format(sandbox=harness.wire.url.removeprefix("http://")))
     reply = harness.post(provider)
     check(harness, provider, reply, 502, " ".join(["failed:overloaded"] * 5), posts=0)
     assert ProviderAccount.objects.get(pk=provider).open_reason == "overloaded"  # the next photo is refused at once
@@ -82,7 +82,7 @@ def test_a_wrong_key(harness: Harness, provider: str) -> None:
     check(harness, provider, harness.post(provider), 502, "failed:auth")
 
 
-# A call that makes the picture may take until the deadline; a queue has five seconds to take a job.
+# A synchronous call may take until the deadline; a queue has five seconds to accept a job.
 SILENT = {
     "slot-001": ("gemini", "hold", 504),
     "slot-002": ("openai", "hold", 504),
@@ -91,21 +91,21 @@ SILENT = {
 }
 
 
-def test_nobody_waits_for_ever(harness: Harness) -> None:
+def test_no_booth_waits_for_ever(harness: Harness) -> None:
     IngestSettings.objects.update(sync_response_seconds=10)
     replies = {}
     for slot, (provider, scenario, _) in SILENT.items():
-        recipe = SETTINGS[provider] | {"prompt": f"{PROMPT} [[{scenario}]]"}
-        set_slot(slot, provider_id=provider, operation_id="image_edit", settings_json=recipe)
+        settings_json = SETTINGS[provider] | {"prompt": f"{PROMPT} [[{scenario}]]"}
+        set_slot(slot, provider_id=provider, operation_id="image_edit", settings_json=settings_json)
         replies[slot] = in_background(partial(harness.booth.post, PHOTO, slot))
     for slot, (_, _, status) in SILENT.items():
         code = "sync_timeout" if status == 504 else "provider_error"
         assert refusal(replies[slot](), status, code)["reason"] == "slow"
         assert Job.objects.get(slot_id=slot).failure_reason == ("timeout" if status == 504 else "provider_error")
-    assert eventually(lambda: sorted(calls().split()) == ["ambiguous:slow", "late", "late", "late"])
-    harness.wire.wait_for(lambda: len(harness.wire.hung_up) == 3)  # the calls were torn down
-    assert [len(harness.paid(provider)) for provider in PROVIDERS] == [1, 1, 2]
+    assert eventually(lambda: sorted(summarize_calls().split()) == ["ambiguous:slow", "late", "late", "late"])
+    harness.wire.wait_for(lambda: len(harness.wire.hung_up) == 3)  # the connections were closed
+    assert [len(harness.paid_requests(provider)) for provider in PROVIDERS] == [1, 1, 2]
     assert steps().count("timeout") == 3
-    assert eventually(harness.is_left_clean)
+    assert eventually(harness.has_no_leftovers)
     for provider in PROVIDERS:
         check_secrets(provider)

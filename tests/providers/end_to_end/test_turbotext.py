@@ -1,4 +1,4 @@
-"""Each of Turbotext's own faults through the whole path; those of wire and pictures are in their own modules."""
+"""Each of Turbotext's own errors, end to end; those of transport and pictures are in their own modules."""
 
 from __future__ import annotations
 

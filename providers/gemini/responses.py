@@ -1,4 +1,4 @@
-"""A successful HTTP answer: its picture, or why there is none, and what it cost."""
+"""A successful HTTP response: its picture, or the reason why there is none, and its cost."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, Final
 from core import images
 from providers import catalogue
 from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
-from providers.gemini.errors import said
+from providers.gemini.errors import redact
 from providers.gemini.settings import PROVIDER
-from providers.http import Answer
+from providers.http import Response
 
 MILLION: Final = 1_000_000
 _DATA_URI: Final = re.compile(r"data:[^,]{0,100},")
@@ -25,14 +25,14 @@ _TO_STANDARD: Final = str.maketrans("-_", "+/")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why there is no picture, and how often one photo is tried again for it."""
+    """Why there is no picture, and how often the call is repeated for one photo."""
 
     reason: Reason
     repeats: int = 0
 
 
 _REFUSED, _CONFIG = Verdict(Reason.REFUSED), Verdict(Reason.BAD_SETTINGS)
-UNKNOWN: Final = Verdict(Reason.NO_IMAGE, repeats=1)  # the list of reasons is open
+UNKNOWN: Final = Verdict(Reason.NO_IMAGE, repeats=1)  # Google may add reasons
 TEXT_ONLY: Final = "STOP"
 
 FINISH: Final[Mapping[str, Verdict]] = {
@@ -43,7 +43,7 @@ FINISH: Final[Mapping[str, Verdict]] = {
     "MALFORMED_RESPONSE": UNKNOWN,
     "MAX_TOKENS": UNKNOWN,
     "CONTINUATION": Verdict(Reason.NO_IMAGE),
-    "IMAGE_SAFETY": Verdict(Reason.REFUSED, repeats=1),  # the filter of the output: another draw may well pass it
+    "IMAGE_SAFETY": Verdict(Reason.REFUSED, repeats=1),  # the output filter: another picture may pass it
     "IMAGE_PROHIBITED_CONTENT": _REFUSED,
     "PROHIBITED_CONTENT": _REFUSED,
     "SAFETY": _REFUSED,
@@ -63,21 +63,21 @@ FINISH: Final[Mapping[str, Verdict]] = {
 
 
 class _NoPictureError(Exception):
-    """What the provider called it, and its sentence on it."""
+    """`args`: the provider's reason code, and its message."""
 
 
-def picture_of(answer: Answer, model: str, seen: Counter[str], *secrets: str) -> Picture:
-    """The last picture that is not a thought. Raises `ProviderError`; `seen` counts this photo's refusals by kind.
+def read_picture(response: Response, model: str, refusals: Counter[str], *secrets: str) -> Picture:
+    """The last picture that is not a thought. Raises `ProviderError`; `refusals` counts this photo's refusals by code.
     Decodes megabytes: call it in a thread."""
     usage = None
     try:
-        body = answer.json()
-        usage = _usage(body.get("usageMetadata") or {}, body.get("modelVersion"), model)
-        data = _decoded(_last_picture(body))
+        body = response.json()
+        usage = _read_usage(body.get("usageMetadata") or {}, body.get("modelVersion"), model)
+        data = _decode(_find_last_picture(body))
         return Picture(data, images.probe(data, mime_types=images.FORMATS, must_end=True).mime_type, usage)
-    except _NoPictureError as found:
-        kind, sentence = found.args
-        raise _refusal(kind, said(sentence, *secrets), seen, usage) from None
+    except _NoPictureError as error:
+        code, message = error.args
+        raise _make_error(code, redact(message, *secrets), refusals, usage) from None
     except images.ImageError as error:
         raise AmbiguousError(Reason.NO_IMAGE, f"the picture cannot be used: {error}", usage=usage) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -85,7 +85,7 @@ def picture_of(answer: Answer, model: str, seen: Counter[str], *secrets: str) ->
         raise AmbiguousError(Reason.NO_IMAGE, text, usage=usage) from None
 
 
-def _last_picture(body: dict[str, Any]) -> str:
+def _find_last_picture(body: dict[str, Any]) -> str:
     blocked = body.get("promptFeedback") or {}
     if reason := blocked.get("blockReason"):
         raise _NoPictureError("PROMPT_BLOCKED", f"prompt blocked: {reason} {blocked.get('blockReasonMessage', '')}")
@@ -97,42 +97,42 @@ def _last_picture(body: dict[str, Any]) -> str:
     if pictures:
         return str(pictures[-1])
     first = candidates[0] if candidates else {}
-    kind = str(first.get("finishReason", "no candidate"))
+    code = str(first.get("finishReason", "no candidate"))
     response = f"(response {body.get('responseId', 'without an id')})"
-    raise _NoPictureError(kind, f"finished with {kind}: {first.get('finishMessage', 'no picture')} {response}")
+    raise _NoPictureError(code, f"finished with {code}: {first.get('finishMessage', 'no picture')} {response}")
 
 
-def _refusal(kind: str, message: str, seen: Counter[str], usage: Usage | None) -> ProviderError:
-    verdict = _REFUSED if kind == "PROMPT_BLOCKED" else FINISH.get(kind, UNKNOWN)
-    seen[kind] += 1
-    error = TransientError if seen[kind] <= verdict.repeats else PermanentError
+def _make_error(code: str, message: str, refusals: Counter[str], usage: Usage | None) -> ProviderError:
+    verdict = _REFUSED if code == "PROMPT_BLOCKED" else FINISH.get(code, UNKNOWN)
+    refusals[code] += 1
+    error = TransientError if refusals[code] <= verdict.repeats else PermanentError
     return error(verdict.reason, message, usage=usage)
 
 
-def _decoded(data: str) -> bytes:
+def _decode(data: str) -> bytes:
     """Base64 of either alphabet, with or without padding, also as a data URI."""
     text = _DATA_URI.sub("", data, count=1).translate(_TO_STANDARD).rstrip("=")
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-def _usage(counts: dict[str, Any], version: str | None, model: str) -> Usage | None:
-    """None where the answer names none. The picture's own tokens are told apart from text by the details."""
+def _read_usage(counts: dict[str, Any], version: str | None, model: str) -> Usage | None:
+    """None if the response has no figures. The details distinguish tokens of the picture from tokens of text."""
     if not counts:
         return None
     details = counts.get("candidatesTokensDetails") or []
-    answered = counts.get("candidatesTokenCount", 0)
-    pictured = sum(d.get("tokenCount", 0) for d in details if d.get("modality") == "IMAGE") if details else answered
+    total = counts.get("candidatesTokenCount", 0)
+    image = sum(d.get("tokenCount", 0) for d in details if d.get("modality") == "IMAGE") if details else total
     units = {
         "input_tokens": counts.get("promptTokenCount", 0),
-        "image_tokens": pictured,
-        "text_tokens": max(0, answered - pictured),
+        "image_tokens": image,
+        "text_tokens": max(0, total - image),
         "thought_tokens": counts.get("thoughtsTokenCount", 0),
     }
     return Usage(units, version or model, cost(model, units, dt.datetime.now(dt.UTC).date()))
 
 
 def cost(model: str, units: Mapping[str, int], on: dt.date) -> Decimal | None:
-    """US dollars by the prices of that day; None where the catalogue knows none."""
+    """US dollars by the prices of that day; None if the catalogue has no price."""
     prices = catalogue.models(PROVIDER).get(model, {}).get("prices", [])
     price = max((p for p in prices if p["from"] <= on.isoformat()), key=lambda p: p["from"], default=None)
     if price is None:

@@ -1,4 +1,4 @@
-"""Every answer of Gemini's tables: what it becomes, how often it is tried again, and what it costs."""
+"""Every response of Gemini's tables: the result, how often the call is repeated, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from core import images
 from providers.attempts import Deadline, make_picture
 from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, TransientError, Usage
 from providers.gemini import Gemini
-from providers.gemini.answers import cost
-from providers.gemini.errors import said
-from tests.providers.gemini_factories import PHOTO, Recorder, fail, generations, make, request, sent
-from tests.providers.observers import unchanged
+from providers.gemini.errors import redact
+from providers.gemini.responses import cost
+from tests.providers.gemini_factories import PHOTO, Recorder, build_request, fail, generations, make, read_json
+from tests.providers.observers import keep_picture
 from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.pictures import BASE64, ODD, UNUSABLE
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 R = Reason
 SECRET_PROMPT = "Turn the mayor into a confidential otter"
 
-# Scenario, reason, how many calls are made before it is given up.
+# Scenario, reason, the number of calls until the job fails.
 FINISHED = [
     ("text_only", R.NO_IMAGE, 2),
     ("no_parts", R.NO_IMAGE, 2),
@@ -117,11 +117,11 @@ async def test_an_error(
     errors = await fail(gemini, retry={"attempts": 2, "pause_seconds": 0})
     assert {(type(error), error.reason) for error in errors} == {(kind, reason)}
     assert len(generations(google)) == len(errors) == (2 if kind is TransientError else 1)
-    assert {call.path.partition("/")[0] for call in google.sandbox.journal} == {""}  # nothing followed a redirect
+    assert {call.path.partition("/")[0] for call in google.sandbox.journal} == {""}  # no redirect was followed
 
 
 @pytest.mark.parametrize("scenario", ["finish:NO_IMAGE", "overloaded", "html_502", "rate_bare", "finish:IMAGE_SAFETY"])
-async def test_what_passes_is_tried_again(gemini: Gemini, google: Google, scenario: str) -> None:
+async def test_an_error_that_may_pass_is_repeated(gemini: Gemini, google: Google, scenario: str) -> None:
     google.play(scenario)
     recorder = Recorder()
     picture = await make(gemini, None, recorder)
@@ -131,8 +131,8 @@ async def test_what_passes_is_tried_again(gemini: Gemini, google: Google, scenar
 
 async def test_after_max_tokens_the_model_thinks_less(gemini: Gemini, google: Google) -> None:
     google.play("finish:MAX_TOKENS")
-    await make(gemini, request(thinking_level="high"))
-    levels = [sent(google, number)["generationConfig"]["thinkingConfig"]["thinkingLevel"] for number in (0, 1)]
+    await make(gemini, build_request(thinking_level="high"))
+    levels = [read_json(google, number)["generationConfig"]["thinkingConfig"]["thinkingLevel"] for number in (0, 1)]
     assert levels == ["HIGH", "MINIMAL"]
 
 
@@ -176,7 +176,7 @@ async def test_the_photo_itself_is_an_answer_like_any_other(gemini: Gemini, goog
 @pytest.mark.parametrize(
     "scenario", ["chunked", "http10", "gzip", "bom", "wrong_type", "duplicate_headers", "keep_alive_closed"]
 )
-async def test_how_it_travels_makes_no_difference(gemini: Gemini, google: Google, scenario: str) -> None:
+async def test_the_transport_makes_no_difference(gemini: Gemini, google: Google, scenario: str) -> None:
     plain = await make(gemini)
     google.play(scenario)
     assert (await make(gemini)).data == plain.data
@@ -206,7 +206,7 @@ async def test_each_field_of_the_usage_is_read_by_its_name(
     ("scenario", "least", "most"),
     [("rate:1.500s", 1.5, 3), ("rate_prose:1s", 1, 3), ("rate:0s", 1, 3), ("overloaded:1.2s", 1.2, 3)],
 )
-async def test_retry_info_is_obeyed_and_prose_is_not(
+async def test_retry_info_is_obeyed_and_the_message_is_not(
     gemini: Gemini, google: Google, scenario: str, least: float, most: float
 ) -> None:
     google.play(scenario)
@@ -226,10 +226,10 @@ async def test_a_retry_info_that_is_none_leaves_the_slots_own_pause(gemini: Gemi
 
 async def test_a_hint_beyond_the_deadline_ends_it_at_once(gemini: Gemini, google: Google) -> None:
     google.play("rate:40s")
-    clock = Deadline.after(20)
+    deadline = Deadline.after(20)
     with pytest.raises(TransientError) as raised:
-        await make_picture(gemini, request(), clock, Recorder(), unchanged)
-    assert clock.seconds_left() > 15
+        await make_picture(gemini, build_request(), deadline, Recorder(), keep_picture)
+    assert deadline.seconds_left() > 15
     assert 40 <= (raised.value.retry_after or 0) <= 44
 
 
@@ -240,7 +240,7 @@ async def test_booths_refused_together_do_not_come_back_together(gemini: Gemini,
     assert all(later > earlier for earlier, later in pairwise(pauses))
 
 
-async def test_nothing_of_ours_is_in_a_message(gemini: Gemini, google: Google) -> None:
+async def test_a_message_contains_no_key(gemini: Gemini, google: Google) -> None:
     google.play("suspended")
     [error] = await fail(gemini, prompt=SECRET_PROMPT)
     assert "has been suspended" in error.message
@@ -264,7 +264,7 @@ async def test_the_providers_own_words_are_kept(gemini: Gemini, google: Google, 
 
 @pytest.mark.parametrize("quoted", ["A" * 3000, "-_aB9" * 40, SECRET_PROMPT, KEY])
 def test_what_a_provider_quotes_is_cut_out(quoted: str) -> None:
-    text = said(f'Base64 decoding failed for "{quoted}" and so on', KEY, SECRET_PROMPT)
+    text = redact(f'Base64 decoding failed for "{quoted}" and so on', KEY, SECRET_PROMPT)
     assert text == 'Base64 decoding failed for "…" and so on'
 
 

@@ -1,4 +1,4 @@
-"""What OpenAI answers: the picture and its bill, or an error in the classes and reasons of `base`."""
+"""Interprets OpenAI's responses: the picture and its cost, or an error in the classes and reasons of `base`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import httpx
 from core import images
 from providers import catalogue
 from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
-from providers.http import Answer
+from providers.http import Response
 
-MAX_WORDS = 500  # of an error, in the log
-# What an error may quote: the key that it refuses, and data, which run on without a space as no sentence does.
+MAX_WORDS = 500  # characters of an error message, in the log
+# An error may quote the key, and data from the request: long runs without a space are data, not words.
 SECRET = re.compile(r"sk-[\w*.-]+|[A-Za-z0-9+/_=-]{48,}")
 WAIT = re.compile(r"try again in ((?:\d+(?:\.\d+)?(?:ms|[smhd]))+)", re.IGNORECASE)
 DURATION = re.compile(r"([\d.]+)(ms|[smhd])")
@@ -43,53 +43,53 @@ STATUSES = {
 }
 
 
-def picture(answer: Answer, model: str) -> Picture:
-    """The picture of a 200. That was paid for: whatever is wrong with it is an `AmbiguousError`, never tried again."""
+def read_picture(response: Response, model: str) -> Picture:
+    """The picture of a 200, which is paid for. Raises `AmbiguousError`, which is never repeated, if it is unusable."""
     try:
-        body = _object(answer.json())
+        body = _as_object(response.json())
     except ValueError:
-        raise AmbiguousError(Reason.NO_IMAGE, _signed(answer, "the answer cannot be read")) from None
-    usage = _usage(_object(body.get("usage")), model)
+        raise AmbiguousError(Reason.NO_IMAGE, _build_message(response, "the answer cannot be read")) from None
+    usage = _read_usage(_as_object(body.get("usage")), model)
     try:
-        data = _decoded([image["b64_json"] for image in body["data"] if image.get("b64_json")][-1])
+        data = _decode([image["b64_json"] for image in body["data"] if image.get("b64_json")][-1])
         return Picture(data, images.probe(data, mime_types=images.FORMATS, must_end=True).mime_type, usage)
     except (LookupError, TypeError, AttributeError):
         wrong = "the answer holds no picture"
     except ValueError as error:
         wrong = f"the picture cannot be read: {error}"
-    raise AmbiguousError(Reason.NO_IMAGE, _signed(answer, wrong), usage=usage)
+    raise AmbiguousError(Reason.NO_IMAGE, _build_message(response, wrong), usage=usage)
 
 
-def expect_models(answer: Answer) -> None:
-    """Raises `PermanentError` if this is not the list of models: then somebody else answers at that address."""
+def check_models(response: Response) -> None:
+    """Raises `PermanentError` if this is not the list of models: then another service responds at that address."""
     try:
-        models = _object(answer.json()).get("data")
+        models = _as_object(response.json()).get("data")
     except ValueError:
         models = None
     if not isinstance(models, list):
         raise PermanentError(Reason.OVERLOADED, "what answers at this address is not OpenAI")
 
 
-def fault(answer: Answer, *secrets: str) -> ProviderError:
-    """The error of an answer that is not a 200. `secrets` are kept out of its message."""
-    error = _error(answer)
-    reason, is_final = _judged(answer.status, error)
-    if (wish := answer.headers.get("x-should-retry")) in ("true", "false"):
-        is_final = wish == "false"
-    words = _signed(answer, _words(answer.status, error), *secrets)
+def make_error(response: Response, *secrets: str) -> ProviderError:
+    """The error of a response that is not a 200. `secrets` are removed from its message."""
+    error = _read_error(response)
+    reason, is_final = _classify(response.status, error)
+    if (should_retry := response.headers.get("x-should-retry")) in ("true", "false"):
+        is_final = should_retry == "false"
+    message = _build_message(response, _describe(response.status, error), *secrets)
     if is_final:
-        return PermanentError(reason, words)
-    return TransientError(reason, words, retry_after=_retry_after(answer.headers, str(error.get("message"))))
+        return PermanentError(reason, message)
+    return TransientError(reason, message, retry_after=_read_retry_after(response.headers, str(error.get("message"))))
 
 
-def _judged(status: int, error: Mapping[str, Any]) -> tuple[Reason, bool]:
-    """Why, and whether trying again would end the same way."""
+def _classify(status: int, error: Mapping[str, Any]) -> tuple[Reason, bool]:
+    """The reason, and whether repeating the call would end the same way."""
     for word in (str(error.get("code")), str(error.get("type"))):
         if word in CODES:
             return CODES[word], True
     if status in STATUSES:
         return STATUSES[status], True
-    if status < 400 or status in (408, 409, 429) or status >= 500:  # a redirect is not followed: the key would go along
+    if status < 400 or status in (408, 409, 429) or status >= 500:  # redirects are not followed: the key would be sent
         return (Reason.SLOW if status in (408, 504) else Reason.OVERLOADED), False
     if "safety system" in str(error.get("message")):
         return Reason.REFUSED, True
@@ -97,16 +97,16 @@ def _judged(status: int, error: Mapping[str, Any]) -> tuple[Reason, bool]:
     return (Reason.BAD_PHOTO if about_image else Reason.BAD_SETTINGS), True
 
 
-def _error(answer: Answer) -> dict[str, Any]:
-    """`{message, type, param, code}`, or nothing: a proxy on the way answers in HTML."""
+def _read_error(response: Response) -> dict[str, Any]:
+    """`{message, type, param, code}`; empty if the body is something else, such as the HTML page of a proxy."""
     try:
-        error = answer.json()["error"]
+        error = response.json()["error"]
     except (ValueError, LookupError, TypeError):
         return {}
     return error if isinstance(error, dict) else {"message": error}
 
 
-def _words(status: int, error: Mapping[str, Any]) -> str:
+def _describe(status: int, error: Mapping[str, Any]) -> str:
     parts = [f"HTTP {status}"]
     parts += [str(error[name]) for name in ("code", "message") if error.get(name)]
     details = error.get("moderation_details")
@@ -119,22 +119,22 @@ def _words(status: int, error: Mapping[str, Any]) -> str:
     return ": ".join(parts)
 
 
-def _signed(answer: Answer, words: str, *secrets: str) -> str:
-    """Without secrets, short, and with the id by which OpenAI's support finds the call."""
+def _build_message(response: Response, message: str, *secrets: str) -> str:
+    """The message without secrets, shortened, with the request id for OpenAI's support."""
     for secret in secrets:
-        if len(secret) > 3:  # less would be found in any sentence
-            words = words.replace(secret, "…")
-    words = SECRET.sub("…", words)
-    signature = f" ({request_id[:80]})" if (request_id := answer.headers.get("x-request-id")) else ""
-    return words[: MAX_WORDS - len(signature)] + signature
+        if len(secret) > 3:  # a shorter one may be part of an ordinary word
+            message = message.replace(secret, "…")
+    message = SECRET.sub("…", message)
+    signature = f" ({request_id[:80]})" if (request_id := response.headers.get("x-request-id")) else ""
+    return message[: MAX_WORDS - len(signature)] + signature
 
 
-def _retry_after(headers: httpx.Headers, message: str) -> float | None:
-    """Seconds: from the headers, finest first, else from the sentence that names the limit."""
-    if (wait := _number(headers.get("retry-after-ms"))) is not None:
+def _read_retry_after(headers: httpx.Headers, message: str) -> float | None:
+    """Seconds: from the headers, the most precise first, else from the text of the message."""
+    if (wait := _parse_number(headers.get("retry-after-ms"))) is not None:
         return wait / 1000
     value = headers.get("retry-after")
-    if (wait := _number(value)) is not None:
+    if (wait := _parse_number(value)) is not None:
         return wait
     try:
         return max(0.0, parsedate_to_datetime(value or "").timestamp() - time.time())
@@ -145,7 +145,7 @@ def _retry_after(headers: httpx.Headers, message: str) -> float | None:
     return sum(float(number) * SECONDS[unit] for number, unit in DURATION.findall(found[1].lower()))
 
 
-def _number(text: str | None) -> float | None:
+def _parse_number(text: str | None) -> float | None:
     try:
         number = float(text or "")
     except ValueError:
@@ -153,28 +153,28 @@ def _number(text: str | None) -> float | None:
     return number if isfinite(number) and number >= 0 else None
 
 
-def _decoded(text: str) -> bytes:
-    """Base64 in either alphabet, padded or not, also inside a data URL: the picture is paid for."""
+def _decode(text: str) -> bytes:
+    """Base64 in either alphabet, padded or not, also inside a data URL: the picture is paid for, so be lenient."""
     text = text.rpartition(",")[2].translate(str.maketrans("-_", "+/")).rstrip("=")
     return b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
-def _usage(usage: Mapping[str, Any], model: str) -> Usage:
-    """What the call used, in tokens of four kinds. Without OpenAI's figures the cost is unknown, never guessed."""
-    inputs, outputs = _object(usage.get("input_tokens_details")), _object(usage.get("output_tokens_details"))
+def _read_usage(usage: Mapping[str, Any], model: str) -> Usage:
+    """What the call used, in tokens of four kinds. Without OpenAI's figures the cost is None, never estimated."""
+    inputs, outputs = _as_object(usage.get("input_tokens_details")), _as_object(usage.get("output_tokens_details"))
     counts = {
         "text_input": inputs.get("text_tokens"),
         "image_input": inputs.get("image_tokens"),
         "text_output": outputs.get("text_tokens"),
-        # Not told apart, they are the picture's.
+        # Without details, all output tokens count as the picture's.
         "image_output": outputs.get("image_tokens") if outputs else usage.get("output_tokens"),
     }
     units = {kind: count for kind, count in counts.items() if isinstance(count, int)}
-    return Usage({f"{kind}_tokens": count for kind, count in units.items()}, model, _cost(units, model))
+    return Usage({f"{kind}_tokens": count for kind, count in units.items()}, model, _compute_cost(units, model))
 
 
-def _cost(units: Mapping[str, int], model: str) -> Decimal | None:
-    """US dollars by the prices of today; None where a figure or a price is missing."""
+def _compute_cost(units: Mapping[str, int], model: str) -> Decimal | None:
+    """US dollars by the prices of today; None if a figure or a price is missing."""
     today = datetime.now(UTC).date().isoformat()
     known: list[dict[str, str]] = catalogue.models("openai").get(model, {}).get("prices", [])
     prices = max((p for p in known if p["from"] <= today), key=lambda p: p["from"], default={})
@@ -185,5 +185,5 @@ def _cost(units: Mapping[str, int], model: str) -> Decimal | None:
     return sum((Decimal(prices[kind]) * count for kind, count in units.items() if count), Decimal()) / 1_000_000
 
 
-def _object(value: Any) -> dict[str, Any]:
+def _as_object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
