@@ -1,4 +1,4 @@
-"""The database goes away and comes back: booths are refused at once, and the service recovers by itself."""
+"""The database becomes unavailable and comes back: booths are refused at once, and the service recovers by itself."""
 
 from __future__ import annotations
 
