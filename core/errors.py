@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.utils.decorators import sync_and_async_middleware
 from django.utils.translation import gettext as _
 
 from core.database import DatabaseUnavailable
@@ -132,26 +130,14 @@ def apply_envelope(request: HttpRequest, response: HttpResponseBase) -> HttpResp
     return error.response() if error else response
 
 
-@sync_and_async_middleware
-def EnvelopeMiddleware(get_response: Any) -> Any:  # noqa: N802 - named like the classes in settings.MIDDLEWARE
+class EnvelopeMiddleware:
     """The envelope for every endpoint that Django's middleware serves."""
-    if iscoroutinefunction(get_response):
 
-        async def asynchronous(request: HttpRequest) -> HttpResponseBase:
-            return apply_envelope(request, await get_response(request))
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
 
-        handler: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]] = asynchronous
-    else:
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return apply_envelope(request, self.get_response(request))
 
-        def synchronous(request: HttpRequest) -> HttpResponseBase:
-            return apply_envelope(request, get_response(request))
-
-        handler = synchronous
-
-    def process_exception(request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if request.path.startswith("/admin/"):
-            return None
-        return to_api_error(error).response()
-
-    handler.process_exception = process_exception  # type: ignore[attr-defined]
-    return handler
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return None if request.path.startswith("/admin/") else to_api_error(error).response()

@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import resolve
 from django.utils import translation
 
-from core.errors import EnvelopeMiddleware
+from core.errors import apply_envelope
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -25,8 +25,13 @@ class BoothHandler(ASGIHandler):
     per request that lives as long as the request: each waiting booth would cost a thread instead of a coroutine."""
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Only the middleware that booths need, none of it in a thread."""
-        self._middleware_chain = EnvelopeMiddleware(convert_exception_to_response(self._call_view))
+        """No middleware but the envelope, which needs no thread."""
+        call_view = convert_exception_to_response(self._call_view)
+
+        async def respond(request: HttpRequest) -> HttpResponseBase:
+            return apply_envelope(request, await call_view(request))  # type: ignore[misc]  # the stubs know sync views only
+
+        self._middleware_chain = respond
 
     async def _call_view(self, request: HttpRequest) -> HttpResponseBase:
         request.get_host()  # ALLOWED_HOSTS holds here too

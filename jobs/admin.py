@@ -26,10 +26,9 @@ from jobs.lifecycle import cancel_job
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.storage import links
 from providers import registry
-from providers.admin import outcome_badge
+from providers.admin import ProviderFilter, outcome_badge
 from providers.base import Reason
 from providers.models import ProviderCall
-from slots.admin import ProviderFilter
 from stats.models import ProcessingLog
 
 

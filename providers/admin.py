@@ -204,7 +204,7 @@ def outcome_badge(call: ProviderCall) -> SafeString:
     return badge(COLOURS.get(call.outcome, call.outcome), call.get_outcome_display())
 
 
-class CallProviderFilter(admin.SimpleListFilter):
+class ProviderFilter(admin.SimpleListFilter):
     title = _("provider")
     parameter_name = "provider_id"
 
@@ -218,7 +218,7 @@ class CallProviderFilter(admin.SimpleListFilter):
 @admin.register(ProviderCall)
 class ProviderCallAdmin(HistoryAdmin):
     list_display = ("at", "provider", "slot_id", "job", "result", "reason_in_words", "duration", "model", "cost")
-    list_filter = (CallProviderFilter, "outcome")
+    list_filter = (ProviderFilter, "outcome")
     list_display_links = ("at",)
     ordering = ("-at", "-id")  # the index `calls_by_age`, or `calls_of_provider`
     search_fields = ("job_id",)

@@ -23,20 +23,10 @@ from django.utils.translation import gettext_lazy as _
 
 from core.admin import STYLES, badge, format_json
 from providers import declaration, registry
+from providers.admin import ProviderFilter
 from slots import budget, history_page, template_media
 from slots.forms import SlotForm
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
-
-
-class ProviderFilter(admin.SimpleListFilter):
-    title = _("provider")
-    parameter_name = "provider_id"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(provider_id=self.value()) if self.value() else queryset
 
 
 class ArchiveFilter(admin.SimpleListFilter):

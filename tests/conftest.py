@@ -29,11 +29,11 @@ from pytest_django.plugin import DjangoDbBlocker
 from core.database import open_database
 from ingest.models import IngestSettings
 from jobs.queue.verbs import Queue
-from photoslot.booth_client import Reply, fields, post_photo
 from photoslot.supervisor import free_port, web_command
 from providers.models import ProviderAccount
 from slots.models import Slot
 from tests import leaks, log_rows
+from tests.booth_client import Reply, fields, post_photo
 from tests.leaks import (  # noqa: F401 - hooks
     pytest_runtest_logreport,
     pytest_sessionfinish,

@@ -21,7 +21,6 @@ from core.errors import ApiError
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from staff.api.base import StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.processing_log import STEP, Steps
 from staff.api.serializers import QueryBooleanField, QueryIntegerField, StrictSerializer
@@ -122,7 +121,6 @@ class JobList(serializers.Serializer[Any]):
 
 
 COLUMNS = tuple(JobAnswer().fields)
-NOT_FOUND = ("not_found", *STAFF_REFUSALS)
 SUMMARY: dict[str, Any] = {
     "job": {
         "id": STEP["job_id"],
@@ -163,7 +161,6 @@ class JobsView(StaffView):
         query=JobsQuery,
         response=JobList,
         example={"data": [SUMMARY], "meta": {"page": 1, "page_size": 20, "total": 1, "is_total_exact": True}},
-        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         rows, parts = _filter(query), PARTS[query.get("status")]
@@ -187,7 +184,7 @@ class JobView(StaffView):
         scope="stats:read",
         response=JobStory,
         example=SUMMARY | {"processing_log": [STEP]},
-        refusals=("invalid_payload", *NOT_FOUND),
+        refusals=("not_found",),
     )
     def get(self, request: Request, job_id: UUID) -> Response:
         steps = ProcessingLog.objects.filter(job_id=job_id).order_by("id")
@@ -204,7 +201,7 @@ class CancelJobView(StaffView):
         status=202,
         response=JobSummary,
         example=CANCELLED,
-        refusals=(*BODY_REFUSALS, "job_finalized", *NOT_FOUND),
+        refusals=("job_finalized", "not_found"),
     )
     def post(self, request: Request, job_id: UUID) -> Response:
         _get_job(job_id)

@@ -15,7 +15,6 @@ from rest_framework_simplejwt.tokens import AccessToken
 
 from core.errors import ApiError
 from staff.api.base import OpenView, get_scopes
-from staff.api.openapi import BODY_REFUSALS, OPEN_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import StrictCharField, StrictSerializer
 
@@ -43,7 +42,7 @@ class LogInView(OpenView):
         request_examples={"A member of staff": {"username": "serg", "password": "correct horse battery"}},
         response=TokenAnswer,
         example={"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "token_type": "bearer", "expires_in_sec": 3600},
-        refusals=(*BODY_REFUSALS, "invalid_credentials", "rate_limited", *OPEN_REFUSALS),
+        refusals=("invalid_credentials", "rate_limited"),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
         username = get_user_model().normalize_username(body["username"])  # as the admin's login page does

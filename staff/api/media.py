@@ -23,7 +23,6 @@ from jobs.retention import requests
 from jobs.storage import links, media
 from slots import template_media
 from staff.api.base import FormParser, StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import StrictSerializer
 from staff.api.template_media import refuse_image
@@ -92,7 +91,7 @@ class RegisterMediaView(StaffView):
         example=MEDIA,
         status=201,
         headers=("Location",),
-        refusals=(*BODY_REFUSALS, "not_found", "job_finalized", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found", "job_finalized"),
     )
     def post(self, request: Request, form: dict[str, Any]) -> Response:
         job = _get_job_under_way(form["job_id"]) if "job_id" in form else None
@@ -117,7 +116,6 @@ class PurgeView(StaffView):
         response=PurgeAnswer,
         example=PURGE,
         status=202,
-        refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
         scope = body["scope"]

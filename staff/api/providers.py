@@ -19,7 +19,6 @@ from providers import declaration, registry
 from providers.base import Operation, Provider
 from providers.models import ProviderAccount
 from staff.api.base import StaffView
-from staff.api.openapi import STAFF_REFUSALS
 from staff.api.operation import operation
 
 
@@ -62,7 +61,6 @@ class ProvidersView(StaffView):
         scope="slots:write",
         response=ProviderList,
         example={"providers": [STUDIO]},
-        refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
         return Response({"providers": [_summarize(provider) for provider in registry.classes().values()]})
@@ -76,7 +74,7 @@ class ProviderView(StaffView):
         scope="slots:write",
         response=ProviderAnswer,
         example=STUDIO | {"requires_public_media": False, "is_configured": True, "operations": [LOOK]},
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, provider_id: str) -> Response:
         provider = registry.classes().get(provider_id)

@@ -22,7 +22,6 @@ from providers import account_validators, accounts, registry
 from providers.models import ProviderAccount
 from staff.api.base import StaffView, log_change
 from staff.api.exceptions import make_unknown_field_error
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 
@@ -165,7 +164,6 @@ class SettingsView(StaffView):
         scope="settings:read",
         response=SettingsAnswer,
         example=EXAMPLE,
-        refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
         return Response(_represent_settings())
@@ -179,7 +177,6 @@ class SettingsView(StaffView):
         request_examples=REQUESTS,
         response=SettingsAnswer,
         example=EXAMPLE,
-        refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
     def put(self, request: Request, body: dict[str, Any]) -> Response:
         assert request.user.is_authenticated

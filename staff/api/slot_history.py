@@ -11,7 +11,6 @@ from rest_framework.response import Response
 from slots.history import list_differences
 from slots.models import Slot, SlotChange
 from staff.api.base import StaffView
-from staff.api.openapi import STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import PageMeta, PageQuery, StrictCharField, paginate
 from staff.api.slots import get_slot
@@ -75,7 +74,7 @@ class HistoryView(StaffView):
         query=HistoryQuery,
         response=HistoryAnswer,
         example={"data": [CHANGE], "meta": {"page": 1, "page_size": 20, "total": 1}},
-        refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         rows = SlotChange.objects.filter(slot=get_slot(Slot.objects, slot_id)).order_by("-id")

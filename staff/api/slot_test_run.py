@@ -23,7 +23,7 @@ from jobs import lifecycle
 from jobs.models import Job
 from slots.models import Slot
 from staff.api.base import FormParser, PictureRenderer, StaffView
-from staff.api.openapi import BODY_REFUSALS, PICTURE_HEADERS, STAFF_REFUSALS
+from staff.api.openapi import PICTURE_HEADERS
 from staff.api.operation import operation
 from staff.api.serializers import JSONTextField, StrictCharField, StrictSerializer
 from staff.api.slots import get_slot, validate_slot
@@ -62,16 +62,13 @@ class SlotTestRunView(StaffView):
         response={(200, mime_type): OpenApiTypes.BINARY for mime_type in FORMATS},
         headers=PICTURE_HEADERS,
         refusals=(
-            *BODY_REFUSALS,
             "not_found",
-            "validation_failed",
             "queue_busy",
             "budget_exhausted",
             "provider_error",
             "job_cancelled",
             "provider_unavailable",
             "sync_timeout",
-            *STAFF_REFUSALS,
         ),
     )
     def post(self, request: Request, slot_id: str, form: dict[str, Any]) -> HttpResponseBase:

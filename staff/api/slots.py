@@ -27,7 +27,6 @@ from jobs.models import Job
 from slots import settings_validation
 from slots.models import Slot
 from staff.api.base import StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.recent_results import RESULT, RecentResult, get_recent_results
 from staff.api.serializers import (
@@ -141,7 +140,6 @@ class SlotsView(StaffView):
         query=SlotQuery,
         response=SlotList,
         example={"data": [SLOT], "meta": {"page": 1, "page_size": 20, "total": 1}},
-        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         direction = "-" if query["sort_order"] == "desc" else ""
@@ -160,7 +158,7 @@ class SlotsView(StaffView):
         example=SLOT,
         status=201,
         headers=("ETag", "Location"),
-        refusals=(*BODY_REFUSALS, "slot_exists", "validation_failed", *STAFF_REFUSALS),
+        refusals=("slot_exists",),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
         slot = _create(body, request.user)
@@ -178,7 +176,7 @@ class SlotView(StaffView):
         response=OneSlotAnswer,
         example=SLOT | {"recent_results": [RESULT]},
         headers=("ETag",),
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, slot_id: str) -> Response:
         slot = get_slot(Slot.objects, slot_id)
@@ -198,7 +196,7 @@ class SlotView(StaffView):
         response=VersionAnswer,
         example={"id": SLOT["id"], "updated_at": SLOT["updated_at"]},
         headers=("ETag",),
-        refusals=(*BODY_REFUSALS, *VERSIONS, "validation_failed", *STAFF_REFUSALS),
+        refusals=(*VERSIONS,),
     )
     def put(self, request: Request, slot_id: str, body: dict[str, Any]) -> Response:
         seen = body.pop("updated_at", None)
@@ -217,7 +215,7 @@ class SlotView(StaffView):
         parameters=[IF_MATCH_REQUIRED],
         response=None,
         status=204,
-        refusals=("invalid_payload", *VERSIONS, "jobs_under_way", "validation_failed", *STAFF_REFUSALS),
+        refusals=(*VERSIONS, "jobs_under_way"),
     )
     def delete(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         force = query["force"]

@@ -29,7 +29,6 @@ from jobs.models import Job
 from slots import settings_validation, template_media
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from staff.api.base import FormParser, PictureRenderer, StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import (
     PageMeta,
@@ -129,7 +128,6 @@ class TemplatesView(StaffView):
         query=TemplateQuery,
         response=TemplateList,
         example={"data": [TEMPLATE], "meta": {"page": 1, "page_size": 20, "total": 1}},
-        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         uses = _list_uses().order_by("-created_at", "id", "slot_id", "setting_key")
@@ -150,7 +148,7 @@ class RegisterView(StaffView):
         example=REGISTERED,
         status=201,
         headers=("Location",),
-        refusals=(*BODY_REFUSALS, "not_found", "key_taken", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found", "key_taken"),
     )
     def post(self, request: Request, form: dict[str, Any]) -> Response:
         media = _register(form, request.user)
@@ -168,7 +166,7 @@ class TemplateView(StaffView):
         scope="slots:write",
         response=OneTemplateAnswer,
         example=TEMPLATE | {"used_by": [USE]},
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, media_id: UUID) -> Response:
         found = _list_uses().filter(pk=media_id).order_by("slot_id", "setting_key").first()
@@ -189,14 +187,7 @@ class TemplateView(StaffView):
         query=RemovalQuery,
         response=None,
         status=204,
-        refusals=(
-            "invalid_payload",
-            "not_found",
-            "template_in_use",
-            "jobs_under_way",
-            "validation_failed",
-            *STAFF_REFUSALS,
-        ),
+        refusals=("not_found", "template_in_use", "jobs_under_way"),
     )
     def delete(self, request: Request, media_id: UUID, query: dict[str, Any]) -> Response:
         with transaction.atomic():
@@ -220,7 +211,7 @@ class PreviewView(StaffView):
         tag="template media",
         scope="slots:write",
         response={(200, mime_type): OpenApiTypes.BINARY for mime_type in ("image/jpeg", "image/png")},
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, media_id: UUID) -> HttpResponse:
         media = TemplateMedia.objects.filter(pk=media_id).first()

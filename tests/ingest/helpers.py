@@ -23,8 +23,8 @@ from ingest.models import IngestSettings
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from jobs.queue.records import NewJob
-from photoslot.booth_client import Reply
 from stats.models import HourlyCounter, ProcessingLog
+from tests.booth_client import Reply
 from tests.conftest import PASSWORD, Processes, stored_files
 
 MEGABYTE = 1024 * 1024

@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from jobs.models import Job
-from photoslot.booth_client import Reply
 from stats.models import ProcessingLog
+from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import eventually, refusal
 from tests.sandbox.server import Sandbox

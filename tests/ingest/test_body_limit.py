@@ -11,7 +11,7 @@ import httpx
 import pytest
 from django.conf import settings
 
-from photoslot.booth_client import Reply, post_photo
+from tests.booth_client import Reply, post_photo
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, refusal, serialize_post
 

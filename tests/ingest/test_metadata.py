@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from jobs.models import Job
-from photoslot.booth_client import fields
+from tests.booth_client import fields
 from tests.conftest import PASSWORD, Booth, jpeg
 from tests.ingest.helpers import form, refusal
 

@@ -21,8 +21,8 @@ from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import Claim, JobOutcome, JobReport, Result, Ticket
 from jobs.queue.verbs import Queue
-from photoslot.booth_client import Reply
 from stats.models import HourlyCounter
+from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
 from tests.ingest.helpers import cancel, connect, eventually, form, new_job, refusal, serialize_post, without_worker
 from tests.sandbox.server import Sandbox, developed

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from photoslot.booth_client import Reply, fields, post_photo
+from tests.booth_client import Reply, fields, post_photo
 from tests.conftest import in_background, jpeg
 from tests.photoslot.checkout import Checkout
 from tests.photoslot.waiting import until

@@ -16,11 +16,11 @@ from core.database import in_thread
 from jobs.models import Process
 from jobs.queue import statements
 from jobs.queue.verbs import CLAIM_LOCK, Queue
-from photoslot.booth_client import Reply
 from providers import limits
 from providers.base import PermanentError, Reason
 from providers.limits import WINDOW_SECONDS
 from providers.models import ProviderAccount, ProviderCall
+from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, jpeg, set_slot
 from tests.photoslot.waiting import until
 from tests.providers.account_factories import begin_call, build_call, create_account, create_past_calls, use_gemini

@@ -4,10 +4,10 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import httpx
 from django.conf import settings
 from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
@@ -77,7 +77,7 @@ def step(name: str, advice: str) -> Iterator[None]:
     """A failure becomes a sentence: which step it was, why, and what to do."""
     try:
         yield
-    except (DatabaseError, OSError, HTTPException) as error:
+    except (DatabaseError, OSError, httpx.HTTPError) as error:
         raise CommandError(f"{name} failed: {str(error).strip() or type(error).__name__}. {advice}") from error
 
 

@@ -1,4 +1,4 @@
-"""A client for the demo and the tests: posts a photo as DSLR Remote Pro 3.30 does.
+"""A booth for the tests: posts a photo as DSLR Remote Pro 3.30 does.
 
 The field set and `Expect: 100-continue` are those of a recorded request; no User-Agent and no Accept are sent.
 """
