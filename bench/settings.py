@@ -31,12 +31,7 @@ os.environ["RUNTIME_CREDENTIALS_FILE"] = str(ROOT / "credentials.json")
 from photoslot.settings import *  # noqa: E402, F403
 from photoslot.settings import DATABASES, LOGGING, PROVIDERS  # noqa: E402
 
-DATABASES["default"] |= {
-    "NAME": ACCOUNT,
-    "USER": ACCOUNT,
-    "HOST": POSTGRES.host,
-    "PORT": embedded_postgres.PORT,
-}
+DATABASES["default"] |= {"NAME": ACCOUNT, "USER": ACCOUNT, "HOST": POSTGRES.host, "PORT": embedded_postgres.PORT}
 EMBEDDED_POSTGRES = POSTGRES
 PROVIDERS = ["bench.provider.Bench", *PROVIDERS]
 LOGGING = LOGGING | {"root": {"handlers": ["console"], "level": "WARNING"}}  # between the table's lines, only problems

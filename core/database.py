@@ -11,6 +11,7 @@ import psycopg
 from django.conf import settings
 from django.db import connection
 from psycopg import AsyncConnection
+from psycopg.rows import class_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 T = TypeVar("T")
@@ -61,6 +62,22 @@ class Database:
         except UNAVAILABLE_ERRORS as error:
             self._replace_dead_connections()
             raise DatabaseUnavailable(type(error).__name__) from error
+
+    async def execute(self, statement: str, values: Any = None) -> int:
+        """Runs one statement. Returns how many rows it changed or found."""
+        async with self.connection() as connection:
+            return (await connection.execute(statement, values)).rowcount
+
+    async def fetch_one(self, record: type[T], statement: str, values: Any = None) -> T | None:
+        """The statement's row as a record with its columns. None: there is no row."""
+        async with self.connection() as connection:
+            cursor = connection.cursor(row_factory=class_row(record))
+            return await (await cursor.execute(statement, values)).fetchone()
+
+    async def fetch_column(self, statement: str, values: Any = None) -> list[Any]:
+        """The first column of the statement's rows."""
+        async with self.connection() as connection:
+            return [row[0] for row in await (await connection.execute(statement, values)).fetchall()]
 
     def _replace_dead_connections(self) -> None:
         if self._repair is None or self._repair.done():

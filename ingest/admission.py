@@ -18,7 +18,6 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from core import images
@@ -152,9 +151,7 @@ async def admit(
 async def take_snapshot(database: Database, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> SlotSnapshot:
     # Postgres stores no NUL, so a slot id with one is unknown in any case.
     values = {"slot_id": slot_id.replace("\0", "?"), "unsaved": Jsonb(unsaved or {})}
-    async with database.connection() as connection:
-        cursor = connection.cursor(row_factory=class_row(SlotSnapshot))
-        snapshot = await (await cursor.execute(TAKE_SNAPSHOT, values)).fetchone()
+    snapshot = await database.fetch_one(SlotSnapshot, TAKE_SNAPSHOT, values)
     if snapshot is None:
         raise DatabaseUnavailable("not set up yet: run manage.py bootstrap")
     return snapshot

@@ -94,15 +94,11 @@ class PasswordChecker:
             return
         if is_blocked:
             raise TooManyFailures
-        async with self._database.connection() as connection:
-            await connection.execute(RECORD_FAILURE, (address,))
+        await self._database.execute(RECORD_FAILURE, (address,))
         raise WrongPassword
 
     async def _count_failures(self, address: str) -> int:
-        async with self._database.connection() as connection:
-            cursor = await connection.execute(COUNT_FAILURES, (address, FAILURES_WINDOW_MINUTES))
-            row = await cursor.fetchone()
-        return int(row[0]) if row else 0
+        return int((await self._database.fetch_column(COUNT_FAILURES, (address, FAILURES_WINDOW_MINUTES)))[0])
 
     async def _is_right(self, digest: bytes, password: str, encoded: str) -> bool:
         async with self._slow_hash_lock:

@@ -38,21 +38,12 @@ from pillow_heif import HeifImageFile
 
 from core import images
 
-PhotoFormat = Literal["jpeg", "png", "webp", "heic"]
 MimeType = Literal["image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"]
 Data = bytes | mmap.mmap
 
 # Bounds on what Pillow keeps and loops over before the pixels begin. The pieces: 2 GiB of PNG in chunks of 8 KiB.
 _MAX_HEADER_BYTES = 16 * 1024 * 1024
 _MAX_PIECES = 1 << 18
-
-_EXTENSIONS: dict[MimeType, str] = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "image/heic": "heic",
-    "image/heif": "heif",
-}
 
 
 class PhotoRefused(Exception):
@@ -86,9 +77,7 @@ class UnsupportedPhoto(PhotoRefused):
 class PhotoInfo:
     """Width and height are as stored: EXIF orientation is not applied (HEIF's own rotation and crop are)."""
 
-    format: PhotoFormat
     mime_type: MimeType
-    extension: str
     width: int
     height: int
 
@@ -159,7 +148,7 @@ def _probe_data(file: BinaryIO, data: Data, max_pixels: int) -> PhotoInfo:
         if max(width, height) > images.MAX_SIDE:
             raise SideTooLong(f"{width}×{height}")
         mime_type = _detect_mime_type(kind.name, data, image)
-    return PhotoInfo(cast(PhotoFormat, kind.name), mime_type, _EXTENSIONS[mime_type], width, height)
+    return PhotoInfo(mime_type, width, height)
 
 
 def _check_pixels(found: int, limit: int) -> None:

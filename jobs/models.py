@@ -198,11 +198,11 @@ class MediaObject(models.Model):
         verbose_name_plural = _("media objects")
         indexes = [
             # Purge: expired objects.
-            models.Index(fields=["expires_at"], name="media_object_to_purge"),
+            models.Index(fields=["expires_at"], name="media_object_to_purge")
         ]
         constraints = [
             # A job has one link to its photo and to each template image, also after it is claimed again.
-            models.UniqueConstraint(fields=["job", "setting_key"], name="media_object_once_per_job"),
+            models.UniqueConstraint(fields=["job", "setting_key"], name="media_object_once_per_job")
         ]
 
     def __str__(self) -> str:
@@ -270,16 +270,12 @@ class PurgeRun(models.Model):
         ordering = ["-id"]
         indexes = [
             # The workers' query, once a second: requested runs that have not finished.
-            models.Index(
-                fields=["id"], condition=Q(request_id__isnull=False, finished_at=None), name="purge_asked_for"
-            ),
+            models.Index(fields=["id"], condition=Q(request_id__isnull=False, finished_at=None), name="purge_asked_for")
         ]
         constraints = [
             # A second request while one waits returns the waiting one.
             models.UniqueConstraint(
-                fields=["kinds"],
-                condition=Q(request_id__isnull=False, started_at=None),
-                name="purge_waits_once",
+                fields=["kinds"], condition=Q(request_id__isnull=False, started_at=None), name="purge_waits_once"
             ),
             models.CheckConstraint(
                 name="purge_starts_by_itself_or_is_asked_for",

@@ -28,11 +28,8 @@ from slots.metrics import Budgets
 from stats.metrics import FinishedJobs
 
 registry = CollectorRegistry(auto_describe=False)
-registry.register(FinishedJobs())
-registry.register(JobsCollector())
-registry.register(BoothSettings())
-registry.register(Budgets())
-registry.register(Accounts())
+for collector in (FinishedJobs(), JobsCollector(), BoothSettings(), Budgets(), Accounts()):
+    registry.register(collector)
 
 
 @never_cache
@@ -45,9 +42,8 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @read_only
 def readyz(request: HttpRequest) -> HttpResponse:
     verdicts = {name: _run_check(check) for name, check in CHECKS.items()}
-    return JsonResponse(
-        {"ready": all(verdicts.values()), "checks": verdicts}, status=200 if all(verdicts.values()) else 503
-    )
+    is_ready = all(verdicts.values())
+    return JsonResponse({"ready": is_ready, "checks": verdicts}, status=200 if is_ready else 503)
 
 
 @never_cache

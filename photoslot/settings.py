@@ -229,9 +229,7 @@ LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
     "filters": {"correlation": {"()": "core.logs.CorrelationFilter"}},
-    "formatters": {
-        "line": {"format": "{asctime} {levelname} {name} [{correlation_id}] {message}", "style": "{"},
-    },
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} [{correlation_id}] {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["correlation"]}},
     "root": {"handlers": ["console"], "level": "INFO"},
     "loggers": {

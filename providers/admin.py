@@ -29,19 +29,18 @@ REMOVE = "-"
 COLUMNS = ("is_enabled", "base_url", "max_concurrent", "per_minute", "per_day")
 
 
+class SecretField(forms.CharField):
+    def __init__(self, **options: Any) -> None:
+        widget = forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60})
+        super().__init__(required=False, widget=widget, **options)
+
+
 class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     """The secrets are fields of the form only: an empty field keeps the stored secret, a hyphen removes it."""
 
-    new_key = forms.CharField(
-        label=_("New key"),
-        required=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
-        help_text=_("Empty: the key stays as it is. A single hyphen: remove it."),
-    )
-    new_proxy_url = forms.CharField(
+    new_key = SecretField(label=_("New key"), help_text=_("Empty: the key stays as it is. A single hyphen: remove it."))
+    new_proxy_url = SecretField(
         label=_("New proxy address"),
-        required=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "size": 60}),
         help_text=_(
             "http://user:password@host:port, where the provider can be reached by a proxy only. As for the key."
         ),
@@ -189,13 +188,7 @@ async def _test_account(account: ProviderAccount) -> str:
 
 
 # In the colours of admin.css.
-COLOURS = {
-    "made": "picture",
-    "refused": "provider_error",
-    "failed": "failed",
-    "late": "timeout",
-    "ambiguous": "timeout",
-}
+COLOURS = {"made": "picture", "refused": "provider_error", "late": "timeout", "ambiguous": "timeout"}
 
 
 def outcome_badge(call: ProviderCall) -> SafeString:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -75,6 +76,13 @@ class Http:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def decode_base64(text: str) -> bytes:
+    """In either alphabet, padded or not, also inside a data URL: the picture is paid for, so be lenient. Raises
+    `ValueError`."""
+    text = text.rpartition(",")[2].translate(str.maketrans("-_", "+/")).rstrip("=")
+    return b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 @cache

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
+from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
 from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, Usage
@@ -124,22 +124,6 @@ class CallPermit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Account:
-    is_enabled: bool
-    per_minute: int | None
-    per_day: int | None
-    open_reason: str | None
-    open_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class _CallCounts:
-    in_window: int
-    today: int
-    until_free: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class CallEnding:
     """How a call ended."""
 
@@ -169,8 +153,8 @@ async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> CallPer
     """Records the call if it may be made now. Raises `PermanentError` if the account is disabled, its breaker is open,
     its daily limit is reached or the slot's budget is used up."""
     await _check_budget(connection, call)
-    cursor = connection.cursor(row_factory=class_row(_Account))
-    account = await (await cursor.execute(LOCK_ACCOUNT, (call.provider_id,))).fetchone()
+    cursor = connection.cursor(row_factory=namedtuple_row)
+    account: Any = await (await cursor.execute(LOCK_ACCOUNT, (call.provider_id,))).fetchone()
     if account is not None:
         _check_account(account)
         if wait := await _find_wait_seconds(connection, call.provider_id, account):
@@ -223,7 +207,7 @@ async def _check_budget(connection: AsyncConnection[Any], call: NewCall) -> None
         raise PermanentError(Reason.QUOTA, f"Not asked: the slot's budget of {call.daily_budget} USD a day is used up")
 
 
-def _check_account(account: _Account) -> None:
+def _check_account(account: Any) -> None:
     if not account.is_enabled:
         raise PermanentError(Reason.OVERLOADED, "The provider is switched off in its account")
     if account.open_seconds is not None and account.open_seconds > 0:
@@ -231,12 +215,12 @@ def _check_account(account: _Account) -> None:
         raise PermanentError(reason, "Not asked: the provider failed several times in a row")
 
 
-async def _find_wait_seconds(connection: AsyncConnection[Any], provider_id: str, account: _Account) -> float:
+async def _find_wait_seconds(connection: AsyncConnection[Any], provider_id: str, account: Any) -> float:
     if account.per_minute is None and account.per_day is None:
         return 0
-    cursor = connection.cursor(row_factory=class_row(_CallCounts))
+    cursor = connection.cursor(row_factory=namedtuple_row)
     values = {"provider_id": provider_id, "window": WINDOW_SECONDS, "by_day": account.per_day is not None}
-    used = await (await cursor.execute(COUNT_CALLS, values)).fetchone()
+    used: Any = await (await cursor.execute(COUNT_CALLS, values)).fetchone()
     assert used
     if account.per_day is not None and used.today >= account.per_day:
         raise PermanentError(Reason.QUOTA, "Not asked: the account's own limit of calls a day is reached")

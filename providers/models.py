@@ -81,7 +81,7 @@ class ProviderAccount(models.Model):
                 name="account_breaker_is_whole",
                 condition=Q(open_until=None, open_reason=None, probe_call_id=None)
                 | Q(open_until__isnull=False, open_reason__isnull=False),
-            ),
+            )
         ]
 
     def __str__(self) -> str:
@@ -171,7 +171,7 @@ class ProviderCall(models.Model):
             models.CheckConstraint(
                 name="call_ended_has_outcome",
                 condition=Q(ended_at=None, outcome=None) | Q(ended_at__isnull=False, outcome__isnull=False),
-            ),
+            )
         ]
 
     def __str__(self) -> str:

@@ -99,9 +99,8 @@ class Queue:
 
     async def get_account(self, provider_id: str) -> EncryptedAccount:
         """As `Claim.account`, for a provider that a slot falls back to."""
-        async with self.database.connection() as connection:
-            cursor = connection.cursor(row_factory=class_row(EncryptedAccount))
-            return await (await cursor.execute(statements.GET_ACCOUNT, (provider_id,))).fetchone() or EncryptedAccount()
+        account = await self.database.fetch_one(EncryptedAccount, statements.GET_ACCOUNT, (provider_id,))
+        return account or EncryptedAccount()
 
     async def begin_call(self, claim: Claim, call: NewCall) -> CallPermit:
         """Records the call, if it may be made now. Raises `PermanentError`.
@@ -127,21 +126,17 @@ class Queue:
             "tokens": [claim.token for claim in claims],
             "lease": timedelta(seconds=settings.LEASE_SECONDS),
         }
-        async with self.database.connection() as connection:
-            return {row[0] for row in await (await connection.execute(statements.EXTEND, values)).fetchall()}
+        return {*await self.database.fetch_column(statements.EXTEND, values)}
 
     async def store_provider_reference(self, claim: Claim, reference: str) -> bool:
         """Keeps the provider's reference at once, so that another worker polls instead of paying twice.
         False: the job is no longer ours."""
-        async with self.database.connection() as connection:
-            return (
-                await connection.execute(statements.STORE_PROVIDER_REFERENCE, (reference, claim.id, claim.token))
-            ).rowcount == 1
+        values = (reference, claim.id, claim.token)
+        return await self.database.execute(statements.STORE_PROVIDER_REFERENCE, values) == 1
 
     async def fall_back(self, claim: Claim) -> bool:
         """From now on the slot's fallback is called, also by another worker. False: the job is no longer ours."""
-        async with self.database.connection() as connection:
-            return (await connection.execute(statements.FALL_BACK, (claim.id, claim.token))).rowcount == 1
+        return await self.database.execute(statements.FALL_BACK, (claim.id, claim.token)) == 1
 
     async def finalize(self, claim: Claim, ending: Result | Failure, report: JobReport) -> EndedJob | None:
         """Ends the job with a picture or a failure. None: it has ended already, is past its deadline or is another
@@ -168,42 +163,30 @@ class Queue:
 
     async def list_overdue(self) -> list[UUID]:
         """Jobs past their deadline that nobody has ended yet."""
-        async with self.database.connection() as connection:
-            return [row[0] for row in await (await connection.execute(statements.LIST_OVERDUE)).fetchall()]
+        return await self.database.fetch_column(statements.LIST_OVERDUE)
 
     async def release(self, claims: Collection[Claim]) -> None:
         """Releases unfinished jobs to other workers."""
         ids, tokens = [claim.id for claim in claims], [claim.token for claim in claims]
-        async with self.database.connection() as connection:
-            released = (await connection.execute(statements.RELEASE, (ids, tokens))).rowcount
-        if released:
+        if await self.database.execute(statements.RELEASE, (ids, tokens)):
             await self._notify(READY_CHANNEL)
 
     async def get_outcome(self, job_id: UUID) -> JobOutcome | None:
-        async with self.database.connection() as connection:
-            cursor = connection.cursor(row_factory=class_row(JobOutcome))
-            return await (await cursor.execute(statements.GET_OUTCOME, (job_id,))).fetchone()
+        return await self.database.fetch_one(JobOutcome, statements.GET_OUTCOME, (job_id,))
 
     async def get_job_input(self, job_id: UUID) -> JobInput:
         """The job's photo, provider, operation and settings."""
-        async with self.database.connection() as connection:
-            cursor = connection.cursor(row_factory=class_row(JobInput))
-            job_input = await (await cursor.execute(statements.GET_JOB_INPUT, (job_id,))).fetchone()
+        job_input = await self.database.fetch_one(JobInput, statements.GET_JOB_INPUT, (job_id,))
         assert job_input, "jobs are removed long after their booths have gone"
         return job_input
 
     async def list_finished(self, job_ids: Collection[UUID]) -> set[UUID]:
         """Which of these jobs have ended. Polling calls this once for all that wait in a process."""
-        async with self.database.connection() as connection:
-            return {
-                row[0]
-                for row in await (await connection.execute(statements.LIST_FINISHED, (list(job_ids),))).fetchall()
-            }
+        return {*await self.database.fetch_column(statements.LIST_FINISHED, (list(job_ids),))}
 
     async def mark_delivered(self, job_id: UUID) -> None:
         """The booth has its response: drops the inline copy. Posting the photo again now starts another job."""
-        async with self.database.connection() as connection:
-            await connection.execute(statements.MARK_DELIVERED, (job_id,))
+        await self.database.execute(statements.MARK_DELIVERED, (job_id,))
 
     async def write_log(self, steps: Sequence[Step]) -> None:
         """Writes steps that change no state of the job, such as a failed attempt that will be repeated."""
@@ -230,12 +213,10 @@ class Queue:
 
     async def record_process(self, **process: Any) -> None:
         """Records that this process is running (`jobs.models.Process`)."""
-        async with self.database.connection() as connection:
-            await connection.execute(statements.RECORD_PROCESS, process)
+        await self.database.execute(statements.RECORD_PROCESS, process)
 
     async def remove_process(self, process_id: UUID) -> None:
-        async with self.database.connection() as connection:
-            await connection.execute(statements.REMOVE_PROCESS, (process_id,))
+        await self.database.execute(statements.REMOVE_PROCESS, (process_id,))
 
     async def _end(
         self,
@@ -261,8 +242,7 @@ class Queue:
         """Best effort, after the commit that it reports: a failure here must not look like a failure of that.
         Whoever misses the notification finds the change by polling."""
         try:
-            async with self.database.connection() as connection:
-                await connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+            await self.database.execute("SELECT pg_notify(%s, %s)", (channel, payload))
         except DatabaseUnavailable as error:
             logger.warning("Nobody could be notified on %s: %s", channel, error)
 

@@ -19,13 +19,7 @@ from core import images
 
 THUMBNAIL_PIXELS = 320  # the longer side; sharp in the admin's lists on a high-density screen
 
-EXTENSIONS = {
-    "image/jpeg": "jpg",
-    "image/png": "png",
-    "image/webp": "webp",
-    "image/heic": "heic",
-    "image/heif": "heif",
-}
+EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/heic": "heic", "image/heif": "heif"}
 
 
 class AtomicFileSystemStorage(FileSystemStorage):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,11 +14,9 @@ from providers import catalogue
 from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
 from providers.gemini.errors import redact
 from providers.gemini.settings import PROVIDER
-from providers.http import Response
+from providers.http import Response, decode_base64
 
 MILLION: Final = 1_000_000
-_DATA_URI: Final = re.compile(r"data:[^,]{0,100},")
-_TO_STANDARD: Final = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ def read_picture(response: Response, model: str, refusals: Counter[str], *secret
     try:
         body = response.json()
         usage = _read_usage(body.get("usageMetadata") or {}, body.get("modelVersion"), model)
-        data = _decode(_find_last_picture(body))
+        data = decode_base64(_find_last_picture(body))
         return Picture(data, images.probe(data, mime_types=images.FORMATS, must_end=True).mime_type, usage)
     except _NoPictureError as error:
         code, message = error.args
@@ -107,12 +103,6 @@ def _make_error(code: str, message: str, refusals: Counter[str], usage: Usage | 
     refusals[code] += 1
     error = TransientError if refusals[code] <= verdict.repeats else PermanentError
     return error(verdict.reason, message, usage=usage)
-
-
-def _decode(data: str) -> bytes:
-    """Base64 of either alphabet, with or without padding, also as a data URI."""
-    text = _DATA_URI.sub("", data, count=1).translate(_TO_STANDARD).rstrip("=")
-    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 def _read_usage(counts: dict[str, Any], version: str | None, model: str) -> Usage | None:

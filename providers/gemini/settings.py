@@ -59,9 +59,7 @@ class ImageEdit(OperationSettings):
         default=[], title=_("Template images"), description=_("Sent after the photo, in this order.")
     )
     aspect_ratio: AspectRatio | None = Field(
-        default=None,
-        title=_("Aspect ratio"),
-        description=_("Empty: that of the photo, as near as the model has it."),
+        default=None, title=_("Aspect ratio"), description=_("Empty: that of the photo, as near as the model has it.")
     )
     image_size: ImageSize | None = Field(
         default=None,
@@ -69,9 +67,7 @@ class ImageEdit(OperationSettings):
         description=_("1K is about 1024 x 1024 pixels; more takes longer and costs more. Empty: 1K."),
     )
     thinking_level: ThinkingLevel | None = Field(
-        default=None,
-        title=_("Thinking"),
-        description=_("More takes longer and costs more. Empty: as the model does."),
+        default=None, title=_("Thinking"), description=_("More takes longer and costs more. Empty: as the model does.")
     )
     safety_settings: list[SafetySetting] = Field(
         default=[],

@@ -15,15 +15,7 @@ from typing import ClassVar
 from django.utils.translation import gettext_lazy as _
 
 from core import images
-from providers.base import (
-    Account,
-    Operation,
-    PermanentError,
-    Picture,
-    Provider,
-    Reason,
-    Request,
-)
+from providers.base import Account, Operation, PermanentError, Picture, Provider, Reason, Request
 from providers.http import Http
 from providers.openai import responses
 from providers.openai.form import ImageEdit, StyleTransfer

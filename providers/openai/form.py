@@ -64,9 +64,7 @@ class ImageEdit(OperationSettings):
         description=_("Transparent: only what the photo shows in front is kept. Not as a JPEG."),
     )
     moderation: Literal["auto", "low"] = Field(
-        default="auto",
-        title=_("Moderation"),
-        description=_("Low refuses less. What OpenAI forbids stays forbidden."),
+        default="auto", title=_("Moderation"), description=_("Low refuses less. What OpenAI forbids stays forbidden.")
     )
 
     @field_validator("model")

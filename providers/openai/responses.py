@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from base64 import b64decode
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,7 +16,7 @@ import httpx
 from core import images
 from providers import catalogue
 from providers.base import AmbiguousError, PermanentError, Picture, ProviderError, Reason, TransientError, Usage
-from providers.http import Response
+from providers.http import Response, decode_base64
 
 MAX_WORDS = 500  # characters of an error message, in the log
 # An error may quote the key, and data from the request: long runs without a space are data, not words.
@@ -51,7 +50,7 @@ def read_picture(response: Response, model: str) -> Picture:
         raise AmbiguousError(Reason.NO_IMAGE, _build_message(response, "the answer cannot be read")) from None
     usage = _read_usage(_as_object(body.get("usage")), model)
     try:
-        data = _decode([image["b64_json"] for image in body["data"] if image.get("b64_json")][-1])
+        data = decode_base64([image["b64_json"] for image in body["data"] if image.get("b64_json")][-1])
         return Picture(data, images.probe(data, mime_types=images.FORMATS, must_end=True).mime_type, usage)
     except (LookupError, TypeError, AttributeError):
         wrong = "the answer holds no picture"
@@ -151,12 +150,6 @@ def _parse_number(text: str | None) -> float | None:
     except ValueError:
         return None
     return number if isfinite(number) and number >= 0 else None
-
-
-def _decode(text: str) -> bytes:
-    """Base64 in either alphabet, padded or not, also inside a data URL: the picture is paid for, so be lenient."""
-    text = text.rpartition(",")[2].translate(str.maketrans("-_", "+/")).rstrip("=")
-    return b64decode(text + "=" * (-len(text) % 4), validate=True)
 
 
 def _read_usage(usage: Mapping[str, Any], model: str) -> Usage:

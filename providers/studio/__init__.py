@@ -17,16 +17,7 @@ from PIL import Image
 from pydantic import Field
 
 from core import images
-from providers.base import (
-    Operation,
-    OperationSettings,
-    PermanentError,
-    Picture,
-    Provider,
-    Reason,
-    Request,
-    TemplateKey,
-)
+from providers.base import Operation, OperationSettings, PermanentError, Picture, Provider, Reason, Request, TemplateKey
 from providers.studio.looks import LOOKS, LookName
 from providers.studio.style import transfer_style
 

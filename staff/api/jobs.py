@@ -17,19 +17,16 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from core.admin import COUNT_LIMIT  # `after` reaches older jobs as quickly as new ones
 from core.errors import ApiError
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from staff.api.base import StaffView, log_change
 from staff.api.operation import operation
 from staff.api.processing_log import STEP, Steps
-from staff.api.serializers import QueryBooleanField, QueryIntegerField, StrictSerializer
+from staff.api.serializers import PageMeta, PageQuery, QueryBooleanField, QueryIntegerField
 from stats.models import ProcessingLog
 
-# A list counts and pages through at most this many jobs: counting a million takes 0.1 s and more. `after` reaches older
-# jobs as quickly as new ones.
-COUNT_LIMIT = 10_000
-PAGE_SIZE = 100  # the largest page, contract §6
 FILTERS = ("is_finalized", "failure_reason", "slot_id")
 # The jobs of a status, in parts that each have an index: `job_unfinished` and `job_ended_waiting` serve the few among
 # a million that wait, or waited until they ended. `status` is in no index, because every claim changes it.
@@ -40,7 +37,7 @@ PARTS: Mapping[str | None, tuple[Q, ...]] = {
 }
 
 
-class JobsQuery(StrictSerializer):
+class JobsQuery(PageQuery):
     status = serializers.ChoiceField(
         choices=Job.Status.values, required=False, help_text="Of a job that has ended: where it was then."
     )
@@ -53,7 +50,6 @@ class JobsQuery(StrictSerializer):
         required=False, help_text="Id of the last job that was seen: the list goes on behind it, and pages begin there."
     )
     page = QueryIntegerField(min_value=1, max_value=COUNT_LIMIT, default=1)
-    page_size = QueryIntegerField(min_value=1, max_value=PAGE_SIZE, default=20)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs["page"] * attrs["page_size"] > COUNT_LIMIT:
@@ -108,9 +104,7 @@ class JobStory(JobSummary):
     processing_log = Steps(help_text="In the order in which it happened.")
 
 
-class JobsMeta(serializers.Serializer[Any]):
-    page = serializers.IntegerField()
-    page_size = serializers.IntegerField()
+class JobsMeta(PageMeta):
     total = serializers.IntegerField(max_value=COUNT_LIMIT)
     is_total_exact = serializers.BooleanField(help_text="False: there are more than were counted.")
 

@@ -34,10 +34,7 @@ MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "version_conflict": ("Somebody has changed it since.", {"updated_at": "2026-11-25T12:00:00.000000Z"}),
     "slot_exists": ("There is a slot with this id already.", {"id": "slot-001"}),
     "jobs_under_way": ("Photos are under way; `force=true` does it all the same.", {"jobs": 2}),
-    "key_taken": (
-        "The slot has an image under this key; `replace=true` takes its place.",
-        {"setting_key": "style"},
-    ),
+    "key_taken": ("The slot has an image under this key; `replace=true` takes its place.", {"setting_key": "style"}),
     "template_in_use": (
         "It is used elsewhere; `force=true` removes it all the same.",
         {"used_by": [{"slot_id": "slot-002", "setting_key": "frame"}]},

@@ -43,10 +43,7 @@ FORM = {
         "file": {"type": "string", "format": "binary", "description": "The same under another name."},
         "hash": {"type": "string", "description": "Or `hash_hex`: kept, never checked."},
     },
-    "additionalProperties": {
-        "type": "string",
-        "description": "At most 64 fields of 4 KiB; kept with the job.",
-    },
+    "additionalProperties": {"type": "string", "description": "At most 64 fields of 4 KiB; kept with the job."},
 }
 PHOTO_TYPES = {"contentType": ", ".join((*PICTURE_TYPES, "image/heic", "image/heif"))}
 PHOTO_ENCODING = {"fileToUpload": PHOTO_TYPES, "file": PHOTO_TYPES}

@@ -16,9 +16,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ingest import password
 from ingest.models import IngestSettings
-from providers import account_validators, accounts, registry
+from ingest.password import PASSWORD_LENGTH, rotate, validate_new_password
+from providers import accounts, registry
+from providers.account_validators import check_address, check_key, check_proxy_address
 from providers.models import ProviderAccount
 from staff.api.base import StaffView, log_change
 from staff.api.exceptions import make_unknown_field_error
@@ -28,6 +29,7 @@ from staff.api.serializers import StrictBooleanField, StrictCharField, StrictInt
 SECONDS: dict[str, Any] = {"min_value": 10, "max_value": 60}  # contract §2
 # The maximum is the column's.
 LIMIT: dict[str, Any] = {"min_value": 1, "max_value": 2_147_483_647, "allow_null": True, "required": False}
+TEXT: dict[str, Any] = {"allow_blank": True, "required": False}
 KEY_LENGTH = 1000  # characters: several times the longest key of today's providers
 
 
@@ -35,10 +37,7 @@ class NewPassword(StrictSerializer):
     """Either a value, or one that is generated. Photos under way are not asked again."""
 
     value = StrictCharField(
-        required=False,
-        trim_whitespace=False,
-        max_length=password.PASSWORD_LENGTH,
-        validators=[password.validate_new_password],
+        required=False, trim_whitespace=False, max_length=PASSWORD_LENGTH, validators=[validate_new_password]
     )
     generate = StrictBooleanField(required=False, help_text="true: a safe one is made and shown in this answer only.")
 
@@ -51,27 +50,13 @@ class NewPassword(StrictSerializer):
 class AccountChanges(StrictSerializer):
     """What is not given stays as it is."""
 
-    api_key = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=KEY_LENGTH,
-        validators=[account_validators.check_key],
-        help_text="Empty: none.",
-    )
+    api_key = StrictCharField(**TEXT, max_length=KEY_LENGTH, validators=[check_key], help_text="Empty: none.")
     is_enabled = StrictBooleanField(required=False)
     base_url = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=200,
-        validators=[account_validators.check_address],
-        help_text="Empty: the provider's own.",
+        **TEXT, max_length=200, validators=[check_address], help_text="Empty: the provider's own."
     )
     proxy_url = StrictCharField(
-        required=False,
-        allow_blank=True,
-        max_length=KEY_LENGTH,
-        validators=[account_validators.check_proxy_address],
-        help_text="Empty: none.",
+        **TEXT, max_length=KEY_LENGTH, validators=[check_proxy_address], help_text="Empty: none."
     )
     max_concurrent = StrictIntegerField(**LIMIT, help_text="Calls at once; null: no limit.")
     per_minute = StrictIntegerField(**LIMIT, help_text="Calls a minute; null: no limit.")
@@ -192,7 +177,7 @@ def _change(changes: Mapping[str, Any], by: AbstractBaseUser) -> str:
     """Applies all changes or none. Returns the password, if one was generated, else an empty string."""
     generated, changed = "", []
     if new := changes.get("dslr_password"):
-        plain = password.rotate(new.get("value", ""), by)
+        plain = rotate(new.get("value", ""), by)
         generated = plain if "value" not in new else ""
         changed.append("dslr_password")
     if seconds := changes.get("ingest", {}).get("sync_response_timeout_sec"):
@@ -221,10 +206,7 @@ def _represent_settings() -> dict[str, Any]:
             pk: _represent_account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.classes()
         },
         # A job's files live as long as the job may take (contract §2).
-        "ingest": {
-            "sync_response_timeout_sec": row.sync_response_seconds,
-            "ingest_ttl_sec": row.sync_response_seconds,
-        },
+        "ingest": {"sync_response_timeout_sec": row.sync_response_seconds, "ingest_ttl_sec": row.sync_response_seconds},
         "media_cache": {
             "processed_media_ttl_hours": settings.RESULT_RETENTION_HOURS,
             "public_link_ttl_sec": row.sync_response_seconds,

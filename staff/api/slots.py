@@ -24,9 +24,10 @@ from rest_framework.response import Response
 from core.errors import ApiError
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
-from slots import settings_validation
 from slots.models import Slot
+from slots.settings_validation import group_by_field
 from staff.api.base import StaffView, log_change
+from staff.api.exceptions import refuse_fields
 from staff.api.operation import operation
 from staff.api.recent_results import RESULT, RecentResult, get_recent_results
 from staff.api.serializers import (
@@ -252,10 +253,7 @@ def validate_slot(slot: Slot) -> None:
     try:
         slot.full_clean(validate_unique=False)
     except ValidationError as error:
-        message = _("Some fields are missing, unknown or not as they must be: see details.")
-        refusal = ApiError("validation_failed", message)
-        refusal.details = dict(settings_validation.group_by_field(error))
-        raise refusal from None
+        raise refuse_fields(group_by_field(error)) from None
 
 
 def _filter(query: Mapping[str, Any]) -> Q:

@@ -30,14 +30,7 @@ from slots import settings_validation, template_media
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from staff.api.base import FormParser, PictureRenderer, StaffView, log_change
 from staff.api.operation import operation
-from staff.api.serializers import (
-    PageMeta,
-    PageQuery,
-    QueryBooleanField,
-    StrictCharField,
-    StrictSerializer,
-    paginate,
-)
+from staff.api.serializers import PageMeta, PageQuery, QueryBooleanField, StrictCharField, StrictSerializer, paginate
 from staff.api.slots import SLOT_ID
 
 KEY = RegexValidator(r"^[a-z][a-z0-9_-]*\Z", gettext_lazy("Use a-z, 0-9, - and _."))

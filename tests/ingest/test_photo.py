@@ -109,18 +109,15 @@ def forge_webp(width: int, height: int) -> bytes:
     return webp[:24] + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little") + webp[30:]
 
 
-@pytest.mark.parametrize(("name", "mime_type", "extension"), [
-    ("jpeg cmyk", "image/jpeg", "jpg"),
-    ("png 16 bit", "image/png", "png"),
-    ("webp lossy", "image/webp", "webp"),
-    ("heic", "image/heic", "heic"),
-    ("heif", "image/heif", "heif"),
+@pytest.mark.parametrize(("name", "mime_type"), [
+    ("jpeg cmyk", "image/jpeg"),
+    ("png 16 bit", "image/png"),
+    ("webp lossy", "image/webp"),
+    ("heic", "image/heic"),
+    ("heif", "image/heif"),
 ])  # fmt: skip
-def test_each_format_is_detected_by_its_bytes(name: str, mime_type: str, extension: str) -> None:
-    info = probe_bytes(PHOTOS[name])
-
-    assert (info.mime_type, info.extension) == (mime_type, extension)
-    assert info.format == ("heic" if extension == "heif" else mime_type.removeprefix("image/"))
+def test_each_format_is_detected_by_its_bytes(name: str, mime_type: str) -> None:
+    assert probe_bytes(PHOTOS[name]).mime_type == mime_type
 
 
 @ALL
@@ -294,7 +291,7 @@ def test_any_file_is_left_at_its_start(make: Callable[[], BinaryIO]) -> None:
     with make() as file:
         file.write(data)  # not flushed, and standing at its end
 
-        assert probe(file, max_pixels=10_000).format == "jpeg"
+        assert probe(file, max_pixels=10_000).mime_type == "image/jpeg"
         assert file.tell() == 0
         file.seek(5)
         assert hash_file(file) == hashlib.sha256(data).digest()
