@@ -1,4 +1,4 @@
-"""`python -m bench`: starts everything, measures, prints the table beside its targets."""
+"""`python -m bench`: starts everything, measures, and prints the results beside their targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ atexit.register(shutil.rmtree, ROOT, ignore_errors=True)
 os.environ |= {"DJANGO_SETTINGS_MODULE": "bench.settings", "BENCH_ROOT": str(ROOT)}
 django.setup()
 
-from bench import api, providers, scenarios, stage  # noqa: E402 - only once Django is set up
+from bench import api, providers, scenarios, service  # noqa: E402 - only once Django is set up
 from bench.scenarios import Line, Options  # noqa: E402
 from photoslot.embedded_postgres import EmbeddedPostgresError  # noqa: E402
 
@@ -30,26 +30,26 @@ VERDICTS = {True: "reached", False: "missed", None: ""}
 
 
 def main() -> int:
-    given = _arguments()
+    arguments = _parse_arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left running
-    base = QUICK if given.quick else FULL
-    options = replace(base, held=given.booths or base.held)
-    names = given.only or list(given.scenarios)
-    if names != list(api.SCENARIOS):  # which has a table of its own
+    base = QUICK if arguments.quick else FULL
+    options = replace(base, held=arguments.booths or base.held)
+    names = arguments.only or list(arguments.scenarios)
+    if names != list(api.SCENARIOS):  # these have a table of their own
         print(
             f"Photo {scenarios.PHOTO_BYTES / 1e6:.2f} MB, {os.cpu_count()} cores; beside a floor: provider "
             f"{scenarios.LATENCY} s, {options.rounds} rounds of floor and service in turn."
         )
         _print(Line("", "floor", "ours", "target"))
     try:
-        with stage.database(), stage.fakes():
-            return _measured(names, options)
-    except (stage.BenchError, EmbeddedPostgresError) as error:
+        with service.create_database(), service.run_fakes():
+            return _measure(names, options)
+    except (service.BenchError, EmbeddedPostgresError) as error:
         print(f"The bench could not start: {error}", file=sys.stderr)
         return 1
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
         "--quick",
@@ -66,14 +66,14 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measured(names: list[str], options: Options) -> int:
-    """The exit code: a target that is missed is a figure, a post that fails is a fault."""
+def _measure(names: list[str], options: Options) -> int:
+    """Returns the exit code: a failed post is a failure, a missed target is not."""
     failures = 0
     for name in names:
         try:
             for line in ALL[name](options):
                 _print(line)
-        except stage.BenchError as error:
+        except service.BenchError as error:
             failures += 1
             print(f"{name} FAILED: {error}")
     return int(failures > 0)

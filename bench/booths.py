@@ -1,7 +1,7 @@
 """Booths that post and wait, in a process of their own: `python -m bench.booths '<a plan as JSON>'`.
 
-Prints one JSON list, a `Sample` for each post. The booths' own work is a good part of what two cores do here; floor and
-service carry it alike, and figures can only be compared with those of booths that are built in the same way.
+Prints one JSON list, a `Sample` for each post. The booths themselves take a good part of the two cores, beside
+floor and service alike: compare figures only with those of booths that are built in the same way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from bench.wire import noise
+from bench.wire import make_jpeg
 
 PASSWORD = "bench"  # noqa: S105 - of a database that lives for minutes
 SLOTS = 15
@@ -24,13 +24,13 @@ TIMEOUT_SECONDS = 70  # above the longest deadline
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`url` holds `{slot}` where that matters; each booth posts `photos` times, one after the other."""
+    """`url` has `{slot}` where the target needs one; each booth posts `photos` times, one after the other."""
 
     url: str
     booths: int
     photo_bytes: int
     photos: int
-    ramp: float = 0  # the booths begin over so many seconds, as they would at a party
+    ramp: float = 0  # seconds over which the booths start, as at a party
 
 
 class Sample(NamedTuple):
@@ -41,10 +41,10 @@ class Sample(NamedTuple):
     error: str
 
 
-async def posted(plan: Plan) -> list[Sample]:
+async def post_photos(plan: Plan) -> list[Sample]:
     assert urlsplit(plan.url).hostname == "127.0.0.1", "loopback only"
     loop = asyncio.get_running_loop()
-    photo = noise(plan.photo_bytes)
+    photo = make_jpeg(plan.photo_bytes)
     samples: list[Sample] = []
     start = loop.time()
 
@@ -62,10 +62,10 @@ async def posted(plan: Plan) -> list[Sample]:
 
 
 async def _post(client: httpx.AsyncClient, url: str, booth: int, number: int, photo: bytes) -> str:
-    """What went wrong; empty where a picture came back."""
+    """Returns what went wrong; empty where a picture came back."""
     fields = {
         "password": PASSWORD,
-        "id": f"{booth}-{number}",  # its own each time: the same post again would join the job before it
+        "id": f"{booth}-{number}",  # unique, because a repeated post would join the job before it
         "name": f"BOOTH-{booth}",
         "model": "Windows",
         "profile": "bench",
@@ -82,4 +82,4 @@ async def _post(client: httpx.AsyncClient, url: str, booth: int, number: int, ph
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(posted(Plan(**json.loads(sys.argv[1]))))))
+    print(json.dumps(asyncio.run(post_photos(Plan(**json.loads(sys.argv[1]))))))

@@ -1,5 +1,5 @@
-"""The floor: form in, JSON to the provider, picture out. Nothing is checked, queued or kept, so no gateway that does
-its work can be quicker."""
+"""The floor, a minimal proxy: form in, JSON to the provider, picture out. Nothing is checked, queued or stored, so no
+real gateway can be faster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench import wire
 from bench.wire import Receive, Send
 
 PROVIDER_URL = os.environ["BENCH_PROVIDER_URL"]
-provider = wire.client()
+provider = wire.make_client()
 
 
 async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -20,19 +20,19 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         message = await receive()
         pieces.append(message["body"])
         more = message["more_body"]
-    answer = await provider.post(
+    response = await provider.post(
         PROVIDER_URL,
         params={"seconds": scope["path"].rpartition("/")[2]},
-        content=wire.asked(_photo(b"".join(pieces))),
+        content=wire.encode_request(_extract_photo(b"".join(pieces))),
         headers={"Content-Type": "application/json"},
     )
-    picture = wire.answered(answer.content)
+    picture = wire.decode_response(response.content)
     headers = [(b"content-type", b"image/jpeg"), (b"content-length", str(len(picture)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": picture})
 
 
-def _photo(form: bytes) -> bytes:
+def _extract_photo(form: bytes) -> bytes:
     """The part fileToUpload, which is the form's last."""
     begin = form.index(b"\r\n\r\n", form.index(b'name="fileToUpload"')) + 4
     return form[begin : form.rindex(b"\r\n--")]

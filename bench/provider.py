@@ -1,4 +1,4 @@
-"""The adapter of the fake provider: the same work as the floor's, behind the service's own interface."""
+"""The adapter of the fake provider: the same work as the floor's, behind the service's provider interface."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Bench(Provider[Payload]):
     def __init__(self, account: Account) -> None:
         super().__init__(account)
         self._url = os.environ["BENCH_PROVIDER_URL"]
-        self._client = wire.client()
+        self._client = wire.make_client()
 
     async def prepare_payload(self, request: Request) -> Payload:
         assert isinstance(request.settings, Settings)
-        return Payload(wire.asked(request.photo.data), request.settings.seconds)
+        return Payload(wire.encode_request(request.photo.data), request.settings.seconds)
 
     async def submit_job(self, payload: Payload) -> Picture:
         try:
-            answer = await self._client.post(
+            response = await self._client.post(
                 self._url,
                 params={"seconds": payload.seconds},
                 content=payload.body,
@@ -45,7 +45,7 @@ class Bench(Provider[Payload]):
             )
         except httpx.HTTPError as error:
             raise AmbiguousError(Reason.OVERLOADED, f"the fake provider: {type(error).__name__}") from error
-        return Picture(wire.answered(answer.content), "image/jpeg")
+        return Picture(wire.decode_response(response.content), "image/jpeg")
 
     async def aclose(self) -> None:
         await self._client.aclose()

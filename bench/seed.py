@@ -1,7 +1,7 @@
-"""A full database to try things on (`python -m bench.seed_load`): slots, jobs, their log and their hours, as the
-service would have written them in months. By SQL, and the indexes last, so that a million jobs take minutes.
+"""A full database for experiments (`python -m bench.seed_load`): slots, jobs, their log and their counters, as the
+service would write them in months. By SQL, with the indexes created last, so that a million jobs take minutes.
 
-There are no files: whoever follows a link to a picture meets a 404.
+There are no files: links to pictures lead to a 404.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from stats.models import HourlyCounter, HourlyTotal, ProcessingLog, SlotFigures
 
 FILLED = (Job, ProcessingLog, HourlyCounter, HourlyTotal, SlotFigures)
 SLOTS = 215  # a new database has fifteen of them
-BATCH = 50_000  # jobs in one statement, and in one line of what is told
-RECIPES = (
+BATCH = 50_000  # jobs in one statement, and in one line of the output
+SLOT_SETTINGS = (
     ("Film noir", "studio", {"look": "noir", "strength": 80}),
     ("Watercolour", "gemini", {"prompt": "Paint the people in this photo in watercolours."}),
     ("Comic", "openai", {"prompt": "Draw the people in this photo as heroes of a comic."}),
     ("Oil painting", "turbotext", {"prompt": "An oil painting of the people in this photo."}),
 )
 
-# Jobs number `first` to `last`, and ten steps of each. They came in evenly over the days; a slot is in use for eight
+# Jobs number `first` to `last`, and ten steps of each. They arrive evenly over the days; a slot is in use for eight
 # hours of the day, some more than others.
-#   outcomes  how jobs end; of those that no worker took nobody was asked
-#   drawn     when each came in, and its lots: how it ends, how long it takes
-#   dealt     its slot's recipe, and its times
-#   steps     posted, taken up, posted again twice, five attempts of which one at most is good, the end; or posted nine
-#             times, and the end
+#   outcomes      how jobs end; for those that no worker claimed, no provider was called
+#   arrivals      when each arrives, and the random numbers that decide its outcome and its duration
+#   planned_jobs  its slot's provider, operation and settings, and its times
+#   steps         posted, claimed, posted again twice, five attempts of which at most one succeeds, the end; or posted
+#                 nine times, and the end
 FILL = """
 WITH outcomes (low, high, failure_reason, error_reason, is_claimed) AS (VALUES
     (0.000, 0.930, NULL, NULL, true),
@@ -50,20 +50,20 @@ WITH outcomes (low, high, failure_reason, error_reason, is_claimed) AS (VALUES
     SELECT row_number() OVER (ORDER BY id) - 1 AS number, count(*) OVER () AS slots, id AS slot_id, provider_id,
         operation_id, settings_json
     FROM slots_slot WHERE archived_at IS NULL
-), drawn AS (
-    SELECT n, gen_random_uuid() AS id, random() AS lot, random() AS effort,
-        floor(random() * 8)::int + 24 * floor(random() * random() * 9)::int AS turn,
+), arrivals AS (
+    SELECT n, gen_random_uuid() AS id, random() AS draw, random() AS effort,
+        floor(random() * 8)::int + 24 * floor(random() * random() * 9)::int AS slot_offset,
         now() - interval '2 minutes' - (%(jobs)s - n) * (interval '1 day' * %(days)s / %(jobs)s) AS created_at
     FROM generate_series(%(first)s, %(last)s) AS n
-), dealt AS (
-    SELECT id, lot, slot_id, CASE WHEN n %% 200 = 0 THEN 'test' ELSE 'booth' END AS source, provider_id, operation_id,
+), planned_jobs AS (
+    SELECT id, draw, slot_id, CASE WHEN n %% 200 = 0 THEN 'test' ELSE 'booth' END AS source, provider_id, operation_id,
         settings_json, failure_reason, error_reason, is_claimed, created_at, created_at + interval '48 s' AS expires_at,
         CASE WHEN is_claimed THEN created_at + interval '1 s' * (0.003 + 2 * effort ^ 8) END AS claimed_at,
         created_at + interval '1 s'
             * CASE failure_reason WHEN 'timeout' THEN 48.004 ELSE 4 + 40 * effort ^ 3 END AS ended_at,
         failure_reason IS NULL AS has_picture
-    FROM drawn JOIN outcomes ON lot >= low AND lot < high
-        JOIN slots ON number = (extract(hour FROM created_at AT TIME ZONE 'UTC')::int + turn) %% slots
+    FROM arrivals JOIN outcomes ON draw >= low AND draw < high
+        JOIN slots ON number = (extract(hour FROM created_at AT TIME ZONE 'UTC')::int + slot_offset) %% slots
     ORDER BY created_at
 ), jobs AS (
     INSERT INTO jobs_job (id, slot_id, source, provider_id, operation_id, settings_json, template_media, status,
@@ -78,11 +78,11 @@ WITH outcomes (low, high, failure_reason, error_reason, is_claimed) AS (VALUES
         is_claimed::int, false, 'payloads/' || id || '.jpg', 'image/jpeg', sha256(id::text::bytea), 'seed-' || id,
         jsonb_build_object('name', 'BOOTH-' || right(slot_id, 3), 'model', 'Windows', 'profile', 'seed'),
         CASE WHEN has_picture AND ended_at + %(kept)s > now() THEN 'results/' || id || '.jpg' END,
-        CASE WHEN has_picture THEN 'image/jpeg' END, CASE WHEN has_picture THEN 200000 + (lot * 1000000)::int END,
+        CASE WHEN has_picture THEN 'image/jpeg' END, CASE WHEN has_picture THEN 200000 + (draw * 1000000)::int END,
         CASE WHEN has_picture THEN encode(sha256(id::text::bytea), 'hex') END,
         CASE WHEN has_picture THEN ended_at + %(kept)s END, created_at, ended_at, claimed_at, expires_at, ended_at,
         ended_at + interval '0.05 s'
-    FROM dealt
+    FROM planned_jobs
 )
 INSERT INTO stats_processinglog (job_id, slot_id, status, message, provider_latency_ms, details, occurred_at)
 SELECT id, slot_id,
@@ -119,7 +119,7 @@ SELECT id, slot_id,
     END),
     CASE step WHEN 1 THEN created_at WHEN 2 THEN began_at WHEN 10 THEN ended_at
         ELSE began_at + (ended_at - began_at) * greatest(0.01 * step, 0.2 * (step - 4)) END
-FROM dealt CROSS JOIN generate_series(1, 10) AS step
+FROM planned_jobs CROSS JOIN generate_series(1, 10) AS step
 CROSS JOIN LATERAL (SELECT
     coalesce(claimed_at, created_at + interval '1 s') AS began_at, step = 9 AND has_picture AS is_good,
     CASE WHEN step = 10 THEN CASE WHEN has_picture THEN 'succeeded' ELSE 'ended' END
@@ -127,7 +127,7 @@ CROSS JOIN LATERAL (SELECT
          ELSE 'provider_responded' END AS kind) AS about
 """
 
-# As `jobs.queue.log_steps.make_tally` reckons it for one job after the other. `buckets` are filled in below.
+# What `jobs.queue.log_steps.make_tally` gives for one job at a time. The buckets are filled in below.
 COUNT = """
 INSERT INTO stats_hourlycounter (hour, slot_id, provider_id, source, ingest_count, success, timeouts, provider_errors,
     cancelled, errors, duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors,
@@ -137,17 +137,17 @@ SELECT date_trunc('hour', created_at AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS h
     count(*) FILTER (WHERE failure_reason = 'provider_error' AND error_reason <> 'internal'),
     count(*) FILTER (WHERE failure_reason = 'cancelled'), count(*) FILTER (WHERE error_reason = 'internal'),
     sum(duration), ARRAY[{duration_buckets}], coalesce(sum(wait), 0), ARRAY[{wait_buckets}],
-    5 * count(*) FILTER (WHERE is_asked),
-    5 * count(*) FILTER (WHERE is_asked) - count(*) FILTER (WHERE failure_reason IS NULL),
-    coalesce(sum(duration - wait) FILTER (WHERE is_asked), 0), 0
+    5 * count(*) FILTER (WHERE was_called),
+    5 * count(*) FILTER (WHERE was_called) - count(*) FILTER (WHERE failure_reason IS NULL),
+    coalesce(sum(duration - wait) FILTER (WHERE was_called), 0), 0
 FROM jobs_job CROSS JOIN LATERAL (SELECT
     extract(epoch FROM finalized_at - created_at)::float8 AS duration,
     extract(epoch FROM claimed_at - created_at)::float8 AS wait,
-    claimed_at IS NOT NULL AND failure_reason IS DISTINCT FROM 'cancelled' AS is_asked) AS times
+    claimed_at IS NOT NULL AND failure_reason IS DISTINCT FROM 'cancelled' AS was_called) AS times
 GROUP BY 1, 2, 3, 4 ORDER BY 1
 """
 
-ADD_UP = """
+SUM_UP = """
 INSERT INTO stats_hourlytotal (hour, provider_id, ingest_count, success, timeouts, provider_errors, cancelled, errors)
 SELECT hour, provider_id, sum(ingest_count), sum(success), sum(timeouts), sum(provider_errors), sum(cancelled),
     sum(errors)
@@ -157,61 +157,61 @@ INSERT INTO stats_slotfigures (slot_id) SELECT DISTINCT slot_id FROM stats_hourl
 
 
 class InUseError(Exception):
-    """The database has rows that nobody may mix with invented ones."""
+    """The database has rows, which must not be mixed with invented ones."""
 
 
-def seed(jobs: int, days: int, tell: Callable[[str], object]) -> None:
-    """Fills an empty database. Raises `InUseError`; then, and if it is stopped, nothing was changed."""
+def seed(jobs: int, days: int, report: Callable[[str], object]) -> None:
+    """Fills an empty database. Raises `InUseError`; then, or if it is interrupted, nothing was changed."""
     with transaction.atomic():
         _refuse_in_use()
         _add_slots()
-        with _without_indexes(tell):
-            _fill(jobs, days, tell)
+        with _without_indexes(report):
+            _fill(jobs, days, report)
     with connection.cursor() as cursor:
         for table in (Slot, *FILLED):
-            cursor.execute(f"VACUUM (ANALYZE) {_name(table)}")
-    tell("Vacuumed and analysed.")
+            cursor.execute(f"VACUUM (ANALYZE) {_table_name(table)}")
+    report("Vacuumed and analysed.")
 
 
 def _refuse_in_use() -> None:
-    """From here on until the end, nobody else writes to these tables."""
+    """Locks the tables until the transaction ends. Raises `InUseError` if one has rows."""
     with connection.cursor() as cursor:
-        cursor.execute(f"LOCK TABLE {', '.join(_name(table) for table in FILLED)}")
+        cursor.execute(f"LOCK TABLE {', '.join(_table_name(table) for table in FILLED)}")
         for table in FILLED:
-            cursor.execute(f"SELECT FROM {_name(table)} LIMIT 1")
+            cursor.execute(f"SELECT FROM {_table_name(table)} LIMIT 1")
             if cursor.rowcount:
-                raise InUseError(f"{_name(table)} has rows already: only a database without any is filled.")
+                raise InUseError(f"{_table_name(table)} has rows already: only a database without any is filled.")
 
 
 def _add_slots() -> None:
     for number in range(Slot.objects.count(), SLOTS):
-        name, provider_id, recipe = RECIPES[number % len(RECIPES)]
+        name, provider_id, slot_settings = SLOT_SETTINGS[number % len(SLOT_SETTINGS)]
         Slot.objects.create(
             id=Slot.next_id(),
             name=f"{name} {number}",
             provider_id=provider_id,
             operation_id="image_edit",
-            settings_json=recipe,
+            settings_json=slot_settings,
         )
 
 
 @contextmanager
-def _without_indexes(tell: Callable[[str], object]) -> Iterator[None]:
-    """Made at the end and in one go, they take a third of the time. Those that guard a constraint stay."""
+def _without_indexes(report: Callable[[str], object]) -> Iterator[None]:
+    """Drops the indexes and creates them again at the end, in a third of the time. Those of constraints stay."""
     indexes = [(table, index) for table in FILLED for index in table._meta.indexes]  # noqa: SLF001 - as below
     with connection.schema_editor() as editor:
         for table, index in indexes:
             editor.remove_index(table, index)
         yield
-        editor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # the jobs' slots, or their table cannot be altered
+        editor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # a table with pending foreign key checks cannot be altered
         editor.execute("SET LOCAL maintenance_work_mem = '512MB'")
         for table, index in indexes:
             began = time.monotonic()
             editor.add_index(table, index)
-            tell(f"{index.name}: {time.monotonic() - began:.0f} s")
+            report(f"{index.name}: {time.monotonic() - began:.0f} s")
 
 
-def _fill(jobs: int, days: int, tell: Callable[[str], object]) -> None:
+def _fill(jobs: int, days: int, report: Callable[[str], object]) -> None:
     began = time.monotonic()
     with connection.cursor() as cursor:
         kept = f"{settings.RESULT_RETENTION_HOURS} hours"
@@ -219,21 +219,21 @@ def _fill(jobs: int, days: int, tell: Callable[[str], object]) -> None:
             last = min(first + BATCH - 1, jobs)
             cursor.execute(FILL, {"jobs": jobs, "days": days, "first": first, "last": last, "kept": kept})
             rows = 11 * last
-            tell(f"{last:,} jobs, {rows:,} rows, {rows / (time.monotonic() - began):,.0f} rows/s")
+            report(f"{last:,} jobs, {rows:,} rows, {rows / (time.monotonic() - began):,.0f} rows/s")
         buckets = {
             "duration_buckets": _buckets("duration", DURATION_BOUNDS),
             "wait_buckets": _buckets("wait", WAIT_BOUNDS),
         }
         cursor.execute(COUNT.format(**buckets))
-        tell(f"{cursor.rowcount:,} hours of a slot")
-        cursor.execute(ADD_UP)
+        report(f"{cursor.rowcount:,} hours of a slot")
+        cursor.execute(SUM_UP)
 
 
 def _buckets(column: str, bounds: Sequence[float]) -> str:
-    """As `journal` deals them: what is as long as a bound is below it."""
+    """As in `journal`: a value equal to a bound falls into the bucket below it."""
     between = pairwise([-inf, *bounds, inf])
     return ", ".join(f"count(*) FILTER (WHERE {column} > '{low}' AND {column} <= '{high}')" for low, high in between)
 
 
-def _name(table: type[models.Model]) -> str:
+def _table_name(table: type[models.Model]) -> str:
     return table._meta.db_table  # noqa: SLF001 - Django documents it

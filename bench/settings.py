@@ -10,7 +10,7 @@ from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
 ROOT = Path(os.environ["BENCH_ROOT"])
 POSTGRES = EmbeddedPostgres(ROOT, "bench")
 
-# What the shell or a .env says must neither be touched by the bench nor change its figures.
+# Settings of the shell or a .env that the bench must neither use nor have change its figures.
 for name in (
     "DATABASE_LISTEN_URL",
     "DEBUG",
@@ -24,6 +24,8 @@ os.environ["DATABASE_URL"] = "postgres:///"
 os.environ["SECRET_KEY"] = "bench"  # noqa: S105
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"bench only: 32 bytes, no secret!").decode()
 os.environ["MEDIA_ROOT"] = str(ROOT / "media")
+os.environ["STATIC_ROOT"] = str(ROOT / "static")  # nothing is collected
+(ROOT / "static").mkdir(exist_ok=True)
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(ROOT / "credentials.json")
 
 from photoslot.settings import *  # noqa: E402, F403
@@ -37,6 +39,4 @@ DATABASES["default"] |= {
 }
 EMBEDDED_POSTGRES = POSTGRES
 PROVIDERS = ["bench.provider.Bench", *PROVIDERS]
-LOGGING = LOGGING | {
-    "root": {"handlers": ["console"], "level": "WARNING"}
-}  # nothing between the lines of the table but what went wrong
+LOGGING = LOGGING | {"root": {"handlers": ["console"], "level": "WARNING"}}  # between the table's lines, only problems

@@ -1,5 +1,5 @@
-"""What goes over the wire to the fake provider, and a picture to send. Floor and service share it, so that neither
-does more work here than the other."""
+"""The fake provider's wire format, and a picture to send. Floor and service share it, so that neither does more work
+here than the other."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ Send = Callable[[Message], Awaitable[None]]
 PICTURE_BYTES = 900_000
 
 
-def asked(photo: bytes) -> bytes:
+def encode_request(photo: bytes) -> bytes:
     return b'{"prompt": "a bench", "photo": "' + base64.b64encode(photo) + b'"}'
 
 
-def answered(body: bytes) -> bytes:
-    """The picture in the fake provider's answer."""
+def decode_response(body: bytes) -> bytes:
+    """The picture in the fake provider's response."""
     return base64.b64decode(json.loads(body)["picture"])
 
 
-def client() -> httpx.AsyncClient:
-    """Without httpx's own limit of 100 connections: who may call how often is the queue's business."""
+def make_client() -> httpx.AsyncClient:
+    """Without httpx's own limit of 100 connections: the queue limits concurrency."""
     return httpx.AsyncClient(timeout=70, limits=httpx.Limits(max_connections=None, max_keepalive_connections=100))
 
 
-def noise(size: int) -> bytes:
+def make_jpeg(size: int) -> bytes:
     """A JPEG of about `size` bytes, the same each time. Noise compresses evenly, so its size follows its area."""
-    sample = _jpeg(256)
-    return _jpeg(round(256 * sqrt(size / len(sample))))
+    sample = _encode_noise(256)
+    return _encode_noise(round(256 * sqrt(size / len(sample))))
 
 
-def _jpeg(side: int) -> bytes:
+def _encode_noise(side: int) -> bytes:
     out = io.BytesIO()
     pixels = random.Random(side).randbytes(side * side * 3)
     Image.frombytes("RGB", (side, side), pixels).save(out, "JPEG", quality=85)

@@ -1,5 +1,5 @@
-"""What every room stands on: errors and their envelope, images, secrets, logs, the bounded pool, and the bases of the
-model admins.
+"""Shared by every room: errors and their envelope, images, secrets, logs, the bounded connection pool, and the base
+classes of the model admins.
 
 Knows no other room.
 """

@@ -1,4 +1,4 @@
-"""What the rooms' model admins share: lists that stay quick however many rows there are, JSON and badges."""
+"""Shared by the rooms' model admins: lists that stay fast with any number of rows, formatted JSON, and badges."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from django.utils.translation import gettext_lazy as _
 STYLES = {"all": ["core/admin.css"]}
 UUID_IN_TEXT = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 
-# Rows a list counts and pages through, newest first; what is older is found by the filters. Counting a million takes
-# a tenth of a second and more, for a number that nobody reads.
+# A list counts and pages through this many rows, newest first; older rows are found with the filters. Counting a
+# million takes a tenth of a second and more, for a number that nobody reads.
 COUNT_LIMIT = 10_000
 
 
-class AtLeast(int):
-    """A count that stopped at its limit, and says so."""
+class CappedCount(int):
+    """A count that stopped at its limit; its text says "more than"."""
 
     def __str__(self) -> str:
         return gettext("more than %(count)s") % {"count": int(self)}
@@ -37,26 +37,26 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     def count(self) -> int:
         rows: Any = self.object_list
         found = rows.order_by()[: COUNT_LIMIT + 1].count()
-        return AtLeast(COUNT_LIMIT) if found > COUNT_LIMIT else int(found)
+        return CappedCount(COUNT_LIMIT) if found > COUNT_LIMIT else int(found)
 
 
 class HistoryList(ChangeList):
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        """The page's own, whatever the address wants: `sortable_by` only hides the links."""
+        """Always the admin's own, whatever the query string says: `sortable_by` only hides the links."""
         return list(self.model_admin.get_ordering(request))
 
 
 class HistoryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that the service writes: staff read them. Sorting and searching are left to what has an index; `ordering`
-    must name one, down to a unique field."""
+    """Read-only rows that the service writes. Sorting and searching use indexes only; `ordering` must match an index
+    and end with a unique field."""
 
     paginator = BoundedPaginator
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()
-    actions_selection_counter = False  # "select all 10,000" is nothing to do to a history
+    actions_selection_counter = False  # hides "Select all 10,000": no action is for a whole history
     search_help_text = _("A job's id, or a link that has it.")
-    quick_lookups: frozenset[str] = frozenset()  # what may stand in the list's address, beside the filters' own names
+    quick_lookups: frozenset[str] = frozenset()  # query parameters allowed besides the filters' own
 
     class Media:
         css = STYLES
@@ -79,18 +79,18 @@ class HistoryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        """By the one UUID of `search_fields`, also out of a link that somebody pasted."""
+        """Matches the one field of `search_fields`, a UUID, which may be inside a pasted link."""
         if not search_term:
             return queryset, False
         found = UUID_IN_TEXT.search(search_term)
         return (queryset.filter(**{self.search_fields[0]: found[0]}) if found else queryset.none()), False
 
 
-def pretty(value: object) -> SafeString:
-    """JSON for people."""
+def format_json(value: object) -> SafeString:
+    """Indented JSON."""
     return format_html('<pre class="pretty">{}</pre>', json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
 def badge(kind: str, text: str) -> SafeString:
-    """A word in the colour of its kind."""
+    """A label in the colour of its kind."""
     return format_html('<span class="state state-{}">{}</span>', kind, text)

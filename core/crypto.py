@@ -1,5 +1,5 @@
 """Secrets at rest: Fernet, with the keys of FERNET_KEYS. The first encrypts; the others still decrypt until
-`manage.py rotate_secrets` has written everything anew."""
+`manage.py rotate_secrets` has re-encrypted everything."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 T = TypeVar("T")
 
-# Seconds to wait for one new connection. A server that runs needs milliseconds; the booth should hear at once of one
-# that does not.
+# Seconds to wait for one new connection. A running server needs milliseconds; if it is down, the booth should learn it
+# at once.
 CONNECT_SECONDS = 1.0
 
 # What psycopg raises when the database cannot serve: gone, overloaded, or not migrated to this version yet.
@@ -74,7 +74,7 @@ async def open_database(connections: int = 8) -> AsyncIterator[Database]:
         kwargs=connection_kwargs() | {"autocommit": True},
         min_size=1,
         max_size=connections,
-        reconnect_timeout=CONNECT_SECONDS,  # then the next caller tries anew, so recovery is never a back-off away
+        reconnect_timeout=CONNECT_SECONDS,  # then the next caller retries: recovery waits for no back-off of the pool
         open=False,
     )
     await pool.open()
@@ -87,20 +87,20 @@ async def open_database(connections: int = 8) -> AsyncIterator[Database]:
 async def in_thread(work: Callable[..., T], *args: Any) -> T:
     """Runs one unit of ORM work in a thread and gives that thread's connection back to Django's pool."""
 
-    def unit() -> T:
+    def run() -> T:
         try:
             return work(*args)
         finally:
             connection.close()
 
-    return await asyncio.to_thread(unit)
+    return await asyncio.to_thread(run)
 
 
 def connection_kwargs() -> dict[str, Any]:
     """What `psycopg.connect` needs to reach Django's default database.
 
-    Statements are prepared (a twentieth more photos a second) only where the server is surely our own: PgBouncer
-    before 1.21 knows no prepared statements in transaction mode.
+    Statements are prepared (a twentieth more photos a second) only where the server is certainly our own:
+    PgBouncer before 1.21 does not support prepared statements in transaction mode.
     """
     config = connection.settings_dict
     known = {
@@ -120,6 +120,6 @@ def listen_kwargs() -> dict[str, Any] | None:
     url: str = settings.DATABASE_LISTEN_URL
     if url == "off":
         return None
-    # TCP keepalive: a connection that only listens must notice a peer that is gone.
+    # TCP keepalive: a connection that only listens must notice a dead peer.
     keepalive = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     return ({"conninfo": url} if url else connection_kwargs()) | keepalive

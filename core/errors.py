@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
-from django.utils.decorators import sync_and_async_middleware
 from django.utils.translation import gettext as _
 
 from core.database import DatabaseUnavailable
@@ -68,7 +66,7 @@ class ApiError(Exception):
         self.details = details
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
         if self.status == 401:
-            self.headers["WWW-Authenticate"] = "Bearer"  # every 401 must name a way in (RFC 9110 §15.5.2): that to come
+            self.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 §15.5.2: every 401 names an authentication scheme
 
     def body(self) -> dict[str, Any]:
         return {"error": {"code": self.code, "message": str(self.message), "details": self.details}}
@@ -78,7 +76,7 @@ class ApiError(Exception):
         return JsonResponse(self.body(), status=self.status, headers=headers)
 
     def to_raw(self) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        """Status, headers and body for an answer given in front of Django."""
+        """Status, headers and body, for a response sent without Django."""
         body = json.dumps(self.body()).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Cache-Control": "no-store"}
         return self.status, [(k.lower().encode(), v.encode()) for k, v in (headers | self.headers).items()], body
@@ -96,8 +94,8 @@ def queue_unavailable() -> ApiError:
     return ApiError("queue_unavailable", _("The queue cannot be reached right now. Try again shortly."), retry_after=2)
 
 
-def from_exception(error: Exception) -> ApiError:
-    """The answer to an exception that no view expected; it is logged here, once."""
+def to_api_error(error: Exception) -> ApiError:
+    """The error to respond with to any exception; an unexpected one is logged here, once."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, OperationalError | InterfaceError | DatabaseUnavailable):
@@ -107,7 +105,7 @@ def from_exception(error: Exception) -> ApiError:
     return internal_error()
 
 
-def _for_status(response: HttpResponseBase) -> ApiError | None:
+def _make_error_for_status(response: HttpResponseBase) -> ApiError | None:
     match response.status_code:
         case 404:
             return ApiError("not_found", _("There is nothing at this address."))
@@ -123,35 +121,23 @@ def _for_status(response: HttpResponseBase) -> ApiError | None:
 
 
 def apply_envelope(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-    """Django's own HTML error answers as the envelope; pages for people under /admin/ and /r/ stay pages. A guest's
-    browser only reads: 405 is a program's."""
+    """Replaces Django's own HTML error responses by the envelope; pages for people under /admin/ and /r/ stay HTML.
+    A guest's browser sends only GET and HEAD, so a 405 under /r/ is a program's."""
     is_page = request.path.startswith("/admin/") or (request.path.startswith("/r/") and response.status_code != 405)
     if is_page or response.headers.get("Content-Type") == "application/json":
         return response
-    error = _for_status(response)
+    error = _make_error_for_status(response)
     return error.response() if error else response
 
 
-@sync_and_async_middleware
-def EnvelopeMiddleware(get_response: Any) -> Any:  # noqa: N802 - named as settings.MIDDLEWARE names its kind
+class EnvelopeMiddleware:
     """The envelope for every endpoint that Django's middleware serves."""
-    if iscoroutinefunction(get_response):
 
-        async def asynchronous(request: HttpRequest) -> HttpResponseBase:
-            return apply_envelope(request, await get_response(request))
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
 
-        handler: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]] = asynchronous
-    else:
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return apply_envelope(request, self.get_response(request))
 
-        def synchronous(request: HttpRequest) -> HttpResponseBase:
-            return apply_envelope(request, get_response(request))
-
-        handler = synchronous
-
-    def process_exception(request: HttpRequest, error: Exception) -> HttpResponse | None:
-        if request.path.startswith("/admin/"):
-            return None
-        return from_exception(error).response()
-
-    handler.process_exception = process_exception  # type: ignore[attr-defined]
-    return handler
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return None if request.path.startswith("/admin/") else to_api_error(error).response()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
+from django.utils.crypto import get_random_string
 
 # No 0/O, 1/l/I. 16 of 55 characters are 92 bits.
 ALPHABET = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
-PASSWORD_LENGTH = 16
 
 
-def new_password() -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(PASSWORD_LENGTH))
+def generate_password() -> str:
+    return get_random_string(16, ALPHABET)

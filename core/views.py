@@ -1,4 +1,4 @@
-"""Decorators of views that several rooms share."""
+"""View decorators that several rooms share."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from django.views.decorators.http import require_safe
 
 
 def read_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """GET and HEAD. Others are told so (405), not that a CSRF token is missing."""
+    """Allows GET and HEAD. Other methods get 405, not a CSRF failure."""
     return csrf_exempt(require_safe(view))

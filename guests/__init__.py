@@ -1,4 +1,4 @@
-"""Guests as an audience: public links to pictures, temporary files for providers, and the page of a guest's picture.
+"""For guests: public links to pictures, the page of a guest's picture, and the temporary files that providers fetch.
 
 May know `jobs` and below.
 """

@@ -13,18 +13,18 @@ from jobs.storage import files
 
 
 def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str) -> HttpResponse:
-    """The file's bytes with conditional requests and one range (RFC 9110 §13, §14). Raises `FileNotFoundError`."""
+    """The file, a range of it (206), or 304. Raises `FileNotFoundError`, and the `ApiError` of 416."""
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
     size = files.size(path)
     if size is None:
         raise FileNotFoundError(path)
-    given = [tag.removeprefix("W/") for tag in parse_etags(request.headers.get("If-None-Match", ""))]
-    if etag in given or given == ["*"]:
+    known_etags = [tag.removeprefix("W/") for tag in parse_etags(request.headers.get("If-None-Match", ""))]
+    if etag in known_etags or known_etags == ["*"]:
         return HttpResponse(status=304, headers=headers)
-    if request.method == "HEAD":  # a range is GET's alone
+    if request.method == "HEAD":  # ranges apply to GET only
         return HttpResponse(content_type=mime_type, headers=headers | {"Content-Length": str(size)})
-    wanted = request.headers.get("Range", "") if request.headers.get("If-Range", etag) == etag else ""
-    part = _range(wanted, size)
+    range_header = request.headers.get("Range", "") if request.headers.get("If-Range", etag) == etag else ""
+    part = _parse_range(range_header, size)
     if part is None:
         return HttpResponse(files.read(path), mime_type, headers=headers)
     first, last = part
@@ -32,16 +32,16 @@ def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str
     return HttpResponse(files.read(path, first, last - first + 1), mime_type, 206, headers=headers)
 
 
-def _range(header: str, size: int) -> tuple[int, int] | None:
-    """First and last byte of a single range; None: send all, also where several are asked for. Raises the 416."""
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip())  # 18: no number that Python refuses to read
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """First and last byte of a single range; None: send the whole file, also for several ranges. Raises the 416."""
+    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip())  # 18: int() refuses very long numbers
     if match is None or match.groups() == ("", ""):
         return None
     start, end = match.groups()
     first = int(start) if start else max(0, size - int(end))
     last = min(int(end), size - 1) if start and end else size - 1
     if start and end and int(end) < int(start):
-        return None  # not a valid range: ignored, as the RFC wants
+        return None  # not a valid range: ignored, as the RFC requires
     if first >= size or (not start and int(end) == 0):
         error = ApiError("range_not_satisfiable", _("The file is shorter than that."))
         error.headers["Content-Range"] = f"bytes */{size}"

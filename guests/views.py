@@ -18,7 +18,7 @@ from django.utils import timezone
 from django.utils.http import http_date, quote_etag
 from django.utils.translation import gettext as _
 
-from core.errors import ApiError, from_exception
+from core.errors import ApiError, to_api_error
 from core.views import read_only
 from guests.file_response import respond_with_file
 from jobs.models import Job, MediaObject
@@ -31,7 +31,7 @@ class HttpTemporaryRedirect(HttpResponseRedirect):
 
 @read_only
 def result(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
-    job = _finished(job_id)
+    job = _get_finished_job(job_id)
     query = "?" + urlencode({"download": 1}) if request.GET.get("download") == "1" else ""
     response = HttpTemporaryRedirect(links.file_url(job) + query)
     _set_lifetime(response, job.result_expires_at)
@@ -40,12 +40,12 @@ def result(request: HttpRequest, job_id: UUID) -> HttpResponseBase:
 
 @read_only
 def file(request: HttpRequest, token: str) -> HttpResponseBase:
-    """The bytes, whole or one range of them; a tampered token is as unknown as any other address."""
+    """The bytes, whole or one range of them; a tampered token gets the same 404 as an unknown one."""
     try:
         kind, job_id = links.parse_token(token)
     except signing.BadSignature:
         raise ApiError("result_not_found", _("There is no such picture.")) from None
-    job = _finished(job_id)
+    job = _get_finished_job(job_id)
     if kind == links.THUMBNAIL:
         path, mime_type, etag = files.thumbnail_path(job.pk), "image/jpeg", f"{job.result_checksum}-t"
     else:
@@ -53,7 +53,7 @@ def file(request: HttpRequest, token: str) -> HttpResponseBase:
     try:
         response = respond_with_file(request, path, mime_type, quote_etag(etag))
     except FileNotFoundError:
-        _expired()
+        _raise_expired()
     _set_lifetime(response, job.result_expires_at)
     disposition = "attachment" if request.GET.get("download") == "1" else "inline"
     name = f"{job.slot_id}-{job.pk}.{path.rpartition('.')[2]}"
@@ -80,43 +80,43 @@ def media(request: HttpRequest, media_id: UUID) -> HttpResponseBase:
 @read_only
 def guest_page(request: HttpRequest, job_id: UUID) -> HttpResponse:
     try:
-        job = _finished(job_id)
-    except Exception as error:  # noqa: BLE001 - whatever it is, a guest gets a page; it is logged there
-        return _no_picture(request, error)
+        job = _get_finished_job(job_id)
+    except Exception as error:  # noqa: BLE001 - a guest gets a page whatever the error; `to_api_error` logs it
+        return _render_error_page(request, error)
     url = reverse("public-result", args=[job.pk])
     response = render(request, "guests/result.html", {"job": job, "url": url, "download_url": f"{url}?download=1"})
     _set_lifetime(response, job.result_expires_at)
     return response
 
 
-def _no_picture(request: HttpRequest, error: Exception) -> HttpResponse:
-    refusal = from_exception(error)
-    is_ours = refusal is not error
-    message = _("The picture cannot be looked up right now. Try again shortly.") if is_ours else refusal.message
+def _render_error_page(request: HttpRequest, error: Exception) -> HttpResponse:
+    refusal = to_api_error(error)
+    is_internal = refusal is not error
+    message = _("The picture cannot be looked up right now. Try again shortly.") if is_internal else refusal.message
     response = render(request, "guests/gone.html", {"message": message}, status=refusal.status)
     for name, value in {"Cache-Control": "no-store", **refusal.headers}.items():
         response.headers[name] = value
     return response
 
 
-def _finished(job_id: UUID) -> Job:
+def _get_finished_job(job_id: UUID) -> Job:
     """The job whose result may be shown. Raises the 404 or 410."""
     job = Job.objects.filter(pk=job_id, result_checksum__isnull=False, source=Job.Source.BOOTH).first()
     if job is None:
         raise ApiError("result_not_found", _("There is no such picture, or it is not ready."))
     if job.result_file_path is None or job.result_expires_at is None or job.result_expires_at <= timezone.now():
-        _expired()
+        _raise_expired()
     return job
 
 
-def _expired() -> NoReturn:
+def _raise_expired() -> NoReturn:
     raise ApiError("result_expired", _("The picture was kept for a limited time, which is over."))
 
 
 def _set_lifetime(response: HttpResponseBase, expires_at: datetime | None) -> None:
-    """Caches may keep it exactly as long as we do; public caches not at all, since the link is the only key."""
+    """Private caches may keep it as long as we do; shared caches not at all, since the link is the only credential."""
     assert expires_at
-    left = max(0, int((expires_at - timezone.now()).total_seconds()))
-    response.headers["Cache-Control"] = f"private, max-age={left}"
+    seconds = max(0, int((expires_at - timezone.now()).total_seconds()))
+    response.headers["Cache-Control"] = f"private, max-age={seconds}"
     response.headers["Expires"] = http_date(expires_at.timestamp())
     response.headers["PhotoChanger-Result-Expires-At"] = expires_at.isoformat()

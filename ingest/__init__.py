@@ -1,4 +1,4 @@
-"""The booth's door: the form, the checks, the ingest password, the waiting and the answer.
+"""For booths: the form, admission, the ingest password, waiting for the job, and the response.
 
-May know `jobs` and below; nobody but `photoslot` knows it.
+May know `jobs` and below; only `photoslot` knows it, and `staff` for its test runs.
 """

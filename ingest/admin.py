@@ -1,4 +1,4 @@
-"""Staff's page for what holds for all booths: how long they wait, and their password."""
+"""Staff's page of the settings for all booths: how long they wait, and their password."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
 
 @admin.register(IngestSettings)
 class IngestSettingsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """One row, so its list is its page."""
+    """One row, so the changelist redirects to its page."""
 
     form = IngestSettingsForm
     readonly_fields = ("is_set", "password_updated_at", "password_updated_by", "updated_at")
-    waiting = (_("Waiting"), {"fields": ("sync_response_seconds", "updated_at")})
-    present = ("is_set", "password_updated_at", "password_updated_by")
+    waiting_fieldset = (_("Waiting"), {"fields": ("sync_response_seconds", "updated_at")})
+    password_fields = ("is_set", "password_updated_at", "password_updated_by")
 
     class Media:
         css = STYLES
 
     def get_fieldsets(self, request: HttpRequest, obj: IngestSettings | None = None) -> Any:
-        """Those who may only look have no fields to type into."""
-        another = ("new_password", "generate") if self.has_change_permission(request, obj) else ()
-        return self.waiting, (_("Ingest password"), {"fields": self.present + another})
+        """View-only staff get no password inputs."""
+        password_inputs = ("new_password", "generate") if self.has_change_permission(request, obj) else ()
+        return self.waiting_fieldset, (_("Ingest password"), {"fields": self.password_fields + password_inputs})
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -75,17 +75,17 @@ class IngestSettingsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return super().changeform_view(request, *args, **kwargs)
 
     def save_model(self, request: HttpRequest, obj: IngestSettings, form: Any, change: bool) -> None:
-        # Only what this form changes: the hash may have been rotated since the row was read.
+        # Only this form's fields: the password may have been rotated since the row was read.
         obj.save(update_fields=["sync_response_seconds", "updated_at"])
         typed, generate = form.cleaned_data["new_password"], form.cleaned_data["generate"]
         if typed or generate:
             assert request.user.is_authenticated
             plain = password.rotate(typed, request.user)
-            obj.shown_once = plain if generate else ""  # type: ignore[attr-defined]
+            obj.generated_password = plain if generate else ""  # type: ignore[attr-defined]
 
     def response_change(self, request: HttpRequest, obj: IngestSettings) -> HttpResponse:
-        """A generated password is in this answer and nowhere else: a message for the next page would be a cookie."""
-        plain = getattr(obj, "shown_once", "")
+        """Shows a generated password in this response only: a message for the next page would put it into a cookie."""
+        plain = getattr(obj, "generated_password", "")
         if not plain:
             return super().response_change(request, obj)
         context = {

@@ -1,6 +1,6 @@
-"""Admission: the checks of contract §4 in their order, then a place in the queue.
+"""Admission: the checks of contract §4 in their order, then the queue.
 
-What is refused leaves nothing behind: no row, no file.
+A refused post leaves nothing behind: no row, no file.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from jobs.queue.verbs import Queue, QueueFull
 from jobs.storage import files
 from providers import registry
 
-OFF_RETRY_SECONDS = 60  # somebody has to do something first
+OFF_RETRY_SECONDS = 60  # staff have to act first
 DAY_SECONDS = 24 * 60 * 60
-BUSY_RETRY_SECONDS = 5  # about what a studio picture or a share of a provider's takes
+BUSY_RETRY_SECONDS = 5  # about the time of one studio picture, or a fraction of a provider's
 
-# All that admission needs to know, in one round trip. Slots that are off or archived are left out. Columns of the slot
-# that are given in `unsaved` count as if they had been saved.
+# Everything that admission reads, in one round trip. Slots that are off or archived are left out. Columns in `unsaved`
+# override those of the saved slot.
 TAKE_SNAPSHOT = """
 SELECT ingest.password_hash, ingest.sync_response_seconds, slot.id AS slot_id, slot.provider_id, slot.operation_id,
     slot.settings_json, slot.size_limit_mb,
@@ -59,8 +59,8 @@ LEFT JOIN providers_provideraccount AS account ON account.provider_id = slot.pro
 
 @dataclass(frozen=True, slots=True)
 class SlotSnapshot:
-    """The booth settings and the slot as they were when the photo came in. `slot_id` is None where there is no such
-    slot."""
+    """The booth settings and the slot as they were when the photo came in. `slot_id` is None if there is no such
+    slot, or it is off."""
 
     password_hash: str
     sync_response_seconds: int
@@ -70,15 +70,15 @@ class SlotSnapshot:
     settings_json: dict[str, Any]
     size_limit_mb: int | None
     template_media: dict[str, str]
-    # Of the provider's account: a provider without one needs none.
+    # From the provider's account, with defaults for a provider that has none.
     is_enabled: bool
     has_key: bool
-    breaker_open_seconds: float  # how long the circuit breaker stays open; 0 or less: it is closed
+    breaker_open_seconds: float  # how long the circuit breaker stays open; 0 or less: it is not open
     spent_usd: Decimal | None  # today (UTC); None: the slot has no budget
 
     @property
     def returns_original(self) -> bool:
-        """A photo whose picture cannot be made goes back as it is."""
+        """If no picture can be made, the booth gets its own photo back."""
         return self.settings_json.get("on_failure") == "original"
 
 
@@ -90,7 +90,7 @@ class IngestState:
     queue: Queue
     waiters: Waiters
     passwords: PasswordChecker
-    # Test runs under way. They need the queue until they have ended: at shutdown, to cancel their jobs.
+    # Test runs under way. Each needs the queue until it ends; at shutdown, to cancel its job.
     test_runs: set[asyncio.Task[Any]] = field(default_factory=set)
 
 
@@ -101,7 +101,7 @@ class Admission:
 
 
 async def admit_post(state: IngestState, request: HttpRequest, slot_id: str) -> Admission:
-    """A booth's request: all checks in the contract's order, then a place in the queue."""
+    """Admits a booth's post: all checks in the contract's order, then the queue. Raises `ApiError`."""
     try:
         posted = await asyncio.to_thread(form.read, request)
     except form.MalformedForm as error:
@@ -119,8 +119,8 @@ async def admit(
     source: Job.Source = Job.Source.BOOTH,
     asked_by: str | None = None,
 ) -> Admission:
-    """The checks of slot and photo, then a place in the queue. The caller has checked who posts. `asked_by` is written
-    to the processing log."""
+    """Checks the slot and the photo, then enqueues the job. The caller has authenticated the client. `asked_by` is
+    written to the processing log. Raises `ApiError`."""
     if slot.slot_id is None:
         raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
     if upload is None:
@@ -142,15 +142,15 @@ async def admit(
         source=source.value,
         asked_by=asked_by,
     )
+    # With `on_failure` the job is admitted, so that the photo goes back and the job records why.
+    refusal = None if slot.returns_original else _find_budget_refusal(slot) or _find_provider_refusal(slot)
     # A booth that hangs up here must leave either a job with its photo, or neither.
-    # With `on_failure` the photo goes back, and its job says why.
-    refusal = None if slot.returns_original else _check_budget(slot) or _check_provider(slot)
     ticket = await asyncio.shield(_enqueue(queue, job, upload, slot.sync_response_seconds, refusal))
     return Admission(ticket, slot.returns_original)
 
 
 async def take_snapshot(database: Database, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> SlotSnapshot:
-    # Postgres takes no NUL; a slot with one in its name is as unknown as any other.
+    # Postgres stores no NUL, so a slot id with one is unknown in any case.
     values = {"slot_id": slot_id.replace("\0", "?"), "unsaved": Jsonb(unsaved or {})}
     async with database.connection() as connection:
         cursor = connection.cursor(row_factory=class_row(SlotSnapshot))
@@ -160,9 +160,9 @@ async def take_snapshot(database: Database, slot_id: str, unsaved: Mapping[str, 
     return snapshot
 
 
-async def _check_password(gate: PasswordChecker, password: str, slot: SlotSnapshot, address: str) -> None:
+async def _check_password(checker: PasswordChecker, password: str, slot: SlotSnapshot, address: str) -> None:
     try:
-        await gate.check(password, slot.password_hash, address)
+        await checker.check(password, slot.password_hash, address)
     except WrongPassword:
         raise ApiError("invalid_credentials", _("The ingest password is missing or wrong.")) from None
     except TooManyFailures:
@@ -176,7 +176,7 @@ async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[p
     allowed = sorted(provider.photo_types) if provider else []
     info = None
     try:
-        info, digest = await asyncio.to_thread(photo.examine, upload, settings.INGEST_MAX_PIXELS)
+        info, digest = await asyncio.to_thread(photo.probe_and_hash, upload, settings.INGEST_MAX_PIXELS)
     except photo.NotAPhoto:
         raise ApiError("invalid_payload", _("The file is not an image, or it is damaged or cut short.")) from None
     except photo.TooManyPixels as error:
@@ -185,7 +185,7 @@ async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[p
         message = _("A side of the photo has more than %s pixels.") % images.MAX_SIDE
         raise ApiError("payload_too_large", message, limit_side_pixels=images.MAX_SIDE) from None
     except photo.UnsupportedPhoto:
-        pass  # told below: the size goes first
+        pass  # refused below: the size is checked before the type
     if (upload.size or 0) > limit:
         raise ApiError("payload_too_large", _("The photo is larger than this slot takes."), limit_bytes=limit)
     if info is None or info.mime_type not in allowed:
@@ -193,8 +193,8 @@ async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[p
     return info, digest
 
 
-def _check_budget(slot: SlotSnapshot) -> ApiError | None:
-    """The refusal of a slot whose budget is used up."""
+def _find_budget_refusal(slot: SlotSnapshot) -> ApiError | None:
+    """None while the slot has no budget, or some of it is left."""
     budget = slot.settings_json.get("daily_budget")
     if slot.spent_usd is None or budget is None or slot.spent_usd < budget:
         return None
@@ -202,8 +202,8 @@ def _check_budget(slot: SlotSnapshot) -> ApiError | None:
     return ApiError("budget_exhausted", message, retry_after=DAY_SECONDS - int(time.time()) % DAY_SECONDS)
 
 
-def _check_provider(slot: SlotSnapshot) -> ApiError | None:
-    """The refusal of a photo that no provider can be asked about: the booth need not wait to learn that."""
+def _find_provider_refusal(slot: SlotSnapshot) -> ApiError | None:
+    """None if a provider can be called. Otherwise the booth need not wait to learn that none can."""
     provider = registry.classes().get(slot.provider_id)
     is_set_up = slot.is_enabled and (slot.has_key or provider is None or not provider.needs_key)
     if slot.settings_json.get("fallback") or (is_set_up and slot.breaker_open_seconds <= 0):
@@ -216,8 +216,8 @@ def _check_provider(slot: SlotSnapshot) -> ApiError | None:
 async def _enqueue(
     queue: Queue, job: NewJob, upload: UploadedFile[Any], wait_seconds: int, refusal: ApiError | None
 ) -> Ticket:
-    """Stores the photo and admits the job; the photo of a job that is not admitted goes again. A photo that is refused
-    may still join its earlier post's job, which is paid for."""
+    """Stores the photo and admits the job; deletes the photo of a job that is not admitted. A refused photo may still
+    join the job of an earlier post, which is already paid for."""
     ticket = None
     try:
         if refusal is None:

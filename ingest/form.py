@@ -16,11 +16,11 @@ PHOTO_PARTS = ("fileToUpload", "file")
 PREAMBLE_BYTES = 64 * 1024  # at most, before the first boundary; clients send none
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 4096
-OWN_PARTS = ("password", "hash", "hash_hex")  # besides them, MAX_FIELDS of whatever the booth's program sends
+OWN_PARTS = ("password", "hash", "hash_hex")  # not counted against MAX_FIELDS
 
 
 class MalformedForm(Exception):
-    """The body is not a form that we take; the message says why, for people."""
+    """The body is not an acceptable form; the message says why, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ def read(request: HttpRequest) -> BoothForm:
         raise MalformedForm(_("it is not multipart/form-data"))
     if not _has_part(request):
         raise MalformedForm(_("no part can be found in it"))
-    # Sent in chunks its length is unknown, and Django would take it for empty.
+    # The length of a chunked body is unknown, and Django would treat it as empty.
     request.META.setdefault("CONTENT_LENGTH", str(settings.INGEST_MAX_FILE_BYTES))
     try:
         fields, uploads = request.POST, request.FILES
-    except (MultiPartParserError, SuspiciousOperation, LookupError):  # the last: a charset that nobody knows
+    except (MultiPartParserError, SuspiciousOperation, LookupError):  # LookupError: an unknown charset
         raise MalformedForm(_("its parts are damaged or too many")) from None
-    metadata = {_text(name): _text(*fields.getlist(name)) for name in fields if name != "password"}
+    metadata = {_join_values(name): _join_values(*fields.getlist(name)) for name in fields if name != "password"}
     if len(metadata.keys() - OWN_PARTS) > MAX_FIELDS:
         raise MalformedForm(_("more than %s fields") % MAX_FIELDS)
     if any(len(value.encode()) > MAX_FIELD_BYTES for value in metadata.values()):
@@ -52,14 +52,14 @@ def read(request: HttpRequest) -> BoothForm:
 
 
 def _has_part(request: HttpRequest) -> bool:
-    """Whether the boundary is there at all: Django takes a body without it for one part."""
+    """Whether the boundary occurs at all: Django parses a body without it as one part."""
     boundary = (request.content_params or {}).get("boundary", "")
-    stream: IO[bytes] = request._stream  # noqa: SLF001 - after read() Django parses no more
+    stream: IO[bytes] = request._stream  # noqa: SLF001 - after read() Django refuses to parse
     head = stream.read(PREAMBLE_BYTES)
     stream.seek(0)
     return f"--{boundary}".encode() in head
 
 
-def _text(*values: str) -> str:
-    """All values of a field given more than once. A C string's NUL goes: Postgres takes none."""
+def _join_values(*values: str) -> str:
+    """All values of a repeated field, without the NULs of C strings: Postgres stores none."""
     return ", ".join(values).replace("\0", "")

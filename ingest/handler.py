@@ -1,4 +1,4 @@
-"""How Django serves the booths' view: as a coroutine and nothing else."""
+"""Serves the booths' view as a coroutine, without a thread."""
 
 from __future__ import annotations
 
@@ -14,21 +14,26 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import resolve
 from django.utils import translation
 
-from core.errors import EnvelopeMiddleware
+from core.errors import apply_envelope
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class BoothHandler(ASGIHandler):
-    """The booths' view without Django's middleware, signals and closers. Those take their turns in a thread of the
-    request's own, which then lives as long as the request: a held booth would cost a thread and not a coroutine."""
+    """Serves the booths' view without Django's middleware, request signals and resource closers. Those run in a thread
+    per request that lives as long as the request: each waiting booth would cost a thread instead of a coroutine."""
 
     def load_middleware(self, is_async: bool = False) -> None:
-        """Of the middleware only what a booth has a use for, none of it in a thread."""
-        self._middleware_chain = EnvelopeMiddleware(convert_exception_to_response(self._view))
+        """No middleware but the envelope, which needs no thread."""
+        call_view = convert_exception_to_response(self._call_view)
 
-    async def _view(self, request: HttpRequest) -> HttpResponseBase:
+        async def respond(request: HttpRequest) -> HttpResponseBase:
+            return apply_envelope(request, await call_view(request))  # type: ignore[misc]  # the stubs know sync views only
+
+        self._middleware_chain = respond
+
+    async def _call_view(self, request: HttpRequest) -> HttpResponseBase:
         request.get_host()  # ALLOWED_HOSTS holds here too
         translation.activate(translation.get_language_from_request(request))
         match = resolve(request.path_info)
@@ -41,17 +46,17 @@ class BoothHandler(ASGIHandler):
         except RequestAborted:
             return
         with closing(body):
-            answering = asyncio.create_task(self._answer(scope, body, send))
-            leaving = asyncio.create_task(self._cancel_when_gone(answering, receive))
+            response_task = asyncio.create_task(self._respond(scope, body, send))
+            disconnect_task = asyncio.create_task(self._cancel_on_disconnect(response_task, receive))
             try:
-                await answering
+                await response_task
             except asyncio.CancelledError:
-                if not leaving.done():  # not the booth has left, but this process is told to
+                if not disconnect_task.done():  # cancelled by this process's shutdown, not by a disconnect
                     raise
             finally:
-                leaving.cancel()
+                disconnect_task.cancel()
 
-    async def _answer(self, scope: dict[str, Any], body: IO[bytes], send: Send) -> None:
+    async def _respond(self, scope: dict[str, Any], body: IO[bytes], send: Send) -> None:
         request, response = self.create_request(scope, body)
         if request is None:
             assert response
@@ -63,7 +68,7 @@ class BoothHandler(ASGIHandler):
                 response.headers["Content-Length"] = str(len(response.content))
             await self.send_response(response, send)
 
-    async def _cancel_when_gone(self, answering: asyncio.Task[None], receive: Receive) -> None:
+    async def _cancel_on_disconnect(self, response_task: asyncio.Task[None], receive: Receive) -> None:
         with suppress(RequestAborted):
             await self.listen_for_disconnect(receive)
-        answering.cancel()
+        response_task.cancel()

@@ -1,4 +1,4 @@
-"""Prometheus metric of what staff set for all booths, for alerts to compare with."""
+"""Prometheus metric of the booths' waiting time, for alerts to compare with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What staff set for all booths, and who guessed the password wrong."""
+"""The settings of all booths, and failed passwords by address."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PasswordFailure(models.Model):
 
     class Meta:
         constraints = [
-            # The upsert's target and the look-up of an address's last minutes.
+            # The upsert's target, and the lookup of an address's last minutes.
             models.UniqueConstraint(fields=["address", "minute"], name="failures_once_per_minute"),
         ]
 

@@ -1,4 +1,4 @@
-"""The booth's own photo as the answer, for slots that want it instead of an error (`on_failure`, contract §8)."""
+"""The booth's own photo as the response, for slots that want it instead of an error (`on_failure`, contract §8)."""
 
 from __future__ import annotations
 
@@ -22,37 +22,35 @@ from slots import template_media
 
 logger = logging.getLogger(__name__)
 
-# Before the deadline: a photo of 24 megapixels is turned, framed and encoded within this time on a busy machine.
-READY_SECONDS = 2.5
+# Preparation begins this long before the deadline: enough to turn, frame and encode 24 megapixels on a busy machine.
+PREPARE_SECONDS = 2.5
 BOOTH_TYPES = frozenset(images.FORMATS)  # what booths print; a HEIC photo becomes a JPEG
 
 
 class OriginalPhoto:
-    """Prepared shortly before the deadline, so that the booth has its answer in time; or as soon as it is asked for."""
+    """Prepared shortly before the deadline, so that the response is in time; earlier if `get` is called."""
 
     def __init__(self, queue: Queue, admission: Admission) -> None:
         self._queue = queue
         self._ticket = admission.ticket
         self._is_wanted = asyncio.Event()
-        self._making = (
-            asyncio.create_task(self._prepare(), name="original photo") if admission.returns_original else None
-        )
+        self._task = asyncio.create_task(self._prepare(), name="original photo") if admission.returns_original else None
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._making:
-            self._making.cancel()
+        if self._task:
+            self._task.cancel()
 
     async def get(self) -> Picture | None:
-        """None: the slot does not want it, or it could not be made, and the error is the answer after all."""
+        """None if the slot does not want it, or preparing it failed: then the error is the response."""
         self._is_wanted.set()
-        return await self._making if self._making else None
+        return await self._task if self._task else None
 
     async def _prepare(self) -> Picture | None:
         try:
-            async with asyncio.timeout(max(0, self._ticket.seconds_left - READY_SECONDS)):
+            async with asyncio.timeout(max(0, self._ticket.seconds_left - PREPARE_SECONDS)):
                 await self._is_wanted.wait()
         except TimeoutError:
             pass
@@ -63,9 +61,9 @@ class OriginalPhoto:
             return None
 
     async def _load_and_frame(self) -> Picture:
-        """Upright, at the size and in the frame of the slot."""
+        """The photo upright, in the slot's size and frame."""
         job = await self._queue.get_job_input(self._ticket.job_id)
-        if job.payload_path is None:  # another booth that waits for this job has it already
+        if job.payload_path is None:  # another request that waited for this job has sent it already
             raise FileNotFoundError
         slot_settings = registry.parse_settings(job.provider_id, job.operation_id, job.settings_json)
         ids = {key: job.template_media[key] for key in [slot_settings.frame] if key and key in job.template_media}
@@ -77,6 +75,6 @@ class OriginalPhoto:
 
 
 def _make_printable(photo: Picture) -> Picture:
-    """As it came, without metadata and films behind it; converted only where a booth could not print it."""
+    """The photo without metadata or an appended video; converted only if booths cannot print its type."""
     header = images.probe(photo.data, max_pixels=settings.INGEST_MAX_PIXELS)
     return prepare(photo, max_side=max(header.width, header.height), accepts=BOOTH_TYPES)

@@ -1,7 +1,7 @@
-"""The ingest password: checked against a slow hash, without paying for that with each photo.
+"""The ingest password: checked against a slow hash, without paying for that on each photo.
 
-A right password is remembered by a keyed digest in this process's memory until the hash changes, so it costs nothing
-again; neither the limit on wrong ones nor the slow hash ever stands in its way.
+The right password is remembered as a keyed digest in this process's memory until the hash changes. From then on its
+check costs nothing, and neither the limit on wrong passwords nor the slow hash delays it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from core.database import Database
-from core.passwords import new_password
+from core.passwords import generate_password
 from ingest.models import IngestSettings
 
-# From one address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
+# Per address: this many wrong passwords in five minutes, then 429 until some of them are older than that.
 FAILURES_ALLOWED = 10
 FAILURES_WINDOW_MINUTES = 5
 PASSWORD_LENGTH = 128  # at most; far below what a form field of a booth may hold
@@ -60,8 +60,8 @@ def validate_new_password(value: str) -> None:
 
 def rotate(value: str = "", by: AbstractBaseUser | None = None) -> str:
     """Sets the ingest password, to a generated one if none is given, and returns it: only its hash is kept.
-    Photos under way are not asked again."""
-    password = value or new_password()
+    Jobs under way are not affected."""
+    password = value or generate_password()
     IngestSettings.objects.filter(pk=1).update(
         password_hash=make_password(password), password_updated_at=Now(), password_updated_by=by, updated_at=Now()
     )
@@ -74,21 +74,21 @@ class PasswordChecker:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._key = secrets.token_bytes(32)
-        self._right: bytes | None = None
-        self._right_of = ""  # the hash that it is right for
-        self._wrong: OrderedDict[bytes, None] = OrderedDict()
-        self._slow_hash = asyncio.Lock()  # one at a time: guessing never takes more than one core
+        self._right_digest: bytes | None = None
+        self._right_encoded = ""  # the hash that it matches
+        self._wrong_digests: OrderedDict[bytes, None] = OrderedDict()
+        self._slow_hash_lock = asyncio.Lock()  # one at a time: guessing never takes more than one core
 
     async def check(self, password: str, encoded: str, address: str) -> None:
-        """Raises `WrongPassword` or `TooManyFailures`. `encoded` is the current hash; empty: none is right."""
+        """Raises `WrongPassword` or `TooManyFailures`. `encoded` is the current hash; empty: none matches."""
         digest = hmac.digest(self._key, f"{encoded}\0{password}".encode(), sha256)
-        if digest == self._right:
+        if digest == self._right_digest:
             return
         address = _normalize_address(address)
         is_blocked = await self._count_failures(address) >= FAILURES_ALLOWED
-        # While the right password of this hash is not known here yet, a blocked address may be that of a booth which
-        # has just got it: its password gets the slow check, and only a wrong one is turned away.
-        if is_blocked and self._right_of == encoded:
+        # Until this process has seen the right password of this hash, a blocked address may be a booth that has just
+        # been given it: its password still gets the slow check, and only a wrong one is refused.
+        if is_blocked and self._right_encoded == encoded:
             raise TooManyFailures
         if await self._is_right(digest, password, encoded):
             return
@@ -105,17 +105,17 @@ class PasswordChecker:
         return int(row[0]) if row else 0
 
     async def _is_right(self, digest: bytes, password: str, encoded: str) -> bool:
-        async with self._slow_hash:
-            if digest == self._right:
+        async with self._slow_hash_lock:
+            if digest == self._right_digest:
                 return True
-            if digest in self._wrong or not encoded or not password:
+            if digest in self._wrong_digests or not encoded or not password:
                 return False
             if await asyncio.to_thread(check_password, password, encoded):
-                self._right, self._right_of = digest, encoded
+                self._right_digest, self._right_encoded = digest, encoded
                 return True
-        self._wrong[digest] = None
-        if len(self._wrong) > REMEMBERED_WRONG:
-            self._wrong.popitem(last=False)
+        self._wrong_digests[digest] = None
+        if len(self._wrong_digests) > REMEMBERED_WRONG:
+            self._wrong_digests.popitem(last=False)
         return False
 
 

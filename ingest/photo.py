@@ -1,9 +1,9 @@
-"""Is it a photo? Judged by its bytes alone, and without decoding a pixel.
+"""Decides whether an upload is a photo, by its bytes alone and without decoding a pixel.
 
 The name and the declared type of an upload are never looked at. A file has to begin as one of the four formats: what
-begins as GIF, HTML or ZIP is refused however it goes on. What follows the end of a JPEG, PNG or WebP is let be, since
+begins as GIF, HTML or ZIP is refused whatever follows. Data after the end of a JPEG, PNG or WebP are ignored, since
 cameras keep previews and gain maps there; a script or an archive in that place is harmless, because the result is
-encoded anew and everything is served with `nosniff`.
+re-encoded and everything is served with `nosniff`.
 
     PhotoRefused
     ├── NotAPhoto          400
@@ -56,7 +56,7 @@ _EXTENSIONS: dict[MimeType, str] = {
 
 
 class PhotoRefused(Exception):
-    """The root of what `probe` raises; the message never quotes the file."""
+    """Base class of what `probe` raises; the message never quotes the file."""
 
 
 class NotAPhoto(PhotoRefused):
@@ -94,17 +94,17 @@ class PhotoInfo:
 
 
 def probe(file: BinaryIO, *, max_pixels: int) -> PhotoInfo:
-    """Raises a `PhotoRefused`, in the order 400, 413, 415, and nothing else; leaves the file at its start.
+    """Raises only `PhotoRefused`, checking in the order 400, 413, 415; leaves the file at its start.
 
-    Two exceptions: of types that are refused anyway only the header is looked at; a WebP's size goes first,
-    since its decoder allocates as soon as it is opened.
+    Two exceptions to the order: of types that are refused anyway only the header is checked; a WebP's pixel count is
+    checked first, since its decoder allocates the canvas when it is opened.
 
-    The file must not shrink meanwhile: it is mapped where it has a descriptor. WebP and HEIF are read whole by their
-    libraries.
+    The file must not shrink meanwhile: it is memory-mapped if it has a descriptor. The libraries of WebP and HEIF read
+    it whole.
     """
     try:
-        with _mapped(file) as data:
-            return _judge(file, data, max_pixels)
+        with _map_file(file) as data:
+            return _probe_data(file, data, max_pixels)
     except PhotoRefused:
         raise
     except Exception as error:  # noqa: BLE001
@@ -115,7 +115,7 @@ def probe(file: BinaryIO, *, max_pixels: int) -> PhotoInfo:
         file.seek(0)
 
 
-def digest(file: BinaryIO) -> bytes:
+def hash_file(file: BinaryIO) -> bytes:
     """SHA-256 of the whole file, read in pieces; leaves the file at its start."""
     file.seek(0)
     result = hashlib.file_digest(cast(io.BufferedReader, file), "sha256").digest()
@@ -124,12 +124,12 @@ def digest(file: BinaryIO) -> bytes:
 
 
 @contextmanager
-def _mapped(file: BinaryIO) -> Iterator[Data]:
-    file.seek(0, io.SEEK_END)  # writes out what is still buffered, too
+def _map_file(file: BinaryIO) -> Iterator[Data]:
+    file.seek(0, io.SEEK_END)  # also flushes what is still buffered
     if not file.tell():
         raise NotAPhoto("empty")
     file.seek(0)
-    descriptor = _descriptor(file)
+    descriptor = _get_descriptor(file)
     if descriptor is None:
         yield file.read()
         return
@@ -137,8 +137,8 @@ def _mapped(file: BinaryIO) -> Iterator[Data]:
         yield data
 
 
-def _descriptor(file: BinaryIO) -> int | None:
-    if not getattr(file, "_rolled", True):  # asking a spooled file that is still in memory would write it to disk
+def _get_descriptor(file: BinaryIO) -> int | None:
+    if not getattr(file, "_rolled", True):  # fileno() writes a spooled file that is still in memory to disk
         return None
     try:
         return file.fileno()
@@ -146,8 +146,8 @@ def _descriptor(file: BinaryIO) -> int | None:
         return None
 
 
-def _judge(file: BinaryIO, data: Data, max_pixels: int) -> PhotoInfo:
-    kind = _kind(data[:1024])
+def _probe_data(file: BinaryIO, data: Data, max_pixels: int) -> PhotoInfo:
+    kind = _detect_kind(data[:1024])
     claimed = kind.walk(data)
     if kind.name == "webp":  # its decoder allocates the canvas when it is opened
         _check_pixels(claimed, max_pixels)
@@ -158,7 +158,7 @@ def _judge(file: BinaryIO, data: Data, max_pixels: int) -> PhotoInfo:
         _check_pixels(max(claimed, width * height), max_pixels)
         if max(width, height) > images.MAX_SIDE:
             raise SideTooLong(f"{width}×{height}")
-        mime_type = _mime_type(kind.name, data, image)
+        mime_type = _detect_mime_type(kind.name, data, image)
     return PhotoInfo(cast(PhotoFormat, kind.name), mime_type, _EXTENSIONS[mime_type], width, height)
 
 
@@ -167,7 +167,7 @@ def _check_pixels(found: int, limit: int) -> None:
         raise TooManyPixels(limit, found)
 
 
-def _mime_type(name: str, data: Data, image: ImageFile) -> MimeType:
+def _detect_mime_type(name: str, data: Data, image: ImageFile) -> MimeType:
     if name in ("png", "webp") and getattr(image, "is_animated", False):
         raise UnsupportedPhoto(f"animated {name}")
     match name:
@@ -182,14 +182,14 @@ def _mime_type(name: str, data: Data, image: ImageFile) -> MimeType:
     raise UnsupportedPhoto("heif without hevc" if name == "heic" else name)
 
 
-# One function per container: is it complete, as far as its opener does not see to that? Each returns the pixels claimed
-# where the opener does not tell all of them, else 0.
+# One function per container checks that it is complete, as far as its opener does not. Each returns the claimed number
+# of pixels where the opener may report fewer, else 0.
 
 
 def _walk_jpeg(data: Data) -> int:
-    """An EOI has to come after the first scan begins; the thumbnail in EXIF has its own, so segments are stepped over.
+    """An EOI must follow the start of the first scan; the thumbnail in EXIF has its own, so segments are skipped.
 
-    Entropy-coded data never holds FF D9. It is looked for from the back, where it nearly always is.
+    Entropy-coded data never contains FF D9. The search starts at the end, where it nearly always is.
     """
     at = 2
     for _ in range(_MAX_PIECES):
@@ -239,7 +239,7 @@ def _crc32(data: Data, start: int, end: int, step: int = 1 << 20) -> int:
 
 
 def _walk_webp(data: Data) -> int:
-    """Libwebp refuses by itself what is cut short; here is only the canvas it would allocate."""
+    """Returns the canvas that libwebp would allocate; libwebp itself refuses truncated files."""
     match data[12:16]:
         case b"VP8X":
             return (1 + int.from_bytes(data[24:27], "little")) * (1 + int.from_bytes(data[27:30], "little"))
@@ -256,8 +256,8 @@ class _Box(NamedTuple):
     end: int
 
 
-def _boxes(data: Data, at: int, end: int) -> Iterator[_Box]:
-    """The boxes that fill `at` to `end` exactly; NotAPhoto when they do not."""
+def _iterate_boxes(data: Data, at: int, end: int) -> Iterator[_Box]:
+    """Raises `NotAPhoto` unless the boxes fill `at` to `end` exactly."""
     for _ in range(_MAX_PIECES):
         if at == end:
             return
@@ -274,29 +274,29 @@ def _boxes(data: Data, at: int, end: int) -> Iterator[_Box]:
     raise NotAPhoto("HEIF boxes")
 
 
-def _inside(data: Data, parent: _Box, kind: bytes, skip: int = 0) -> Iterator[_Box]:
-    return (box for box in _boxes(data, parent.start + skip, parent.end) if box.kind == kind)
+def _find_boxes(data: Data, parent: _Box, kind: bytes, skip: int = 0) -> Iterator[_Box]:
+    return (box for box in _iterate_boxes(data, parent.start + skip, parent.end) if box.kind == kind)
 
 
 def _walk_heif(data: Data) -> int:
-    """Libheif opens a file whose pixels are missing, and tells the size after cropping: neither is enough here."""
-    top = list(_boxes(data, 0, len(data)))
+    """Libheif opens files without pixel data and reports the size after cropping: neither is enough here."""
+    top = list(_iterate_boxes(data, 0, len(data)))
     if not {b"meta", b"mdat"} <= {box.kind for box in top}:
         raise NotAPhoto("HEIF without pixels")
-    return max((width * height for width, height in _coded_sizes(data, top)), default=0)
+    return max((width * height for width, height in _read_coded_sizes(data, top)), default=0)
 
 
-def _coded_sizes(data: Data, top: list[_Box]) -> Iterator[tuple[int, int]]:
+def _read_coded_sizes(data: Data, top: list[_Box]) -> Iterator[tuple[int, int]]:
     for meta in (box for box in top if box.kind == b"meta"):
-        for iprp in _inside(data, meta, b"iprp", skip=4):
-            for ipco in _inside(data, iprp, b"ipco"):
-                for ispe in _inside(data, ipco, b"ispe"):
+        for iprp in _find_boxes(data, meta, b"iprp", skip=4):
+            for ipco in _find_boxes(data, iprp, b"ipco"):
+                for ispe in _find_boxes(data, ipco, b"ispe"):
                     yield struct.unpack_from(">II", data, ispe.start + 4)
 
 
 def _has_hevc_item(data: Data) -> bool:
-    """The brand `mif1` is everybody's; only HEVC can be decoded here, and libheif opens the others all the same."""
-    metas = _inside(data, _Box(b"", 0, len(data)), b"meta")
+    """The brand `mif1` is shared by all codecs; only HEVC can be decoded here, yet libheif opens the others too."""
+    metas = _find_boxes(data, _Box(b"", 0, len(data)), b"meta")
     return any(data.find(b"hvc1", meta.start, meta.end) >= 0 for meta in metas)
 
 
@@ -304,8 +304,8 @@ def _walk_nothing(data: Data) -> int:
     return 0
 
 
-class _Unopened(ImageFile):
-    """For types that need no library to be refused."""
+class _Stub(ImageFile):
+    """The opener of types that are refused without a library."""
 
     def _open(self) -> None:
         self._size, self._mode = (1, 1), "L"
@@ -318,34 +318,34 @@ class _Kind(NamedTuple):
     opener: Callable[[BinaryIO], ImageFile]
 
 
-def _k(name: str, magic: bytes, walk: Callable[[Data], int], opener: Callable[[BinaryIO], ImageFile]) -> _Kind:
+def _kind(name: str, magic: bytes, walk: Callable[[Data], int], opener: Callable[[BinaryIO], ImageFile]) -> _Kind:
     return _Kind(name, re.compile(magic, re.DOTALL), walk, opener)
 
 
 _KINDS = (
-    _k("jpeg", rb"\xff\xd8\xff", _walk_jpeg, JpegImageFile),
-    _k("png", rb"\x89PNG\r\n\x1a\n", _walk_png, PngImageFile),
-    _k("webp", rb"RIFF.{4}WEBPVP8[ LX]", _walk_webp, WebPImageFile),
-    _k("heic", rb".{4}ftyp(heic|heix|heim|heis|mif1)", _walk_heif, HeifImageFile),
-    _k("heic sequence", rb".{4}ftyp(hevc|hevx|hevm|hevs|msf1)", _walk_heif, _Unopened),
-    _k("avif", rb".{4}ftypavi[fs]", _walk_heif, _Unopened),
-    _k("gif", rb"GIF8[79]a", _walk_nothing, GifImageFile),
-    _k("bmp", rb"BM", _walk_nothing, BmpImageFile),
-    _k("tiff", rb"II[*+]\0|MM\0[*+]", _walk_nothing, TiffImageFile),
-    _k("psd", rb"8BPS", _walk_nothing, PsdImageFile),
-    _k("jpeg 2000", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", _walk_nothing, Jpeg2KImageFile),
-    _k("jpeg xl", rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", _walk_nothing, _Unopened),
-    _k("svg", rb"(\xef\xbb\xbf)?\s*(<svg\b|(<\?xml|<!--|<!DOCTYPE svg)[^\0]*<svg\b)", _walk_nothing, _Unopened),
+    _kind("jpeg", rb"\xff\xd8\xff", _walk_jpeg, JpegImageFile),
+    _kind("png", rb"\x89PNG\r\n\x1a\n", _walk_png, PngImageFile),
+    _kind("webp", rb"RIFF.{4}WEBPVP8[ LX]", _walk_webp, WebPImageFile),
+    _kind("heic", rb".{4}ftyp(heic|heix|heim|heis|mif1)", _walk_heif, HeifImageFile),
+    _kind("heic sequence", rb".{4}ftyp(hevc|hevx|hevm|hevs|msf1)", _walk_heif, _Stub),
+    _kind("avif", rb".{4}ftypavi[fs]", _walk_heif, _Stub),
+    _kind("gif", rb"GIF8[79]a", _walk_nothing, GifImageFile),
+    _kind("bmp", rb"BM", _walk_nothing, BmpImageFile),
+    _kind("tiff", rb"II[*+]\0|MM\0[*+]", _walk_nothing, TiffImageFile),
+    _kind("psd", rb"8BPS", _walk_nothing, PsdImageFile),
+    _kind("jpeg 2000", rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", _walk_nothing, Jpeg2KImageFile),
+    _kind("jpeg xl", rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a", _walk_nothing, _Stub),
+    _kind("svg", rb"(\xef\xbb\xbf)?\s*(<svg\b|(<\?xml|<!--|<!DOCTYPE svg)[^\0]*<svg\b)", _walk_nothing, _Stub),
 )
 
 
-def _kind(head: bytes) -> _Kind:
+def _detect_kind(head: bytes) -> _Kind:
     for kind in _KINDS:
         if kind.magic.match(head):
             return kind
     raise NotAPhoto("no image")
 
 
-def examine(file: Any, max_pixels: int) -> tuple[PhotoInfo, bytes]:
-    """What the photo is, and its SHA-256. Blocks: call it in a thread."""
-    return probe(file, max_pixels=max_pixels), digest(file)
+def probe_and_hash(file: Any, max_pixels: int) -> tuple[PhotoInfo, bytes]:
+    """`probe`, and the file's SHA-256. Blocks: call it in a thread."""
+    return probe(file, max_pixels=max_pixels), hash_file(file)

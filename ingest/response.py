@@ -27,7 +27,7 @@ from providers.base import Picture, Reason
 
 logger = logging.getLogger(__name__)
 
-# Turns of the event loop from a connection that breaks, which ends a send that waits, until `disconnected` is set.
+# Turns of the event loop between a connection's break, which ends a pending send, and `disconnected` being set.
 LOOP_TURNS = 3
 
 
@@ -41,8 +41,8 @@ async def wait_and_respond(state: IngestState, admission: Admission, disconnecte
 async def respond(
     queue: Queue, outcome: JobOutcome, original: OriginalPhoto, disconnected: asyncio.Event
 ) -> HttpResponseBase:
-    """The picture, the photo itself where the slot wants it so, or the `ApiError` that says why there is none.
-    `disconnected` is set once the booth has hung up, or this process shuts down."""
+    """Returns the picture, or the booth's own photo if the slot wants that. Raises the `ApiError` that says why there
+    is no picture. `disconnected` is set once the booth has hung up, or this process shuts down."""
     if outcome.returns_original and (photo := await original.get()):
         return _respond_with_original(queue, outcome, photo, disconnected)
     match outcome.failure_reason:
@@ -74,12 +74,12 @@ def _make_provider_error(outcome: JobOutcome) -> ApiError:
 
 async def _respond_with_picture(queue: Queue, outcome: JobOutcome, disconnected: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_read_result, outcome)
-    about = {"X-Outcome": "fallback" if outcome.used_fallback else "made"}
+    outcome_headers = {"X-Outcome": "fallback" if outcome.used_fallback else "made"}
     if outcome.source == Job.Source.BOOTH:
         assert outcome.result_expires_at
-        about["X-Result-Url"] = settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id])
-        about["X-Result-Expires-At"] = outcome.result_expires_at.isoformat()
-    return _build_response(queue, outcome, Picture(data, str(outcome.result_mime_type)), about, disconnected)
+        outcome_headers["X-Result-Url"] = settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id])
+        outcome_headers["X-Result-Expires-At"] = outcome.result_expires_at.isoformat()
+    return _build_response(queue, outcome, Picture(data, str(outcome.result_mime_type)), outcome_headers, disconnected)
 
 
 def _respond_with_original(
@@ -89,9 +89,9 @@ def _respond_with_original(
 
 
 def _build_response(
-    queue: Queue, outcome: JobOutcome, picture: Picture, about: dict[str, str], disconnected: asyncio.Event
+    queue: Queue, outcome: JobOutcome, picture: Picture, outcome_headers: dict[str, str], disconnected: asyncio.Event
 ) -> HttpResponseBase:
-    headers = {"X-Job-Id": str(outcome.id)} | about
+    headers = {"X-Job-Id": str(outcome.id)} | outcome_headers
     name = f"{outcome.slot_id}-{outcome.id}.{files.EXTENSIONS[picture.mime_type]}"
     body, content_type = picture.data, picture.mime_type
     if outcome.reply == "multipart":
@@ -110,15 +110,15 @@ def _build_response(
 
 
 def _make_multipart(picture: Picture, name: str, headers: Mapping[str, str]) -> tuple[bytes, str]:
-    """JSON with what the headers say, then the picture: what Breeze Booth asks for (`reply: multipart`)."""
-    about = {header.removeprefix("X-").lower().replace("-", "_"): value for header, value in headers.items()}
+    """JSON with the values of the headers, then the picture: the format of Breeze Booth (`reply: multipart`)."""
+    metadata = {header.removeprefix("X-").lower().replace("-", "_"): value for header, value in headers.items()}
     boundary = secrets.token_hex(16)
     lines = [
         f"--{boundary}",
         'Content-Disposition: form-data; name="metadata"',
         "Content-Type: application/json",
         "",
-        json.dumps(about),
+        json.dumps(metadata),
         f"--{boundary}",
         f'Content-Disposition: form-data; name="image"; filename="{name}"',
         f"Content-Type: {picture.mime_type}",
@@ -138,9 +138,9 @@ def _read_result(outcome: JobOutcome) -> bytes:
 
 
 async def _stream(queue: Queue, outcome: JobOutcome, data: bytes, disconnected: asyncio.Event) -> AsyncIterator[bytes]:
-    """The picture, and behind its last byte the note that the booth has it; not where the connection broke before.
+    """Sends the picture and, after its last byte, records the delivery; not if the connection broke before that.
 
-    The last byte goes by itself: a booth that hangs up before it has not got the picture, one that does behind it has.
+    The last byte is sent separately: a booth that hangs up before it lacks the picture, one that does after it has it.
     """
     yield data[:-1]
     if await _is_disconnected(disconnected):
@@ -148,14 +148,14 @@ async def _stream(queue: Queue, outcome: JobOutcome, data: bytes, disconnected: 
     waited = asyncio.Event()
     asyncio.get_running_loop().call_soon(waited.set)
     yield data[-1:]
-    if waited.is_set() and await _is_disconnected(disconnected):  # it had to wait for what went before it
+    if waited.is_set() and await _is_disconnected(disconnected):  # it had to wait for the bytes before it
         return
-    # A booth that has everything may hang up at once, which cancels this; the note is still made.
+    # A booth that has everything may hang up at once, which cancels this; the delivery is still recorded.
     await asyncio.shield(_record_delivery(queue, outcome))
 
 
 async def _record_delivery(queue: Queue, outcome: JobOutcome) -> None:
-    """And the photo that was the answer goes."""
+    """Also deletes the photo if it was the response."""
     try:
         await queue.mark_delivered(outcome.id)
         if outcome.returns_original:
@@ -165,7 +165,7 @@ async def _record_delivery(queue: Queue, outcome: JobOutcome) -> None:
 
 
 async def _is_disconnected(disconnected: asyncio.Event) -> bool:
-    """Sending to a broken connection looks like sending to any other; some turns later its end is known."""
+    """Sending to a broken connection looks successful; the disconnect is known some turns of the loop later."""
     for _turn in range(LOOP_TURNS):
         await asyncio.sleep(0)
     return disconnected.is_set()

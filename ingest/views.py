@@ -1,4 +1,4 @@
-"""`POST /ingest/{slot_id}`: takes a photo and answers the same request with its picture, or with an honest error."""
+"""`POST /ingest/{slot_id}`: takes a photo and answers the same request with its picture, or with an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_exempt
 
-from core.errors import ApiError, from_exception
+from core.errors import ApiError, to_api_error
 from ingest.admission import IngestState, admit_post
 from ingest.response import wait_and_respond
 
@@ -20,8 +20,8 @@ async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
             raise _make_method_error()
         admission = await admit_post(state, request, slot_id)
         return await wait_and_respond(state, admission, asgi_state["disconnected"])
-    except Exception as error:  # noqa: BLE001 - whatever it is, the booth gets the envelope; it is logged there
-        return from_exception(error).response()
+    except Exception as error:  # noqa: BLE001 - the booth gets the envelope whatever the error; `to_api_error` logs it
+        return to_api_error(error).response()
 
 
 def _make_method_error() -> ApiError:

@@ -10,36 +10,36 @@ from jobs.queue.notify import Waiters
 from jobs.queue.records import JobOutcome, Ticket
 from jobs.queue.verbs import Queue
 
-# A database that hangs at the deadline is given this long to say how the job ended; the booth is not kept longer.
-LAST_LOOK_SECONDS = 1.0
+# A database that hangs at the deadline gets this long to return the outcome; the booth waits no longer.
+FINAL_POLL_SECONDS = 1.0
 
 
 async def wait_for_end(queue: Queue, waiters: Waiters, ticket: Ticket) -> JobOutcome:
-    """The job's outcome, at its deadline at the latest: whoever waits ends the job when nobody else has.
+    """Returns the job's outcome, at its deadline at the latest: whoever waits expires a job that is still open then.
 
-    Raises `DatabaseUnavailable` when the database is away at the deadline.
+    Raises `DatabaseUnavailable` when the database is unavailable at the deadline.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ticket.seconds_left
     with waiters.wait_for(ticket.job_id) as may_have_ended:
         if not ticket.joined:
-            await _until(may_have_ended, deadline)
+            await _wait_until(may_have_ended, deadline)
         while True:
             may_have_ended.clear()
             try:
-                async with asyncio.timeout_at(deadline + LAST_LOOK_SECONDS):
-                    outcome = await _look(queue, ticket)
+                async with asyncio.timeout_at(deadline + FINAL_POLL_SECONDS):
+                    outcome = await _poll_outcome(queue, ticket)
             except (DatabaseUnavailable, TimeoutError) as error:
                 if loop.time() >= deadline:
                     raise DatabaseUnavailable("at the deadline") from error
                 outcome = None  # it may be back before the deadline, with the picture
             if outcome is not None:
                 return outcome
-            await _until(may_have_ended, deadline)
+            await _wait_until(may_have_ended, deadline)
 
 
-async def _look(queue: Queue, ticket: Ticket) -> JobOutcome | None:
-    """The outcome, if there is one by now. The database's clock says whether the deadline has passed."""
+async def _poll_outcome(queue: Queue, ticket: Ticket) -> JobOutcome | None:
+    """The outcome, if the job has ended. The database's clock decides whether the deadline has passed."""
     outcome = await queue.get_outcome(ticket.job_id)
     if outcome is not None and outcome.is_finalized:
         return outcome
@@ -48,8 +48,8 @@ async def _look(queue: Queue, ticket: Ticket) -> JobOutcome | None:
     return await queue.get_outcome(ticket.job_id)
 
 
-async def _until(event: asyncio.Event, deadline: float) -> None:
-    """Until the event or the deadline; just past it, in the small steps by which two clocks may differ."""
+async def _wait_until(event: asyncio.Event, deadline: float) -> None:
+    """Returns at the event or the deadline; past it, after 2 ms, since this clock may be ahead of the database's."""
     try:
         async with asyncio.timeout(max(deadline - asyncio.get_running_loop().time(), 0.002)):
             await event.wait()

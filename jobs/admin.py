@@ -1,4 +1,4 @@
-"""Staff's pages for jobs: what came in, how it went, and a way to cancel what is under way."""
+"""Staff's admin pages: jobs, each with its log and calls, and cancelling; media objects, processes, purges."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from core.admin import HistoryAdmin, HistoryList, badge, pretty
+from core.admin import HistoryAdmin, HistoryList, badge, format_json
 from core.database import DatabaseUnavailable
 from jobs.lifecycle import cancel_job
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.storage import links
 from providers import registry
-from providers.admin import outcome_badge
+from providers.admin import ProviderFilter, outcome_badge
 from providers.base import Reason
 from providers.models import ProviderCall
-from slots.admin import ProviderFilter
 from stats.models import ProcessingLog
 
 
 class State(TextChoices):
-    """How a job stands, in one word for people."""
+    """A job's status and failure reason in one word, for staff."""
 
     WAITING = "waiting", _("waiting")
     WORKING = "working", _("working")
@@ -44,8 +43,8 @@ class State(TextChoices):
     CANCELLED = "cancelled", _("cancelled")
 
 
-# Each with the index that it is found by: `job_unfinished`, `job_newest_first`, `job_newest_failures`.
-WHERE: dict[str, Q] = {
+# Each state is found by one of the indexes `job_unfinished`, `job_newest_first`, `job_newest_failures`.
+STATE_FILTERS: dict[str, Q] = {
     State.WAITING: Q(is_finalized=False, status=Job.Status.PENDING),
     State.WORKING: Q(is_finalized=False, status=Job.Status.PROCESSING),
     State.PICTURE: Q(is_finalized=True, failure_reason=None),
@@ -67,19 +66,19 @@ class StateFilter(admin.SimpleListFilter):
         return list(State.choices)
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
-        return queryset.filter(WHERE.get(self.value() or "", Q()))
+        return queryset.filter(STATE_FILTERS.get(self.value() or "", Q()))
 
 
 class JobList(HistoryList):
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Job]:
-        """Without what the list does not show and a row may have kilobytes of."""
+        """Defers columns that the list does not show and that can be kilobytes each."""
         rows: QuerySet[Job] = super().get_queryset(request, exclude_parameters)
         return rows.defer("settings_json", "template_media", "metadata", "error_message", "slot__settings_json")
 
 
 @admin.register(Job)
 class JobAdmin(HistoryAdmin):
-    list_display = ("created_at", "thumbnail", "state", "took", "slot", "provider", "reason")
+    list_display = ("created_at", "thumbnail", "state", "total_seconds", "slot", "provider", "reason")
     list_display_links = ("created_at",)
     list_filter = (StateFilter, "slot", ProviderFilter)
     list_select_related = ("slot",)
@@ -91,7 +90,7 @@ class JobAdmin(HistoryAdmin):
     fieldsets = (
         (None, {"fields": ("state", "slot", "reason", "error_message", "thumbnail", "result")}),
         (_("Times"), {"fields": ("created_at", "claimed_at", "finalized_at", "delivered_at", "deadline")}),
-        (_("How long it took"), {"fields": ("waited", "worked", "took")}),
+        (_("How long it took"), {"fields": ("wait_seconds", "work_seconds", "total_seconds")}),
         (_("Recipe"), {"fields": ("provider", "operation", "settings", "templates", "provider_job_reference")}),
         (_("Photo"), {"fields": ("source", "booth_id", "booth_fields", "payload_mime_type", "digest", "payload_path")}),
         (
@@ -115,36 +114,36 @@ class JobAdmin(HistoryAdmin):
             calls = list(ProviderCall.objects.filter(job_id=UUID(object_id)).order_by("id"))
         except ValueError:
             steps, calls = [], []
-        more = {
-            "steps": [(s, badge(s.status, s.get_status_display()), pretty(s.details)) for s in steps],
+        context = {
+            "steps": [(s, badge(s.status, s.get_status_display()), format_json(s.details)) for s in steps],
             "calls": [(call, outcome_badge(call)) for call in calls],
-            "costs": _costs(calls),
+            "costs": _list_costs(calls),
             "may_cancel": self.has_cancel_permission(request),
         }
-        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
+        return super().change_view(request, object_id, form_url, {**context, **(extra_context or {})})
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("jobs.cancel_job")
 
     @admin.action(permissions=["cancel"], description=_("Cancel the selected jobs"))
     def cancel(self, request: HttpRequest, queryset: QuerySet[Job]) -> HttpResponse | None:
-        """Asks first; then ends each job that has not ended by itself meanwhile."""
+        """Asks for confirmation, then cancels each job that has not ended meanwhile."""
         jobs = list(queryset[: self.list_per_page])
         if "confirmed" not in request.POST:
-            return self._ask(request, jobs)
+            return self._confirm(request, jobs)
         cancelled: list[Job] = []
-        over: list[Job] = []
+        already_ended: list[Job] = []
         try:
             for job in jobs:
-                (cancelled if cancel_job(job.pk, request.user.get_username()) else over).append(job)
+                (cancelled if cancel_job(job.pk, request.user.get_username()) else already_ended).append(job)
         except DatabaseUnavailable:
             self.message_user(request, gettext("The queue cannot be reached right now. Try again."), messages.ERROR)
-        self._tell(request, cancelled, over)
+        self._report(request, cancelled, already_ended)
         if len(jobs) == 1:
             return HttpResponseRedirect(reverse("admin:jobs_job_change", args=[jobs[0].pk]))
         return None
 
-    def _ask(self, request: HttpRequest, jobs: list[Job]) -> HttpResponse:
+    def _confirm(self, request: HttpRequest, jobs: list[Job]) -> HttpResponse:
         context = {
             **self.admin_site.each_context(request),
             "title": gettext("Cancel jobs"),
@@ -155,19 +154,19 @@ class JobAdmin(HistoryAdmin):
         }
         return TemplateResponse(request, "admin/jobs/job/cancel.html", context)
 
-    def _tell(self, request: HttpRequest, cancelled: list[Job], over: list[Job]) -> None:
+    def _report(self, request: HttpRequest, cancelled: list[Job], already_ended: list[Job]) -> None:
         for job in cancelled:
             self.log_change(request, job, gettext("Cancelled"))
         if cancelled:
             text = ngettext("The job was cancelled: %(ids)s.", "The jobs were cancelled: %(ids)s.", len(cancelled))
             self.message_user(request, text % {"ids": _ids(cancelled)}, messages.SUCCESS)
-        if over:
+        if already_ended:
             text = ngettext(
                 "The job had already ended, nothing was changed: %(ids)s.",
                 "These jobs had already ended, nothing was changed: %(ids)s.",
-                len(over),
+                len(already_ended),
             )
-            self.message_user(request, text % {"ids": _ids(over)}, messages.WARNING)
+            self.message_user(request, text % {"ids": _ids(already_ended)}, messages.WARNING)
 
     @admin.display(description=_("provider"))
     def provider(self, job: Job) -> str:
@@ -187,20 +186,20 @@ class JobAdmin(HistoryAdmin):
         return str(Reason(job.error_reason).label) if job.error_reason else ""
 
     @admin.display(description=_("in all, s"))
-    def took(self, job: Job) -> str:
+    def total_seconds(self, job: Job) -> str:
         return _seconds(job.created_at, job.finalized_at)
 
     @admin.display(description=_("until a worker took it, s"))
-    def waited(self, job: Job) -> str:
+    def wait_seconds(self, job: Job) -> str:
         return _seconds(job.created_at, job.claimed_at)
 
     @admin.display(description=_("in the worker's hands, s"))
-    def worked(self, job: Job) -> str:
+    def work_seconds(self, job: Job) -> str:
         return _seconds(job.claimed_at, job.finalized_at)
 
     @admin.display(description=_("picture"))
     def thumbnail(self, job: Job) -> str:
-        if not _is_shown(job):
+        if not _is_published(job):
             return ""
         link, image = links.file_url(job), links.file_url(job, links.THUMBNAIL)
         return format_html('<a href="{}"><img class="thumbnail" src="{}" loading="lazy" alt=""></a>', link, image)
@@ -208,7 +207,7 @@ class JobAdmin(HistoryAdmin):
     @admin.display(description=_("guest's page"))
     def result(self, job: Job) -> str:
         address = reverse("guest-page", args=[job.pk])
-        return format_html('<a href="{0}">{0}</a>', address) if _is_shown(job) else ""
+        return format_html('<a href="{0}">{0}</a>', address) if _is_published(job) else ""
 
     @admin.display(description=_("result's size"))
     def result_size(self, job: Job) -> str:
@@ -224,30 +223,30 @@ class JobAdmin(HistoryAdmin):
 
     @admin.display(description=_("settings"))
     def settings(self, job: Job) -> SafeString:
-        return pretty(job.settings_json)
+        return format_json(job.settings_json)
 
     @admin.display(description=_("template images"))
     def templates(self, job: Job) -> SafeString:
-        return pretty(job.template_media)
+        return format_json(job.template_media)
 
     @admin.display(description=_("booth's fields"))
     def booth_fields(self, job: Job) -> SafeString:
-        return pretty(job.metadata)
+        return format_json(job.metadata)
 
     @admin.display(description=_("photo's SHA-256"))
     def digest(self, job: Job) -> str:
         return bytes(job.payload_digest).hex()
 
 
-def _costs(calls: list[ProviderCall]) -> list[tuple[str, str]]:
-    """What a job's calls cost, those that made a picture first, the others kept apart, the sum last."""
+def _list_costs(calls: list[ProviderCall]) -> list[tuple[str, str]]:
+    """A job's costs by outcome of its calls, those that made a picture first, the total last."""
     kinds = [(str(outcome.label), [c for c in calls if c.outcome == outcome]) for outcome in ProviderCall.Outcome]
     kinds += [(gettext("under way"), [c for c in calls if c.outcome is None]), (gettext("in all"), calls)]
-    return [(name, _sum(group)) for name, group in kinds if group]
+    return [(name, _sum_costs(group)) for name, group in kinds if group]
 
 
-def _sum(calls: list[ProviderCall]) -> str:
-    """What is not known is said, and never counted as nothing."""
+def _sum_costs(calls: list[ProviderCall]) -> str:
+    """States for how many calls the cost is unknown; an unknown cost never counts as zero."""
     known = [call.cost_usd for call in calls if call.cost_usd is not None]
     unknown = len(calls) - len(known)
     if not unknown:
@@ -268,8 +267,8 @@ def _seconds(start: datetime | None, end: datetime | None) -> str:
     return f"{(end - start).total_seconds():.1f}" if start and end else ""
 
 
-def _is_shown(job: Job) -> bool:
-    """Whether the result's public links lead anywhere."""
+def _is_published(job: Job) -> bool:
+    """Whether the result's public links work."""
     if job.result_file_path is None or job.result_expires_at is None or job.source != Job.Source.BOOTH:
         return False
     return job.result_expires_at > timezone.now()

@@ -10,5 +10,5 @@ class JobsConfig(AppConfig):
     verbose_name = _("Jobs")
 
     def ready(self) -> None:
-        with suppress(OSError):  # Django's own system check says so then
+        with suppress(OSError):  # Django's own system check reports it
             settings.FILE_UPLOAD_TEMP_DIR.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Ending a job from outside its worker, and cleaning up after one that has ended."""
+"""Ending a job from outside its worker, and cleaning up after a job that has ended."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def expire(queue: Queue, job_id: UUID) -> bool:
 
 
 async def cancel(queue: Queue, job_id: UUID, by: str | None) -> bool:
-    """Ends a job for staff, or (`by` is None) because nobody waits for it. False: it has ended already."""
+    """Ends a job for staff, or (`by` is None) because no booth waits for it any more. False: it has ended already."""
     ended = await queue.cancel(job_id, by)
     if ended is not None:
         await clean_up(ended)
@@ -35,7 +35,7 @@ async def cancel(queue: Queue, job_id: UUID, by: str | None) -> bool:
 
 
 def cancel_job(job_id: UUID, by: str) -> bool:
-    """`cancel`, from code that is not async. Raises `DatabaseUnavailable`."""
+    """`cancel` for synchronous code. Raises `DatabaseUnavailable`."""
     return async_to_sync(_cancel)(job_id, by)
 
 
@@ -45,8 +45,8 @@ async def _cancel(job_id: UUID, by: str) -> bool:
 
 
 async def clean_up(ended: EndedJob | JobOutcome) -> None:
-    """Removes the photo of a job that has ended, and withdraws the public links to its copies. The job stays ended if
-    this fails: the purge finds what could not be removed."""
+    """Removes the photo of a job that has ended, and withdraws the public links to its copies. If this fails, the job
+    stays ended and the purge removes what is left."""
     try:
         if not ended.returns_original:
             await asyncio.to_thread(files.delete, files.payload_path(ended.id, ended.payload_mime_type))

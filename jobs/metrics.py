@@ -1,4 +1,4 @@
-"""Prometheus metrics of what is: the queue, the processes, the disk, the purges. Read afresh at each scrape."""
+"""Prometheus metrics of the current state: queue, processes, disk, purges. Read from their source at each scrape."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from prometheus_client.registry import Collector
 from jobs.models import Job, MediaObject, Process, PurgeTotal
 from jobs.retention.purge import KINDS
 
-SEEN_SECONDS = 15  # the contract's: a worker not seen for longer counts as none
-# A purge of results comes every 15 minutes, of temporary media every minute; twice that, and something is wrong.
+SEEN_SECONDS = 15  # the contract's: a process not seen for longer does not count as alive
+# Results are purged every 15 minutes, temporary media every minute; an artefact twice that late shows a fault.
 OVERDUE_RESULT = timedelta(minutes=30)
 OVERDUE_MEDIA = timedelta(minutes=2)
 PURGE_COUNTERS = {
@@ -27,24 +27,24 @@ PURGE_COUNTERS = {
 }
 
 
-class Operation(Collector):
+class JobsCollector(Collector):
     def collect(self) -> Iterator[Metric]:
-        yield from _queue()
-        yield from _processes()
-        yield from _disk()
-        yield from _purges()
+        yield from _collect_queue()
+        yield from _collect_processes()
+        yield from _collect_disk()
+        yield from _collect_purges()
 
 
-def _queue() -> Iterator[Metric]:
+def _collect_queue() -> Iterator[Metric]:
     depth = GaugeMetricFamily("queue_depth", "Unfinished jobs by status.", labels=["status"])
     counts = dict(Job.objects.filter(is_finalized=False).values_list("status").annotate(Count("pk")).order_by())
     for status in Job.Status.values:
         depth.add_metric([status], counts.get(status, 0))
     yield depth
-    yield _gauge("queue_limit", "Unfinished jobs that are admitted at most.", settings.QUEUE_MAX_IN_FLIGHT_JOBS)
+    yield _make_gauge("queue_limit", "Unfinished jobs that are admitted at most.", settings.QUEUE_MAX_IN_FLIGHT_JOBS)
 
 
-def _processes() -> Iterator[Metric]:
+def _collect_processes() -> Iterator[Metric]:
     since = timezone.now() - timedelta(seconds=SEEN_SECONDS)
     alive = GaugeMetricFamily("processes_alive", "Processes seen in the last 15 seconds.", labels=["kind"])
     listening = GaugeMetricFamily("processes_listening", "Those of them that hear notifications.", labels=["kind"])
@@ -56,20 +56,20 @@ def _processes() -> Iterator[Metric]:
     yield listening
 
 
-def _disk() -> Iterator[Metric]:
+def _collect_disk() -> Iterator[Metric]:
     stored = 0
     for path in settings.MEDIA_ROOT.rglob("*"):
         try:
             stored += path.stat().st_size if path.is_file() else 0
         except FileNotFoundError:
-            continue  # purged between the listing and the look
+            continue  # purged since it was listed
     disk = shutil.disk_usage(settings.MEDIA_ROOT)
-    yield _gauge("media_storage_bytes", "What photos, results and template images take.", stored)
-    yield _gauge("media_disk_capacity_bytes", "Size of the disk that they are on.", disk.total)
-    yield _gauge("media_disk_used_bytes", "What is used of that disk, by whatever.", disk.used)
+    yield _make_gauge("media_storage_bytes", "What photos, results and template images take.", stored)
+    yield _make_gauge("media_disk_capacity_bytes", "Size of the disk that they are on.", disk.total)
+    yield _make_gauge("media_disk_used_bytes", "What is used of that disk, by whatever.", disk.used)
 
 
-def _purges() -> Iterator[Metric]:
+def _collect_purges() -> Iterator[Metric]:
     totals = {total.kind: total for total in PurgeTotal.objects.all()}
     for name, text in PURGE_COUNTERS.items():
         counter = CounterMetricFamily(f"purge_{name}", text, labels=["kind"])
@@ -88,5 +88,5 @@ def _purges() -> Iterator[Metric]:
     yield overdue
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
+def _make_gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)

@@ -1,4 +1,4 @@
-"""Jobs, media objects, and the small tables by which processes and purges show that they live.
+"""Jobs, media objects, and small tables that record running processes and purges.
 
 A job's states, and who may cause each move (all moves are conditional UPDATEs in `queue`):
 
@@ -7,7 +7,7 @@ A job's states, and who may cause each move (all moves are conditional UPDATEs i
        └─────release───────┘                                 that worker, when it must leave early
     processing ──claim──▶ processing                         any worker, once the lease has run out
     pending, processing ──cancel──▶ final (cancelled)        staff
-    pending, processing ──expire──▶ final (timeout)          whoever looks, past `expires_at`
+    pending, processing ──expire──▶ final (timeout)          any process, once past `expires_at`
 
 Final is `is_finalized`; nothing moves from there.
 """
@@ -29,7 +29,7 @@ from slots.models import Slot
 
 
 class Job(models.Model):
-    """One photo's way through one slot; the row is also the queue entry."""
+    """The processing of one photo by one slot; the row is also the queue entry."""
 
     class Status(models.TextChoices):
         PENDING = "pending", _("pending")
@@ -47,7 +47,7 @@ class Job(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     slot = models.ForeignKey(Slot, models.PROTECT, db_index=False, verbose_name=_("slot"))
     source = models.CharField(_("source"), max_length=8, choices=Source, db_default=Source.BOOTH)
-    # The recipe as it was when the photo came in.
+    # A copy of the slot's provider, operation and settings, made when the photo arrived.
     provider_id = models.CharField(_("provider"), max_length=32)
     operation_id = models.CharField(_("operation"), max_length=32)
     settings_json = models.JSONField(_("settings"))
@@ -65,12 +65,12 @@ class Job(models.Model):
     error_reason = models.CharField(_("reason"), max_length=14, choices=Reason, null=True)
     error_message = models.CharField(_("error"), max_length=2048, db_default="")
 
-    # The lease of the worker that has it. The token, never a worker's name, is what finishing is fenced by.
+    # The worker's lease. `claim_token` is the fencing token: only its holder may finish the job, whatever its name.
     claim_token = models.UUIDField(null=True)
     lease_expires_at = models.DateTimeField(_("worker's lease until"), null=True)
     claims = models.PositiveSmallIntegerField(_("claims"), db_default=0)
     provider_job_reference = models.CharField(_("provider's reference"), max_length=255, null=True)
-    used_fallback = models.BooleanField(_("fell back"), db_default=False)  # the slot's fallback had, or has, its turn
+    used_fallback = models.BooleanField(_("fell back"), db_default=False)  # the slot's fallback was or is called
 
     payload_path = models.CharField(_("photo"), max_length=100, null=True)
     payload_mime_type = models.CharField(_("photo's type"), max_length=40)
@@ -100,43 +100,43 @@ class Job(models.Model):
         indexes = [
             # The queue itself: admission's count, claim's oldest first, the sweep of overdue jobs. Stays a page long.
             models.Index(fields=["created_at"], condition=Q(is_finalized=False), name="job_unfinished"),
-            # Posting again joins: undelivered jobs of the same photo.
+            # Joining a repeated post: undelivered jobs of the same photo.
             models.Index(
                 fields=["payload_digest"],
                 condition=Q(delivered_at=None, failure_reason=None),
                 name="job_undelivered_photo",
             ),
-            # The admin's and the API's list, newest first. Where a list's index has `source`, which never changes, and
-            # `id`, by which the list goes on, the API counts without a look at the rows.
+            # The admin's and the API's list, newest first. With `source`, which never changes, and `id`, which breaks
+            # ties between pages, in the index of a list, the API counts by an index-only scan.
             models.Index(fields=["-created_at", "id"], include=["source"], name="job_newest_first"),
             # The API's list by deadline.
             models.Index(fields=["-expires_at", "id"], include=["source"], name="job_by_deadline"),
             # The admin's and the API's list of one slot, and a slot's latest results.
             models.Index(fields=["slot", "-created_at", "id"], include=["source"], name="job_newest_of_slot"),
-            # The list's filter by provider, also one that is seldom used.
+            # The list's filter by provider, even a rarely used one.
             models.Index(fields=["provider_id", "-created_at"], name="job_newest_of_provider"),
-            # The list's filter by failure: a handful among a million, so that no walk through the others finds them.
+            # The list's filter by failure: a handful among a million, found without a walk through the others.
             models.Index(
                 fields=["failure_reason", "-created_at", "id"],
                 include=["source"],
                 condition=Q(failure_reason__isnull=False),
                 name="job_newest_failures",
             ),
-            # Failures of one slot, also one that never fails so.
+            # Failures of one slot, even of a kind that it never had.
             models.Index(
                 fields=["slot", "failure_reason", "-created_at", "id"],
                 include=["source"],
                 condition=Q(failure_reason__isnull=False),
                 name="job_failures_of_slot",
             ),
-            # The API's list of those that no worker had when they ended: seldom, even among failures.
+            # The API's list of jobs that ended while pending: rare, even among failures.
             models.Index(
                 fields=["-created_at", "id"],
                 include=["source"],
                 condition=Q(ended_waiting=True),
                 name="job_ended_waiting",
             ),
-            # Purge: results whose time is up. Rows leave it when their file is gone.
+            # Purge: results past their retention. A row leaves the index when its file is removed.
             models.Index(
                 fields=["result_expires_at"], condition=Q(result_file_path__isnull=False), name="job_result_to_purge"
             ),
@@ -148,8 +148,8 @@ class Job(models.Model):
             models.CheckConstraint(
                 name="job_failure_is_final", condition=Q(failure_reason=None) | Q(is_finalized=True)
             ),
-            # A result is whole or not there; its file name goes when it is purged, its checksum stays. One that came
-            # after the deadline leaves the job a timeout.
+            # A result is complete or absent; a purge clears its file name and keeps its checksum. One that came after
+            # the deadline leaves the job a timeout.
             models.CheckConstraint(
                 name="job_result_is_whole",
                 condition=Q(result_checksum=None, result_file_path=None, result_expires_at=None)
@@ -166,7 +166,7 @@ class Job(models.Model):
                 name="job_success_has_result",
                 condition=Q(is_finalized=False) | Q(failure_reason__isnull=False) | Q(result_checksum__isnull=False),
             ),
-            # Pending jobs are nobody's; processing ones are somebody's until a time.
+            # A pending job has no lease, a processing job has one.
             models.CheckConstraint(
                 name="job_lease_follows_status",
                 condition=Q(is_finalized=True)
@@ -185,7 +185,7 @@ class MediaObject(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     job = models.ForeignKey(Job, models.CASCADE, null=True, related_name="media_objects", verbose_name=_("job"))
-    # What it is to its job: "" the photo, else the template image of that key. None: somebody registered it.
+    # "": the job's photo; another key: the template image of that setting. None: registered by staff.
     setting_key = models.CharField(_("key"), max_length=64, null=True)
     path = models.CharField(_("file"), max_length=100)
     mime_type = models.CharField(_("type"), max_length=40)
@@ -197,11 +197,11 @@ class MediaObject(models.Model):
         verbose_name = _("media object")
         verbose_name_plural = _("media objects")
         indexes = [
-            # Purge: what is past its time.
+            # Purge: expired objects.
             models.Index(fields=["expires_at"], name="media_object_to_purge"),
         ]
         constraints = [
-            # A job has one link to its photo and to each template image, also when it is taken up again.
+            # A job has one link to its photo and to each template image, also after it is claimed again.
             models.UniqueConstraint(fields=["job", "setting_key"], name="media_object_once_per_job"),
         ]
 
@@ -210,7 +210,7 @@ class MediaObject(models.Model):
 
 
 class Process(models.Model):
-    """A web or worker process that lives, seen every few seconds. For `/readyz`, metrics and staff: no job needs it."""
+    """A running web or worker process, updated every few seconds. For `/readyz`, metrics and staff; no job needs it."""
 
     class Kind(models.TextChoices):
         WEB = "web", _("web")
@@ -234,7 +234,7 @@ class Process(models.Model):
 
 
 class PurgeTotal(models.Model):
-    """What all purges of one kind have removed: metrics count on, also when old runs are forgotten."""
+    """Totals of all purges of one kind: the metrics never fall, though old runs are deleted."""
 
     kind = models.CharField(primary_key=True, max_length=16)
     runs = models.PositiveBigIntegerField(db_default=0)
@@ -248,14 +248,14 @@ class PurgeTotal(models.Model):
 
 
 class PurgeRun(models.Model):
-    """One run of a purge: what it removed, and how many bytes. One that staff asked for has a `request_id`, and waits
-    for a worker before it starts."""
+    """One run of a purge, and what it removed. A run that staff requested has a `request_id`, and waits for a worker
+    to start it."""
 
     request_id = models.UUIDField(_("request"), null=True, unique=True)
     requested_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("asked for by")
     )
-    # What expires later is left to the next.
+    # What expires later is left to the next run.
     cutoff_at = models.DateTimeField(_("of what had expired at"), db_default=Now())
     started_at = models.DateTimeField(_("started"), null=True)
     finished_at = models.DateTimeField(_("finished"), null=True)
@@ -269,13 +269,13 @@ class PurgeRun(models.Model):
         verbose_name_plural = _("purges")
         ordering = ["-id"]
         indexes = [
-            # The workers' look, once a second: what was asked for and is not done.
+            # The workers' query, once a second: requested runs that have not finished.
             models.Index(
                 fields=["id"], condition=Q(request_id__isnull=False, finished_at=None), name="purge_asked_for"
             ),
         ]
         constraints = [
-            # Who asks again while one waits is told of that one.
+            # A second request while one waits returns the waiting one.
             models.UniqueConstraint(
                 fields=["kinds"],
                 condition=Q(request_id__isnull=False, started_at=None),

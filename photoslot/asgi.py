@@ -24,10 +24,10 @@ setup()
 
 from asgiref.sync import sync_to_async  # noqa: E402 - the rooms' models load only once Django is set up
 from django.conf import settings  # noqa: E402
-from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
 from django.core.handlers.asgi import ASGIHandler  # noqa: E402
 from django.http import HttpRequest, HttpResponseBase  # noqa: E402
 from django.utils.translation import gettext as _  # noqa: E402
+from servestatic import ServeStaticASGI  # noqa: E402
 
 from core.database import DatabaseUnavailable, open_database  # noqa: E402
 from core.errors import ApiError, queue_unavailable  # noqa: E402
@@ -54,8 +54,8 @@ BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
 
 
 class SingleThreadHandler(ASGIHandler):
-    """Django with its middleware and a view, all of them sync, in one turn of the request's thread. By themselves they
-    take two turns each, sixteen in all, and wait for the event loop in between."""
+    """Runs Django's middleware and the view, all of them sync, in one go in the request's thread. Django's own handler
+    switches to the thread and back for each of them, sixteen times in all, and waits for the event loop in between."""
 
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
@@ -64,7 +64,10 @@ class SingleThreadHandler(ASGIHandler):
         return await sync_to_async(self.get_response, thread_sensitive=True)(request)
 
 
-django_and_static = ASGIStaticFilesHandler(SingleThreadHandler())
+# Static files never come as far as Django; what is missing there gets its 404.
+static_and_django = ServeStaticASGI(
+    SingleThreadHandler(), root=settings.STATIC_ROOT, prefix=settings.STATIC_URL, allow_all_origins=False
+)
 booths = BoothHandler()
 
 
@@ -103,8 +106,9 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else django_and_static
-        # By itself: cancelled, Django's handler first waits for its thread, and that perhaps for a picture.
+        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else static_and_django
+        # In a task of its own: when it is cancelled, Django's handler first waits for its thread, which may wait for a
+        # picture.
         handling = asyncio.ensure_future(handler(scope, _limit_body(receive, limit, disconnected), send_from_handler))
         await asyncio.shield(handling)
     except BodyTooLarge:
@@ -120,7 +124,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         disconnected.set()
         handling.add_done_callback(_log_abandoned_failure)
         handling.cancel()
-        if not started:  # this process must leave before the job's end; the booth can post again at once
+        if not started:  # this process shuts down before the job's end; the booth can post again at once
             responded = True
             await _respond(queue_unavailable(), send_with_id)
         raise
@@ -132,7 +136,7 @@ def _log_abandoned_failure(handling: asyncio.Future[None]) -> None:
 
 
 def _limit_body(receive: Receive, limit: int, disconnected: asyncio.Event) -> Receive:
-    """`receive` that raises once the body is larger than the limit, whatever the headers said; and that sets
+    """A `receive` that raises once the body is larger than the limit, whatever the headers said, and that sets
     `disconnected` when the client has closed the connection, which sending to it does not tell."""
     size = 0
 
@@ -200,12 +204,12 @@ async def _report_process(queue: Queue, listener: Listener) -> None:
                 logger.warning("The database does not answer (%s)", error)
             await asyncio.sleep(REPORT_SECONDS)
     finally:
-        with suppress(DatabaseUnavailable):  # leaving together with the database is no fault
+        with suppress(DatabaseUnavailable):  # shutting down together with the database is no fault
             await queue.remove_process(process_id)
 
 
 def _exit_on_failure(task: asyncio.Task[None]) -> None:
-    """A side task that dies takes the process down loudly: whoever supervises it starts it anew."""
+    """A side task that fails ends the process, so that its supervisor starts it again."""
     if not task.cancelled() and (error := task.exception()):
         logger.critical("Task %r died", task.get_name(), exc_info=error)
         os._exit(1)

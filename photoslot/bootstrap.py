@@ -15,7 +15,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.db import transaction
 
-from core.passwords import new_password
+from core.passwords import generate_password
 from ingest.models import IngestSettings
 from ingest.password import rotate
 from photoslot.environment import Environment
@@ -35,7 +35,7 @@ class Credentials:
 
 
 def read_ingest_password() -> str | None:
-    """What RUNTIME_CREDENTIALS_FILE says; None where that is lost. Staff may have rotated the password since."""
+    """From RUNTIME_CREDENTIALS_FILE; None where that is lost. Staff may have rotated the password since."""
     try:
         known = json.loads(settings.RUNTIME_CREDENTIALS_FILE.read_text())
         return known["ingest_password"] or None
@@ -57,7 +57,7 @@ def bootstrap() -> Credentials:
 def _create_admins() -> dict[str, str]:
     users: Any = get_user_model().objects
     missing = [name for name in settings.ADMIN_USERNAMES if not users.filter(username=name).exists()]
-    created = {name: new_password() for name in missing}
+    created = {name: generate_password() for name in missing}
     for name, password in created.items():
         users.create_superuser(name, password=password)
     return created

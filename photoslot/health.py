@@ -21,7 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from core.errors import ApiError
 from core.views import read_only
 from ingest.metrics import BoothSettings
-from jobs.metrics import SEEN_SECONDS, Operation
+from jobs.metrics import SEEN_SECONDS, JobsCollector
 from jobs.models import Process
 from providers.metrics import Accounts
 from slots.metrics import Budgets
@@ -29,7 +29,7 @@ from stats.metrics import FinishedJobs
 
 registry = CollectorRegistry(auto_describe=False)
 registry.register(FinishedJobs())
-registry.register(Operation())
+registry.register(JobsCollector())
 registry.register(BoothSettings())
 registry.register(Budgets())
 registry.register(Accounts())
@@ -44,7 +44,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @read_only
 def readyz(request: HttpRequest) -> HttpResponse:
-    verdicts = {name: _verdict(check) for name, check in CHECKS.items()}
+    verdicts = {name: _run_check(check) for name, check in CHECKS.items()}
     return JsonResponse(
         {"ready": all(verdicts.values()), "checks": verdicts}, status=200 if all(verdicts.values()) else 503
     )
@@ -59,39 +59,39 @@ def metrics(request: HttpRequest) -> HttpResponse:
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 
-def _verdict(check: Callable[[], bool]) -> bool:
+def _run_check(check: Callable[[], bool]) -> bool:
     try:
         return check()
     except (DatabaseError, OSError):
         return False
 
 
-def _database() -> bool:
+def _check_database() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
     return True
 
 
-def _migrations() -> bool:
+def _check_migrations() -> bool:
     executor = MigrationExecutor(connection)
     return not executor.migration_plan(executor.loader.graph.leaf_nodes())
 
 
-def _storage() -> bool:
+def _check_storage() -> bool:
     with NamedTemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as probe:
         probe.write(b"writable")
         probe.flush()  # a full disk says so only now
     return True
 
 
-def _worker() -> bool:
+def _check_worker() -> bool:
     since = timezone.now() - timedelta(seconds=SEEN_SECONDS)
     return Process.objects.filter(kind=Process.Kind.WORKER, seen_at__gte=since).exists()
 
 
 CHECKS: dict[str, Callable[[], bool]] = {
-    "database": _database,
-    "migrations": _migrations,
-    "storage": _storage,
-    "worker": _worker,
+    "database": _check_database,
+    "migrations": _check_migrations,
+    "storage": _check_storage,
+    "worker": _check_worker,
 }

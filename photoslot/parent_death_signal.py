@@ -1,9 +1,9 @@
-"""Becomes another program that is told to stop (SIGTERM) when its parent dies, however that dies.
+"""Executes another program that gets SIGTERM when its parent process dies, however that dies.
 
     python -m photoslot.parent_death_signal <parent's pid> <program> <arguments>
 
 Otherwise a supervisor killed with -9 would leave its children at work, and the port taken. Linux only; elsewhere the
-program runs untethered.
+program runs without that signal.
 """
 
 from __future__ import annotations

@@ -97,11 +97,13 @@ PROVIDER_CALL_TIMEOUT_SECONDS = env.integer("PROVIDER_CALL_TIMEOUT_SECONDS", 5, 
 MEDIA_ROOT = env.folder("MEDIA_ROOT", BASE_DIR / "var/media")
 STORAGES = {
     "default": {"BACKEND": "jobs.storage.files.AtomicFileSystemStorage"},
-    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    # Compressed, and named after their content, so that browsers keep them for good.
+    "staticfiles": {"BACKEND": "servestatic.storage.CompressedManifestStaticFilesStorage"},
 }
 FILE_UPLOAD_TEMP_DIR = MEDIA_ROOT / "tmp"  # on the same file system, so that keeping an upload is a rename
 FILE_UPLOAD_PERMISSIONS = 0o640
 STATIC_URL = "/static/"
+STATIC_ROOT = env.folder("STATIC_ROOT", BASE_DIR / "var/static")  # filled by `collectstatic`
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -109,7 +111,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "django.contrib.staticfiles",
+    "photoslot.apps.StaticFilesConfig",
     "axes",
     "rest_framework",
     "drf_spectacular",
@@ -169,7 +171,7 @@ AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
 AXES_FAILURE_LIMIT = 10  # as at the booths' door
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
-AXES_LOCKOUT_CALLABLE = "staff.login.locked_out"
+AXES_LOCKOUT_CALLABLE = "staff.login.make_lockout_response"
 AXES_SENSITIVE_PARAMETERS = ["username", "csrfmiddlewaretoken"]  # some type the password into the wrong field
 AXES_DISABLE_ACCESS_LOG = True  # a row for each login that nothing removes; `last_login` says the last one
 AXES_VERBOSE = False

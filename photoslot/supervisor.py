@@ -1,7 +1,7 @@
-"""The whole service in one command: web, worker and purge as children of one process, started and stopped in order.
+"""The supervisor behind `run` and `demo`: web and worker are its child processes, the purge is a thread of its own.
 
-A child that dies is started again. Stopping: the web process takes no more photos and the worker finishes those under
-way; whoever is left at the end of the grace is answered 503 and handed back.
+A child that dies is started again. Shutdown: the web process admits no more photos and the worker finishes those under
+way; booths that still wait at the end of the grace period get 503, and their jobs are released.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READY_SECONDS = 30.0  # imports and connections take about two on a slow machine
 RESTART_PAUSE_SECONDS = 1.0  # a child that cannot start must not spin
 MEDIA_PURGE_SECONDS = 60  # contract §2
 RESULTS_PURGE_SECONDS = 15 * 60
-# Of the grace, what remains for answering those whose photo could not be finished, and for closing.
+# After the grace period: for the responses to booths whose photo could not be finished, and for closing.
 ANSWER_SECONDS = 2
 
 
@@ -68,7 +68,7 @@ class Child:
             self.process.send_signal(number)
 
     def wait(self, seconds: float) -> None:
-        """Waits for its end; kills what does not end."""
+        """Waits for its end, and kills it after that time."""
         if self.process is None:
             return
         try:
@@ -94,7 +94,7 @@ class Supervisor:
 
     def __enter__(self) -> Supervisor:
         """Raises `StartError`, with nothing started, when the port is taken."""
-        _refuse_taken(self.port)
+        _check_port(self.port)
         self.children = [Child("web", web_command(self.port))]
         if settings.WORKER_CONCURRENCY:
             self.children.append(Child("worker", [sys.executable, "manage.py", "run_workers"]))
@@ -115,7 +115,7 @@ class Supervisor:
             self._scheduler.join(max(0.1, deadline - time.monotonic()))  # a purge may be broken off anywhere
 
     def wait_until_ready(self) -> bool:
-        """Until the service can take a photo. False: it was told to `stop` before. Raises `StartError`."""
+        """Until the service can take a photo. False: `stop` was called before. Raises `StartError`."""
         deadline = time.monotonic() + READY_SECONDS
         while not self._stopping.wait(0.05):
             if dead := next((c for c in self.children if c.process and c.process.poll() is not None), None):
@@ -134,14 +134,14 @@ class Supervisor:
                 child.keep_alive()
 
     def stop(self) -> None:
-        """Called by a signal. The first lets photos under way be finished; another one leaves at once."""
+        """Called by a signal. The first lets photos under way finish; a second one stops at once."""
         if self._stopping.is_set():
             for child in self.children:
                 child.signal(signal.SIGINT)
         self._stopping.set()
 
     def _find_missing(self) -> str:
-        """What the service still lacks to take a photo; empty: nothing."""
+        """What the service still lacks to take a photo, in words; empty: nothing."""
         try:
             checks: dict[str, bool] = httpx.get(f"{self.url}/readyz", timeout=10).json()["checks"]
         except (httpx.HTTPError, ValueError, KeyError):
@@ -160,14 +160,15 @@ class Supervisor:
 
 
 def free_port() -> int:
-    """A port that nobody has, and that nobody who starts at the same time is given either."""
+    """A free port, which no other process that asks at the same time gets."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
-def _refuse_taken(port: int) -> None:
-    """Asked before anything starts: whoever has the port would otherwise be taken for our own web process."""
+def _check_port(port: int) -> None:
+    """Checked before anything starts: another program on the port would be taken for our own web process. Raises
+    `StartError`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -180,7 +181,7 @@ def _refuse_taken(port: int) -> None:
 
 
 def web_command(port: int) -> list[str]:
-    """The web server. One that is told to stop waits for its booths as long as the worker has to finish them."""
+    """The web server. At shutdown it waits for its booths for as long as the worker may take to finish their photos."""
     options = {
         "--host": settings.HOST,
         "--port": str(port),
@@ -205,10 +206,10 @@ def _purge_results() -> None:
 
 
 def _run_guarded(task: Callable[[], None]) -> None:
-    """A purge that fails is told and tried again at its next time."""
+    """A purge that fails is logged and tried again at its next time."""
     try:
         task()
-    except Exception:  # whatever it is, the booths go on; `purge_last_run_timestamp_seconds` tells on it
+    except Exception:  # whatever it is, the booths go on; `purge_last_run_timestamp_seconds` shows it
         logger.exception("The purge failed")
     finally:
         connection.close()

@@ -19,7 +19,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from core import crypto
-from core.admin import STYLES, HistoryAdmin, badge, pretty
+from core.admin import STYLES, HistoryAdmin, badge, format_json
 from providers import account_validators, accounts, registry
 from providers.base import ProviderError
 from providers.models import ProviderAccount, ProviderCall
@@ -204,7 +204,7 @@ def outcome_badge(call: ProviderCall) -> SafeString:
     return badge(COLOURS.get(call.outcome, call.outcome), call.get_outcome_display())
 
 
-class CallProviderFilter(admin.SimpleListFilter):
+class ProviderFilter(admin.SimpleListFilter):
     title = _("provider")
     parameter_name = "provider_id"
 
@@ -218,7 +218,7 @@ class CallProviderFilter(admin.SimpleListFilter):
 @admin.register(ProviderCall)
 class ProviderCallAdmin(HistoryAdmin):
     list_display = ("at", "provider", "slot_id", "job", "result", "failure", "duration", "model", "cost")
-    list_filter = (CallProviderFilter, "outcome")
+    list_filter = (ProviderFilter, "outcome")
     list_display_links = ("at",)
     ordering = ("-at", "-id")  # the index `calls_by_age`, or `calls_of_provider`
     search_fields = ("job_id",)
@@ -248,7 +248,7 @@ class ProviderCallAdmin(HistoryAdmin):
 
     @admin.display(description=_("used"))
     def usage(self, call: ProviderCall) -> SafeString:
-        return pretty(call.units)
+        return format_json(call.units)
 
     @admin.display(description=_("cost, USD"))
     def cost(self, call: ProviderCall) -> str:

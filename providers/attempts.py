@@ -78,6 +78,21 @@ class Deadline:
         """Until every call must have ended."""
         return self.seconds_left() + self.overtime
 
+    async def bound(self, call: Coroutine[Any, Any, T], limit: float | None = None) -> T:
+        """The call's result. Raises `TimeoutError` after the call's own `limit` (s), `DeadlineReached` when time is
+        up."""
+        left = self.seconds_left_with_overtime()
+        if left <= 0:
+            call.close()  # never started
+            raise DeadlineReached
+        try:
+            async with asyncio.timeout(left if limit is None else min(left, limit)) as timeout:
+                return await call
+        except TimeoutError:
+            if timeout.expired() and (limit is None or left < limit):
+                raise DeadlineReached from None
+            raise
+
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
@@ -98,100 +113,110 @@ async def make_picture(
     """The provider's picture after `finish`; one that `finish` rejects counts as a failed attempt. With a `reference`,
     an earlier worker's job is polled first, and nothing is submitted unless that fails; `earlier` attempts came before.
     Raises `ProviderError` if no picture can be made, `DeadlineReached` when time is up."""
-    payloads: list[Any] = []
+    run = _Attempts(provider, request, deadline, observer, finish)
     try:
-        return await _run_attempts(provider, request, deadline, observer, finish, reference, earlier, payloads)
+        return await run.make_picture(reference, earlier)
     finally:
-        for payload in payloads:
-            provider.release(payload)
+        if run.payload is not None:
+            provider.release(run.payload)
 
 
-async def _run_attempts(
-    provider: Provider[Any],
-    request: Request,
-    deadline: Deadline,
-    observer: Observer,
-    finish: Finish,
-    reference: str | None,
-    earlier: int,
-    payloads: list[Any],
-) -> Picture:
-    retry = request.settings.retry
-    attempts = max((retry and retry.attempts) or settings.PROVIDER_ATTEMPTS, earlier + 1)
-    pause = (
-        settings.PROVIDER_RETRY_PAUSE_SECONDS if retry is None or retry.pause_seconds is None else retry.pause_seconds
-    )
-    payload = None
-    for number in range(earlier + 1, attempts + 1):
-        started, usage, is_submitted = _now(), None, reference is not None
-        try:
-            if reference is None:
-                if payload is None:
-                    payload = await _await_by(deadline, provider.prepare_payload(request))
-                    payloads.append(payload)
-                await observer.wait_for_permit()
-                if deadline.seconds_left() <= 0:  # do not send what cannot be answered in time
-                    raise DeadlineReached
-                started, is_submitted = _now(), True
-            made = await _attempt(provider, payload, deadline, observer, reference)
-            seconds, usage = _now() - started, made.usage
-            picture = await _await_by(deadline, finish(made))
-        except DeadlineReached as error:
-            error.usage = usage
-            raise
-        except ProviderError as error:
-            if not is_submitted and isinstance(error, PermanentError):
-                raise  # not an attempt: the provider was not called
-            error.usage = error.usage or usage
-            await observer.on_attempt(number, _now() - started, error, error.usage)
-            if number == attempts or not _may_repeat(provider, request, error):
+@dataclass(slots=True)
+class _Attempts:
+    provider: Provider[Any]
+    request: Request
+    deadline: Deadline
+    observer: Observer
+    finish: Finish
+    payload: Any = None  # made once, for all attempts
+
+    async def make_picture(self, reference: str | None, earlier: int) -> Picture:
+        retry = self.request.settings.retry
+        attempts = max((retry and retry.attempts) or settings.PROVIDER_ATTEMPTS, earlier + 1)
+        for number in range(earlier + 1, attempts + 1):
+            started, usage, is_submitted = _now(), None, reference is not None
+            try:
+                if reference is None:
+                    await self._prepare()
+                    started, is_submitted = _now(), True
+                made = await self._attempt(reference)
+                seconds, usage = _now() - started, made.usage
+                picture = await self.deadline.bound(self.finish(made))
+            except DeadlineReached as error:
+                error.usage = usage
                 raise
-            reference = None
-            await _back_off(deadline, observer, max(pause, error.retry_after or 0), error)
-        else:
-            await observer.on_attempt(number, seconds, None, usage)
-            return picture
-    raise AssertionError("attempts is at least 1")
-
-
-async def _attempt(
-    provider: Provider[Any], payload: Any, deadline: Deadline, observer: Observer, reference: str | None
-) -> Picture:
-    if reference is None:
-        submitted = await _submit(provider, payload, deadline)
-        if isinstance(submitted, Picture):
-            return submitted
-        reference = submitted.reference
-        await observer.on_accepted(reference)
-    return await _poll(provider, reference, deadline, observer)
-
-
-async def _submit(provider: Provider[Any], payload: Any, deadline: Deadline) -> Picture | Accepted:
-    """A synchronous generation may use all the time that is left; submitting to a queue is a short call."""
-    if not provider.has_queue:
-        return await _await_by(deadline, provider.submit_job(payload))
-    try:
-        return await _await_by(deadline, provider.submit_job(payload), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
-    except TimeoutError:
-        raise AmbiguousError(Reason.SLOW, "The provider's queue did not answer; the job may have been billed") from None
-
-
-async def _poll(provider: Provider[Any], reference: str, deadline: Deadline, observer: Observer) -> Picture:
-    """Polls until there is a picture. A poll costs nothing, so one that fails or whose response is lost is repeated."""
-    while True:
-        observer.on_poll()
-        try:
-            picture = await _await_by(deadline, provider.poll_status(reference), settings.PROVIDER_CALL_TIMEOUT_SECONDS)
-        except (TransientError, AmbiguousError, TimeoutError) as error:
-            logger.info("Poll of %s failed (%s); asking again", provider.id, type(error).__name__)
-        else:
-            if picture is not None:
+            except ProviderError as error:
+                if not is_submitted and isinstance(error, PermanentError):
+                    raise  # not an attempt: the provider was not called
+                error.usage = error.usage or usage
+                await self.observer.on_attempt(number, _now() - started, error, error.usage)
+                if number == attempts or not self._may_repeat(error):
+                    raise
+                reference = None
+                await self._back_off(error)
+            else:
+                await self.observer.on_attempt(number, seconds, None, usage)
                 return picture
-        pause = min(provider.poll_seconds, deadline.seconds_left_with_overtime() - LAST_POLL_SECONDS)
-        if pause <= 0:
-            await asyncio.sleep(max(0, deadline.seconds_left_with_overtime()))
+        raise AssertionError("attempts is at least 1")
+
+    async def _prepare(self) -> None:
+        if self.payload is None:
+            self.payload = await self.deadline.bound(self.provider.prepare_payload(self.request))
+        await self.observer.wait_for_permit()
+        if self.deadline.seconds_left() <= 0:  # do not send what cannot be answered in time
             raise DeadlineReached
-        await asyncio.sleep(pause)
+
+    async def _attempt(self, reference: str | None) -> Picture:
+        if reference is None:
+            submitted = await self._submit()
+            if isinstance(submitted, Picture):
+                return submitted
+            reference = submitted.reference
+            await self.observer.on_accepted(reference)
+        return await self._poll(reference)
+
+    async def _submit(self) -> Picture | Accepted:
+        """A synchronous generation may use all the time that is left; submitting to a queue is a short call."""
+        call = self.provider.submit_job(self.payload)
+        if not self.provider.has_queue:
+            return await self.deadline.bound(call)
+        try:
+            return await self.deadline.bound(call, settings.PROVIDER_CALL_TIMEOUT_SECONDS)
+        except TimeoutError:
+            text = "The provider's queue did not answer; the job may have been billed"
+            raise AmbiguousError(Reason.SLOW, text) from None
+
+    async def _poll(self, reference: str) -> Picture:
+        """Polls until there is a picture. A poll costs nothing, so one that fails or whose response is lost is
+        repeated."""
+        limit = settings.PROVIDER_CALL_TIMEOUT_SECONDS
+        while True:
+            self.observer.on_poll()
+            try:
+                if picture := await self.deadline.bound(self.provider.poll_status(reference), limit):
+                    return picture
+            except (TransientError, AmbiguousError, TimeoutError) as error:
+                logger.info("Poll of %s failed (%s); asking again", self.provider.id, type(error).__name__)
+            left = self.deadline.seconds_left_with_overtime()
+            pause = min(self.provider.poll_seconds, left - LAST_POLL_SECONDS)
+            if pause <= 0:
+                await asyncio.sleep(max(0, left))
+                raise DeadlineReached
+            await asyncio.sleep(pause)
+
+    def _may_repeat(self, error: ProviderError) -> bool:
+        if isinstance(error, AmbiguousError):
+            return may_repeat_ambiguous(self.provider, self.request.settings)
+        return not isinstance(error, PermanentError)
+
+    async def _back_off(self, error: ProviderError) -> None:
+        """Waits before the next attempt; raises `error` at once if that attempt would start after the deadline."""
+        retry = self.request.settings.retry
+        pause = retry.pause_seconds if retry else None
+        seconds = max(settings.PROVIDER_RETRY_PAUSE_SECONDS if pause is None else pause, error.retry_after or 0)
+        if seconds >= self.deadline.seconds_left():
+            raise error
+        await self.observer.back_off(seconds)
 
 
 async def cancel_at_provider(provider: Provider[Any], reference: str) -> None:
@@ -203,34 +228,6 @@ async def cancel_at_provider(provider: Provider[Any], reference: str) -> None:
         logger.warning("%s did not take the cancellation: %s", provider.id, type(error).__name__)
 
 
-async def _await_by(deadline: Deadline, call: Coroutine[Any, Any, T], limit: float | None = None) -> T:
-    """The call's result. Raises `TimeoutError` after the call's own `limit` (s), `DeadlineReached` when time is up."""
-    left = deadline.seconds_left_with_overtime()
-    if left <= 0:
-        call.close()  # never started
-        raise DeadlineReached
-    try:
-        async with asyncio.timeout(left if limit is None else min(left, limit)) as bound:
-            return await call
-    except TimeoutError:
-        if bound.expired() and (limit is None or left < limit):
-            raise DeadlineReached from None
-        raise
-
-
-def _may_repeat(provider: Provider[Any], request: Request, error: ProviderError) -> bool:
-    if isinstance(error, AmbiguousError):
-        return may_repeat_ambiguous(provider, request.settings)
-    return not isinstance(error, PermanentError)
-
-
 def may_repeat_ambiguous(provider: Provider[Any], settings: OperationSettings) -> bool:
     """Rule 12: if repeating cannot cost anything, or the slot allows it."""
     return provider.repeatable or bool(settings.retry and settings.retry.repeat_ambiguous)
-
-
-async def _back_off(deadline: Deadline, observer: Observer, seconds: float, error: ProviderError) -> None:
-    """Waits before the next attempt; raises `error` at once if that attempt would start after the deadline."""
-    if seconds >= deadline.seconds_left():
-        raise error
-    await observer.back_off(seconds)

@@ -1,4 +1,4 @@
-"""Slots: the named recipes that booths post to, and the template images that their settings point to.
+"""Slots: the named provider, operation and settings that booths post to, their template images and their history.
 
-May know `providers` and the kernel of `photoslot`.
+May know `providers` and below.
 """

@@ -21,26 +21,16 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from core.admin import STYLES, badge, pretty
+from core.admin import STYLES, badge, format_json
 from providers import declaration, registry
+from providers.admin import ProviderFilter
 from slots import budget, history_page, template_media
 from slots.forms import SlotForm
 from slots.models import Slot, SlotQuerySet, TemplateBinding, TemplateMedia
 
 
-class ProviderFilter(admin.SimpleListFilter):
-    title = _("provider")
-    parameter_name = "provider_id"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(provider_id=self.value()) if self.value() else queryset
-
-
 class ArchiveFilter(admin.SimpleListFilter):
-    """Archived slots stay out of the way until they are asked for."""
+    """Archived slots are hidden by default."""
 
     title = _("archive")
     parameter_name = "archived"
@@ -83,7 +73,7 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ("id", "name")
     actions = ("switch_on", "switch_off", "archive", "restore")
     readonly_fields = ("booth_url", "saved_settings", "spent", "archived_at", "created_at", "updated_at")
-    # The fields of the chosen operation's settings are drawn after these: `render_change_form`.
+    # `render_change_form` inserts the fields of the chosen operation's settings after these.
     fieldsets = (
         (None, {"fields": ("id", "name", "is_active", "size_limit_mb")}),
         (_("Recipe"), {"fields": ("recipe",)}),
@@ -110,9 +100,9 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return self.readonly_fields if obj is None else ("id", *self.readonly_fields)
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """The budgets of all slots of the page by one query."""
+        """Loads the budgets of all slots of the page with one query."""
         changelist = super().get_changelist_instance(request)
-        budgets = budget.today(changelist.result_list)
+        budgets = budget.load_budgets(changelist.result_list)
         for slot in changelist.result_list:
             slot.budget = budgets.get(slot.pk)
         return changelist
@@ -121,7 +111,7 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return {"id": Slot.next_id(), **super().get_changeform_initial_data(request)}
 
     def save_model(self, request: HttpRequest, obj: Slot, form: Any, change: bool) -> None:
-        # Django would turn an insert of an id that somebody took meanwhile into an update of theirs.
+        # Otherwise Django would turn an insert with an id taken meanwhile into an update of that slot.
         obj.save(force_insert=not change)
 
     def get_urls(self) -> list[URLPattern]:
@@ -130,17 +120,17 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
         """Who changed what, above the standard page's log of what staff did."""
-        answer = super().history_view(request, object_id, extra_context)
-        if isinstance(answer, TemplateResponse) and answer.context_data:
-            answer.context_data |= history_page.context(answer.context_data["object"], request.GET.get("changes"))
-            answer.context_data["media"] = self.media
-        return answer
+        response = super().history_view(request, object_id, extra_context)
+        if isinstance(response, TemplateResponse) and (context := response.context_data):
+            context |= history_page.make_context(context["object"], request.GET.get("changes"))
+            context["media"] = self.media
+        return response
 
     def operations_view(self, request: HttpRequest) -> HttpResponse:
-        """What each operation can be set to, from the declaration that also judges it."""
+        """The settings of each operation, from the declaration that also validates them."""
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
-        offered = [
+        operations = [
             (provider.id, provider.name, operation, declaration.groups(operation))
             for provider in registry.classes().values()
             for operation in provider.operations
@@ -149,41 +139,41 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "title": gettext("Settings of the operations"),
             "opts": self.opts,
             "media": self.media,
-            "operations": offered,
-            "common": offered[0][-1][1:],
+            "operations": operations,
+            "common": operations[0][-1][1:],
         }
         return TemplateResponse(request, "admin/slots/slot/operations.html", context)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("add") or self.has_change_permission(request, kwargs.get("obj")):
-            shown = context["adminform"]
-            shown.fieldsets[len(self.fieldsets) : len(self.fieldsets)] = shown.form.fieldsets()
+            adminform = context["adminform"]
+            adminform.fieldsets[len(self.fieldsets) : len(self.fieldsets)] = adminform.form.fieldsets()
         return super().render_change_form(request, context, *args, **kwargs)
 
     def has_delete_permission(self, request: HttpRequest, obj: Slot | None = None) -> bool:
-        return False  # jobs and figures point to it: slots are archived
+        return False  # jobs and statistics refer to it: slots are archived
 
     @admin.display(description=_("provider and operation"), ordering="provider_id")
     def recipe(self, slot: Slot) -> str:
-        """In the list, and in place of the form's field of this name for those who may only look."""
+        """In the list, and for view-only staff in place of the form's field of this name."""
         operation = registry.operation_name(slot.provider_id, slot.operation_id)
         return f"{registry.provider_name(slot.provider_id)}: {operation}"
 
     @admin.display(description=_("saved settings"))
     def saved_settings(self, slot: Slot) -> SafeString:
-        return pretty(slot.settings_json)
+        return format_json(slot.settings_json)
 
     @admin.display(description=_("spent today (UTC)"))
     def spent(self, slot: Slot) -> str:
-        of = slot.budget if hasattr(slot, "budget") else budget.today([slot]).get(slot.pk)
-        if of is None:
+        today = slot.budget if hasattr(slot, "budget") else budget.load_budgets([slot]).get(slot.pk)
+        if today is None:
             return "-"
-        words = {"spent": f"{of.spent:.2f}", "limit": f"{of.limit:.2f}", "percent": int(of.share * 100)}
+        words = {"spent": f"{today.spent:.2f}", "limit": f"{today.limit:.2f}", "percent": int(today.share * 100)}
         text = gettext("%(spent)s of %(limit)s USD, %(percent)s %%") % words
-        if of.unpriced:
-            unknown = ngettext("%d call at an unknown price", "%d calls at an unknown price", of.unpriced)
-            text += f"; {unknown % of.unpriced}"
-        return badge(f"spent-{of.level}", text) if of.level else text
+        if today.unpriced:
+            unknown = ngettext("%d call at an unknown price", "%d calls at an unknown price", today.unpriced)
+            text += f"; {unknown % today.unpriced}"
+        return badge(f"spent-{today.level}", text) if today.level else text
 
     @admin.display(description="", ordering="archived_at")
     def archived(self, slot: Slot) -> str:
@@ -196,24 +186,24 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(permissions=["change"], description=_("Switch the selected slots on"))
     def switch_on(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
-        self._each(request, queryset, lambda slot: slot.switch(True), gettext("Switched on"))
+        self._apply_to_each(request, queryset, lambda slot: slot.switch(True), gettext("Switched on"))
 
     @admin.action(permissions=["change"], description=_("Switch the selected slots off"))
     def switch_off(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
-        self._each(request, queryset, lambda slot: slot.switch(False), gettext("Switched off"))
+        self._apply_to_each(request, queryset, lambda slot: slot.switch(False), gettext("Switched off"))
 
     @admin.action(permissions=["change"], description=_("Archive the selected slots"))
     def archive(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
-        self._each(request, queryset, SlotQuerySet.archive, gettext("Archived"))
+        self._apply_to_each(request, queryset, SlotQuerySet.archive, gettext("Archived"))
 
     @admin.action(permissions=["change"], description=_("Take the selected slots out of the archive"))
     def restore(self, request: HttpRequest, queryset: SlotQuerySet) -> None:
-        self._each(request, queryset, SlotQuerySet.restore, gettext("Taken out of the archive"))
+        self._apply_to_each(request, queryset, SlotQuerySet.restore, gettext("Taken out of the archive"))
 
-    def _each(
+    def _apply_to_each(
         self, request: HttpRequest, queryset: SlotQuerySet, verb: Callable[[SlotQuerySet], int], done: str
     ) -> None:
-        """The verb for each slot by itself, so that log and message name those that it changed."""
+        """Calls `verb` for each slot by itself, so that the log and the message name those that it changed."""
         changed = []
         for slot in queryset:
             with transaction.atomic():
@@ -242,7 +232,7 @@ class TemplateMediaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_select_related = ("uploaded_by",)
     list_per_page = 50
     search_fields = ("label",)
-    # The file itself is never shown as a field: that would be a link, and template images have no public address.
+    # Without the file: its field would be a link, and template images have no public address.
     saved_fields = ("preview", "used_by", "mime_type", "size", "checksum", "uploaded_by", "created_at")
 
     class Media:
@@ -262,12 +252,12 @@ class TemplateMediaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return [path("<uuid:pk>/preview/", view, name="slots_templatemedia_preview"), *super().get_urls()]
 
     def preview_view(self, request: HttpRequest, pk: UUID) -> HttpResponse:
-        """The only way to look at a template image from outside; the file never changes, so browsers may keep it."""
+        """A small copy of a template image; the file never changes, so browsers may cache it."""
         media = get_object_or_404(TemplateMedia, pk=pk)
         if not self.has_view_or_change_permission(request, media):
             raise PermissionDenied
         try:
-            picture = template_media.preview(media)
+            picture = template_media.make_preview(media)
         except FileNotFoundError:
             raise Http404 from None
         return HttpResponse(picture.data, picture.mime_type, headers={"Cache-Control": "private, max-age=3600"})

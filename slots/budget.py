@@ -1,5 +1,5 @@
-"""How much of its `daily_budget` a slot has spent today (UTC), for staff and metrics. The door and the limits ask for
-themselves, in their own statements."""
+"""How much of its `daily_budget` a slot has spent today (UTC), for staff and metrics. Admission and the limits of calls
+read it in their own SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slots.models import Slot
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """US dollars. `unpriced` calls may have cost something that nobody knows; for one that failed nothing is owed."""
+    """US dollars. `unpriced` counts the calls whose cost is unknown; a failed call costs nothing."""
 
     spent: Decimal
     limit: Decimal
@@ -29,20 +29,20 @@ class Budget:
 
     @property
     def level(self) -> int:
-        """What staff are told: 0, 50, 80 or 100 per cent reached."""
+        """The warning level reached, in per cent: 0, 50, 80 or 100."""
         return max(level for level in (0, 50, 80, 100) if self.share * 100 >= level)
 
 
-def today(slots: Iterable[Slot]) -> dict[str, Budget]:
-    """By slot id, of those slots that have a budget."""
+def load_budgets(slots: Iterable[Slot]) -> dict[str, Budget]:
+    """Today's budgets by slot id, of those slots that have one."""
     limits = {slot.pk: limit for slot in slots if (limit := slot.settings_json.get("daily_budget"))}
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     calls = ProviderCall.objects.filter(slot_id__in=limits, at__gte=midnight, ended_at__isnull=False).order_by()
     unpriced = Count("id", filter=Q(cost_usd=None) & ~Q(outcome=ProviderCall.Outcome.FAILED))
     found = {row["slot_id"]: row for row in calls.values("slot_id").annotate(spent=Sum("cost_usd"), unpriced=unpriced)}
-    nothing = {"spent": None, "unpriced": 0}
-    return {slot_id: _budget(limit, found.get(slot_id, nothing)) for slot_id, limit in limits.items()}
+    no_calls = {"spent": None, "unpriced": 0}
+    return {slot_id: _make_budget(limit, found.get(slot_id, no_calls)) for slot_id, limit in limits.items()}
 
 
-def _budget(limit: float, row: Mapping[str, Any]) -> Budget:
+def _make_budget(limit: float, row: Mapping[str, Any]) -> Budget:
     return Budget(row["spent"] or Decimal(), Decimal(str(limit)), row["unpriced"])

@@ -1,7 +1,7 @@
-"""Form fields for an operation's settings, one for each, drawn from the declaration.
+"""Form fields for an operation's settings, one for each, made from its declaration.
 
-They only turn what a browser sends into JSON's values. What may be given is judged by the declaration, in
-`operations.validate`, so that each rule stands once.
+They only turn what a browser sends into JSON values. The declaration validates these, in
+`settings_validation.validate`, so that each rule is written once.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from django.utils.translation import gettext
 from providers import registry
 from providers.declaration import Group, Setting
 
-PREFIX = "settings."  # of the fields' names, before the setting's path
+PREFIX = "settings."  # of a field's name; the setting's path follows
 EMPTY: tuple[object, ...] = (None, "", [], {})
-LONG_TEXT = 255  # characters; what may be longer has a box of several lines
+LONG_TEXT = 255  # characters; a longer text gets a box of several lines
 
 
 class TextField(forms.CharField):
-    """Browsers send every line's end as CR LF; a prompt has them as it was written."""
+    """Browsers send line ends as CR LF; this keeps them as LF."""
 
     def to_python(self, value: Any) -> str:
         return (super().to_python(value) or "").replace("\r\n", "\n")
 
 
 class ChoiceField(forms.TypedChoiceField):
-    """A value that is not offered gets through, for the declaration to refuse with the alternatives."""
+    """Accepts values that are not offered: the declaration refuses them and names the alternatives."""
 
     def valid_value(self, value: Any) -> bool:
         return True
@@ -59,7 +59,7 @@ class PrettyJSONField(forms.JSONField):
 
 
 class KeyInput(forms.TextInput):
-    """Offers the keys that the slot has; another may be typed, for an image that is added in the same form."""
+    """Suggests the slot's keys; others may be typed, for images that are added in the same form."""
 
     def __init__(self, keys: Collection[str]) -> None:
         super().__init__({"autocomplete": "off"})
@@ -67,67 +67,67 @@ class KeyInput(forms.TextInput):
 
     def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
         options = format_html_join("", '<option value="{}"></option>', ((key,) for key in self.keys))
-        offered = f"{name}.keys"
-        field = super().render(name, value, {**(attrs or {}), "list": offered}, renderer)
-        return format_html('{}<datalist id="{}">{}</datalist>', field, offered, options)
+        list_id = f"{name}.keys"
+        field = super().render(name, value, {**(attrs or {}), "list": list_id}, renderer)
+        return format_html('{}<datalist id="{}">{}</datalist>', field, list_id, options)
 
 
-def field_for(setting: Setting, keys: Collection[str], saved: Any) -> forms.Field:
-    """Whether it is required is for the form to say. `saved` stays on offer also where the declaration drops it."""
-    field = _field(setting, keys, saved)
+def make_field(setting: Setting, keys: Collection[str], saved: Any) -> forms.Field:
+    """The form decides whether it is required. `saved` stays a choice even if the declaration no longer has it."""
+    field = _choose_field(setting, keys, saved)
     field.label = setting.title
-    field.help_text = escape(" ".join(filter(None, [setting.description, _keys_in_words(setting, keys)])))
+    field.help_text = escape(" ".join(filter(None, [setting.description, _describe_keys(setting, keys)])))
     return field
 
 
-def shown(settings_json: Mapping[str, Any], group: Group) -> dict[str, Any]:
-    """The values for the group's fields, by the settings' paths."""
+def initial_values(settings_json: Mapping[str, Any], group: Group) -> dict[str, Any]:
+    """The saved values for the group's fields, by the settings' paths."""
     values = settings_json.get(group.path) if group.path else settings_json
     if not isinstance(values, Mapping):
         return {}
     defaults = {s.path: s.default for s in group.settings}
-    found = {s.path: values[name] for s in group.settings if (name := _name(s)) in values}
-    if group.path and not values:  # an object without entries means its defaults; without any field it would be none
+    found = {s.path: values[name] for s in group.settings if (name := _last_part(s)) in values}
+    if group.path and not values:  # {} means the defaults; with all fields empty it would be lost
         found = dict([(path, value) for path, value in defaults.items() if value not in EMPTY][:1])
     return found
 
 
-def as_json(settings: Iterable[Setting], cleaned: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the fields say. What was left empty is left out, so that the declaration's default holds."""
-    made: dict[str, Any] = {}
+def build_settings_json(settings: Iterable[Setting], cleaned: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings from the cleaned fields. An empty field is left out, so that the declaration's default applies."""
+    settings_json: dict[str, Any] = {}
     for setting in settings:
         value = cleaned.get(PREFIX + setting.path)
         if value in EMPTY or (isinstance(value, bool) and value == setting.default):
             continue
         group, _dot, name = setting.path.rpartition(".")
-        (made.setdefault(group, {}) if group else made)[name] = value
-    return made
+        (settings_json.setdefault(group, {}) if group else settings_json)[name] = value
+    return settings_json
 
 
-def _field(setting: Setting, keys: Collection[str], saved: Any) -> forms.Field:
+def _choose_field(setting: Setting, keys: Collection[str], saved: Any) -> forms.Field:
     hint = "" if setting.default in EMPTY else str(setting.default)
-    if choices := _choices(setting):
-        return _choice_field(choices, hint, saved)
+    if choices := _get_choices(setting):
+        return _make_choice_field(choices, hint, saved)
     if setting.is_key:
         return TextField(widget=KeyInput(keys))
     if setting.is_list_of_keys:
         return KeysField(widget=forms.TextInput({"class": "vTextField", "autocomplete": "off"}))
-    return _plain_field(setting.schema, hint)
+    return _make_plain_field(setting.schema, hint)
 
 
-def _plain_field(schema: Mapping[str, Any], hint: str) -> forms.Field:
+def _make_plain_field(schema: Mapping[str, Any], hint: str) -> forms.Field:
     match schema.get("type"):
         case "boolean":
             return forms.BooleanField()
         case "integer" | "number":
-            return _number_field(schema, hint)
+            return _make_number_field(schema, hint)
         case "string":
-            return _text_field(schema, hint)
+            return _make_text_field(schema, hint)
     return PrettyJSONField(widget=forms.Textarea({"rows": 3, "spellcheck": "false", "class": "vLargeTextField code"}))
 
 
-def _choices(setting: Setting) -> list[tuple[Any, str]]:
-    """A declaration knows no other providers, so it cannot name those that a fallback may go to."""
+def _get_choices(setting: Setting) -> list[tuple[Any, str]]:
+    """Adds the choices of a fallback: a declaration does not know the other providers."""
     match setting.path.rpartition(".")[2]:
         case "provider_id":
             return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
@@ -137,7 +137,7 @@ def _choices(setting: Setting) -> list[tuple[Any, str]]:
     return setting.choices
 
 
-def _choice_field(choices: list[tuple[Any, str]], default: str, saved: Any) -> forms.Field:
+def _make_choice_field(choices: list[tuple[Any, str]], default: str, saved: Any) -> forms.Field:
     values = {str(value): value for value, _label in choices}
     labels = {str(value): label for value, label in choices}
     empty = gettext("default: %(default)s") % {"default": labels.get(default, default)} if default else "—"
@@ -147,20 +147,20 @@ def _choice_field(choices: list[tuple[Any, str]], default: str, saved: Any) -> f
     return ChoiceField(choices=offered, coerce=lambda value: values.get(value, value), empty_value="")
 
 
-def _number_field(schema: Mapping[str, Any], hint: str) -> forms.Field:
+def _make_number_field(schema: Mapping[str, Any], hint: str) -> forms.Field:
     kind = forms.IntegerField if schema["type"] == "integer" else forms.FloatField
     bounds = {"min": schema.get("minimum", schema.get("exclusiveMinimum")), "max": schema.get("maximum")}
-    given = {name: bound for name, bound in bounds.items() if bound is not None}
-    return kind(widget=forms.NumberInput({"placeholder": hint, "class": "setting-number", **given}))
+    attributes = {name: bound for name, bound in bounds.items() if bound is not None}
+    return kind(widget=forms.NumberInput({"placeholder": hint, "class": "setting-number", **attributes}))
 
 
-def _text_field(schema: Mapping[str, Any], hint: str) -> forms.Field:
+def _make_text_field(schema: Mapping[str, Any], hint: str) -> forms.Field:
     if schema.get("maxLength", 0) > LONG_TEXT:
         return TextField(widget=forms.Textarea({"rows": 5, "class": "vLargeTextField"}))
     return TextField(widget=forms.TextInput({"class": "vTextField", "placeholder": hint}))
 
 
-def _keys_in_words(setting: Setting, keys: Collection[str]) -> str:
+def _describe_keys(setting: Setting, keys: Collection[str]) -> str:
     if not (setting.is_key or setting.is_list_of_keys):
         return ""
     if not keys:
@@ -168,5 +168,5 @@ def _keys_in_words(setting: Setting, keys: Collection[str]) -> str:
     return gettext("The slot has: %(keys)s.") % {"keys": ", ".join(sorted(keys))}
 
 
-def _name(setting: Setting) -> str:
+def _last_part(setting: Setting) -> str:
     return setting.path.rpartition(".")[2]

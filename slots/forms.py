@@ -22,15 +22,14 @@ from slots.models import TemplateBinding
 class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
     """Provider and operation are one choice, so that they always belong together.
 
-    The fields of the settings are those of the chosen recipe. With `_redraw` among what was posted nothing is judged or
-    saved: the form comes back with the fields of another recipe, and what was typed stays where both have a setting
-    of that name.
+    The form has the settings fields of the chosen operation. A post with `_redraw` is neither validated nor saved: the
+    form comes back with the fields of another operation, and keeps what was typed in a setting that both have.
     """
 
     class Meta:
         error_messages = {"id": {"unique": _("There is a slot with this id already.")}}
 
-    use_required_attribute = False  # a required field is no hindrance to pasting the whole
+    use_required_attribute = False  # or browsers would not submit pasted settings alone
     recipe = forms.ChoiceField(label=_("Provider and operation"), widget=forms.Select({"autocomplete": "off"}))
     settings_json = fields.PrettyJSONField(
         label=_("All settings"),
@@ -43,20 +42,20 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         super().__init__(*args, **kwargs)
         self.is_redraw = "_redraw" in self.data
         self.is_pasted = bool(self.data.get("settings_json", "").strip()) and not self.is_redraw
-        self.template_keys = self._template_keys()
+        self.template_keys = self._collect_template_keys()
         self.initial["settings_json"] = None  # it is for pasting
         recipe = self._offer_recipes()
         operation = registry.operation(*recipe.split("/", 1)) if "/" in recipe else None
         self.groups = declaration.groups(operation) if operation else []
         for group in self.groups:
-            self._draw(group)
+            self._add_fields(group)
 
     def _offer_recipes(self) -> str:
-        """Returns the recipe that is chosen now."""
+        """Fills the choices of `recipe`, and returns the one that is chosen now."""
         saved = f"{self.instance.provider_id}/{self.instance.operation_id}" if self.instance.provider_id else ""
         field = self.fields["recipe"]
         assert isinstance(field, forms.ChoiceField)
-        field.choices = choices = _recipes(saved)
+        field.choices = choices = _list_recipes(saved)
         field.initial = saved or choices[0][0]
         field.help_text = format_html(
             '<button name="_redraw" value="1" class="button" formnovalidate>{}</button> '
@@ -67,13 +66,13 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         )
         return str(self["recipe"].value() or "")
 
-    def _draw(self, group: Group) -> None:
+    def _add_fields(self, group: Group) -> None:
         saved = self.instance.settings_json
-        initial = fields.shown(saved, group) if isinstance(saved, dict) else {}
+        initial = fields.initial_values(saved, group) if isinstance(saved, dict) else {}
         for setting in group.settings:
             name = PREFIX + setting.path
             value = None if self.is_redraw else self.data.get(name, initial.get(setting.path))
-            field = fields.field_for(setting, self.template_keys, value)
+            field = fields.make_field(setting, self.template_keys, value)
             field.required = setting.is_required and not self.is_pasted
             field.initial = initial.get(
                 setting.path, setting.default if setting.schema.get("type") == "boolean" else None
@@ -81,7 +80,7 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
             self.fields[name] = field
 
     def fieldsets(self) -> list[tuple[str, dict[str, Any]]]:
-        """For the admin: a group each; objects that are not set are folded up."""
+        """For the admin: one per group; objects that are not set are collapsed."""
         return [
             (
                 str(group.title),
@@ -112,26 +111,26 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         self.instance.provider_id, self.instance.operation_id = provider_id, operation_id
         self.instance.template_keys = self.template_keys
         if not self.is_pasted:
-            every = [setting for group in self.groups for setting in group.settings]
-            self.cleaned_data["settings_json"] = fields.as_json(every, self.cleaned_data)
-        # Also where Django would leave it as it is: {} counts as empty.
+            settings = [setting for group in self.groups for setting in group.settings]
+            self.cleaned_data["settings_json"] = fields.build_settings_json(settings, self.cleaned_data)
+        # Django itself would not assign {}, which counts as empty.
         self.instance.settings_json = self.cleaned_data.get("settings_json", {})
 
     def add_error(self, field: str | None, error: Any) -> None:
-        """Says each fault once, beside the field at fault."""
+        """Shows each error once, beside its field."""
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
-            named: dict[str, list[Any]] = {}
+            by_field: dict[str, list[Any]] = {}
             for name, problems in error.error_dict.items():
                 for problem in problems:
-                    place = self._field_at_fault(name, settings_validation.place(problem))
-                    named.setdefault(place, []).append(
-                        settings_validation.sentence(problem) if place.startswith(PREFIX) else problem
+                    field_name = self._find_field(name, settings_validation.setting_path(problem))
+                    by_field.setdefault(field_name, []).append(
+                        settings_validation.setting_message(problem) if field_name.startswith(PREFIX) else problem
                     )
-            error = ValidationError({k: v for k, v in named.items() if k not in self.errors})
+            error = ValidationError({k: v for k, v in by_field.items() if k not in self.errors})
         super().add_error(field, error)
 
-    def _field_at_fault(self, name: str, path: str) -> str:
-        """The setting's own field, that of the setting it is a part of, or the first of the object it is."""
+    def _find_field(self, name: str, path: str) -> str:
+        """The field of the setting at `path`, or of the setting that contains it, or the first within it."""
         if name in ("provider_id", "operation_id"):
             return "recipe"
         if name != "settings_json" or self.is_pasted or not path:
@@ -141,8 +140,8 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         below = (field for field in self.fields if field.startswith(f"{PREFIX}{path}."))
         return next((field for field in above if field in self.fields), next(below, name))
 
-    def _template_keys(self) -> set[str]:
-        """The keys that the slot will have once the rows of template images in the same form are saved too."""
+    def _collect_template_keys(self) -> set[str]:
+        """The keys that the slot will have once the template images of the same form are saved."""
         saved = TemplateBinding.objects.filter(slot_id=self.instance.pk)
         keys: dict[int | str, str] = dict(saved.values_list("pk", "setting_key"))
         for name in self.data:
@@ -152,8 +151,8 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         return set(keys.values()) - {""}
 
 
-def _recipes(saved: str) -> list[tuple[str, str]]:
-    """What this installation offers; a slot's own also where that is not offered any more."""
+def _list_recipes(saved: str) -> list[tuple[str, str]]:
+    """Providers and operations as choices; the saved one too if it is not offered any more."""
     offered = {
         f"{provider.id}/{operation.id}": f"{provider.name}: {operation.name}"
         for provider in registry.classes().values()

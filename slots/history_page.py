@@ -1,4 +1,4 @@
-"""A slot's history as its page in the admin tells it: `history.differences`, in words."""
+"""A slot's history on its page in the admin: `history.list_differences`, with labels and translated values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django.utils.formats import date_format
 from django.utils.text import capfirst
 
 from providers import declaration, registry
-from slots.history import differences
+from slots.history import list_differences
 from slots.models import Slot, SlotChange, TemplateBinding, TemplateMedia
 
 PAGE_SIZE = 50
@@ -25,62 +25,62 @@ IMAGE = "template_media."
 Setting = tuple[str, Sequence[tuple[Any, str]]]  # its title, and its values with their names
 
 
-def context(slot: Slot, page: str | None) -> dict[str, Any]:
-    """What the template shows: the entries of a page, each with its rows of field, from and to."""
+def make_context(slot: Slot, page: str | None) -> dict[str, Any]:
+    """The template's context: the entries of a page, each with its rows of field, from and to."""
     entries = Paginator(slot.changes.order_by("-id"), PAGE_SIZE).get_page(page)
-    words = Words(list(entries))
-    return {"entries": entries, "changes": [(entry, words.rows(entry)) for entry in entries]}
+    formatter = EntryFormatter(list(entries))
+    return {"entries": entries, "changes": [(entry, formatter.format_entry(entry)) for entry in entries]}
 
 
-class Words:
-    """For the entries of a page; the images' names take one query for all."""
+class EntryFormatter:
+    """Formats the entries of a page; loads the names of all their images with one query."""
 
     def __init__(self, entries: list[SlotChange]) -> None:
         sides = [side for entry in entries for side in (entry.before, entry.after) if side]
-        named = {value for side in sides for field, value in side.items() if field.startswith(IMAGE)}
-        self.images = TemplateMedia.objects.in_bulk(named)
+        image_ids = {value for side in sides for field, value in side.items() if field.startswith(IMAGE)}
+        self.images = TemplateMedia.objects.in_bulk(image_ids)
         self.settings: dict[tuple[str, str], dict[str, Setting]] = {}
 
-    def rows(self, entry: SlotChange) -> list[tuple[str, str, str]]:
+    def format_entry(self, entry: SlotChange) -> list[tuple[str, str, str]]:
         old, new = entry.before or {}, entry.after
         return [
             (
-                self._label(change["field"], old, new),
-                self._value(change["field"], change["from"], old),
-                self._value(change["field"], change["to"], new),
+                self._format_label(change["field"], old, new),
+                self._format_value(change["field"], change["from"], old),
+                self._format_value(change["field"], change["to"], new),
             )
-            for change in differences(entry)
+            for change in list_differences(entry)
         ]
 
-    def _label(self, field: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    def _format_label(self, field: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         kind, _dot, rest = field.partition(".")
-        label = _name(TemplateBinding, "media") if field.startswith(IMAGE) else _name(Slot, kind)
-        title, _choices = self._setting(new, rest) or self._setting(old, rest) or (rest, ())
+        label = _field_label(TemplateBinding, "media") if field.startswith(IMAGE) else _field_label(Slot, kind)
+        title, _choices = self._find_setting(new, rest) or self._find_setting(old, rest) or (rest, ())
         return f"{label}: {title}" if rest else label
 
-    def _value(self, field: str, value: Any, side: Mapping[str, Any]) -> str:
+    def _format_value(self, field: str, value: Any, side: Mapping[str, Any]) -> str:
         kind, _dot, rest = field.partition(".")
-        _title, choices = self._setting(side, rest) or (rest, ())
-        named = next((name for choice, name in choices if choice == value), value)
-        match kind, named:
+        _title, choices = self._find_setting(side, rest) or (rest, ())
+        readable = next((name for choice, name in choices if choice == value), value)
+        match kind, readable:
             case "provider_id", str():
-                named = registry.provider_name(value)
+                readable = registry.provider_name(value)
             case "operation_id", str():
-                named = registry.operation_name(side["provider_id"], value)
+                readable = registry.operation_name(side["provider_id"], value)
             case "template_media", str():
-                named = self.images.get(UUID(value), value)
-        return _written(named)
+                readable = self.images.get(UUID(value), value)
+        return _format_plain(readable)
 
-    def _setting(self, side: Mapping[str, Any], path: str) -> Setting | None:
-        """What the operation of that side says of it."""
-        recipe = (side.get("provider_id", ""), side.get("operation_id", ""))
-        if recipe not in self.settings:
-            self.settings[recipe] = _settings(*recipe)
-        return self.settings[recipe].get(path)
+    def _find_setting(self, side: Mapping[str, Any], path: str) -> Setting | None:
+        """The setting as declared by the operation of that side of the entry."""
+        operation = (side.get("provider_id", ""), side.get("operation_id", ""))
+        if operation not in self.settings:
+            self.settings[operation] = _describe_settings(*operation)
+        return self.settings[operation].get(path)
 
 
-def _settings(provider_id: str, operation_id: str) -> dict[str, Setting]:
-    """By path."""
+def _describe_settings(provider_id: str, operation_id: str) -> dict[str, Setting]:
+    """The titles and choices of the settings, by path."""
     operation = registry.operation(provider_id, operation_id)
     return {
         setting.path: (f"{group.title}: {setting.title}" if group.path else setting.title, setting.choices)
@@ -89,15 +89,15 @@ def _settings(provider_id: str, operation_id: str) -> dict[str, Setting]:
     }
 
 
-def _name(model: type[Model], field: str) -> str:
-    """Also of one that an upgrade of the service has taken away since."""
+def _field_label(model: type[Model], field: str) -> str:
+    """The field's own name if an upgrade of the service has removed it."""
     try:
         return capfirst(str(label_for_field(field, model)))
     except AttributeError:
         return field
 
 
-def _written(value: Any) -> str:
+def _format_plain(value: Any) -> str:
     match value:
         case None:
             return "–"

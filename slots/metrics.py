@@ -16,6 +16,6 @@ class Budgets(Collector):
         text = "Spent today (UTC) of the slot's daily_budget; at 1 its photos are refused."
         gauge = GaugeMetricFamily("slot_budget_used_ratio", text, labels=["slot_id"])
         slots = Slot.objects.filter(archived_at=None, settings_json__has_key="daily_budget")
-        for slot_id, spent in budget.today(slots).items():
-            gauge.add_metric([slot_id], spent.share)
+        for slot_id, spending in budget.load_budgets(slots).items():
+            gauge.add_metric([slot_id], spending.share)
         yield gauge

@@ -19,7 +19,7 @@ from slots import settings_validation
 
 class SlotQuerySet(models.QuerySet["Slot"]):
     def archive(self) -> int:
-        """Booths get 404 from now on; jobs under way go on. Returns how many were not archived before."""
+        """Booths get 404 from now on; jobs under way continue. Returns how many slots it archived."""
         return self.filter(archived_at=None).update(archived_at=Now(), updated_at=Now())
 
     def restore(self) -> int:
@@ -30,7 +30,7 @@ class SlotQuerySet(models.QuerySet["Slot"]):
 
 
 class Slot(models.Model):
-    """A named recipe that booths post to. Editing it never touches jobs under way: a job carries its own copy."""
+    """A named provider, operation and settings. Editing it does not affect jobs under way: a job has its own copy."""
 
     id = models.CharField(
         _("slot"),
@@ -69,7 +69,7 @@ class Slot(models.Model):
 
     @cached_property
     def template_keys(self) -> Collection[str]:
-        """What the settings may point to. A form that is about to change the bindings sets what there will be."""
+        """The keys that the settings may name. A form that changes the bindings sets the keys that will result."""
         return set() if self._state.adding else set(self.bindings.values_list("setting_key", flat=True))
 
     @staticmethod
@@ -88,7 +88,7 @@ def template_path(media: TemplateMedia, filename: str) -> str:
 
 
 class TemplateMedia(models.Model):
-    """A lasting reference image. The file never changes; another picture is another row."""
+    """A permanent reference image. The file never changes; another picture is another row."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     file = models.FileField(_("file"), upload_to=template_path, max_length=100)
@@ -128,7 +128,7 @@ class TemplateBinding(models.Model):
         verbose_name = _("template image of a slot")
         verbose_name_plural = _("template images of the slot")
         constraints = [
-            # A key means one image, or a recipe would not be one.
+            # Settings name an image by its key, so a key means one image.
             models.UniqueConstraint(fields=["slot", "setting_key"], name="binding_key_once_per_slot"),
         ]
 
@@ -137,15 +137,15 @@ class TemplateBinding(models.Model):
 
 
 class SlotChange(models.Model):
-    """An entry of a slot's history: what its row, or that of one of its images, said before and after. Triggers write
-    it (`slots.history`); nobody changes or removes one."""
+    """An entry of a slot's history: its row, or that of one of its images, before and after a change. Triggers write
+    it (`slots.history`); it is never changed or removed."""
 
     slot = models.ForeignKey(Slot, models.DO_NOTHING, related_name="changes", db_constraint=False, db_index=False)
     at = models.DateTimeField()
-    username = models.CharField(max_length=150, null=True)  # as it was then; null: nobody of the staff, but a command
-    before = models.JSONField(null=True)  # null: the slot was new
+    username = models.CharField(max_length=150, null=True)  # as it was then; null: not written by staff
+    before = models.JSONField(null=True)  # null: the slot is new
     after = models.JSONField()
 
     class Meta:
-        default_permissions = ()  # who may see the slot may see its history, and that is all
+        default_permissions = ()  # the permission to view the slot covers its history
         indexes = [models.Index(fields=["slot", "-id"], name="change_newest_of_slot")]  # a page of the history

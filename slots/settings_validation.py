@@ -1,4 +1,4 @@
-"""A slot's settings against the one declaration of its operation (`providers.base.OperationSettings`)."""
+"""Validates a slot's settings against the declaration of its operation (`providers.base.OperationSettings`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from providers import declaration, faults, registry
 from providers.base import SLOT_SETTINGS, Fallback, Operation, OperationSettings
 from providers.models import ProviderAccount
 
-# pydantic's words are English; these say the same to staff in their own language. The keys are pydantic's error types.
+# pydantic's messages are English; these are translated. The keys are pydantic's error types.
 MESSAGES: Mapping[str, str | Promise] = {
     "missing": _("This setting is required."),
     "extra_forbidden": _("This operation has no such setting."),
@@ -43,78 +43,81 @@ MESSAGES: Mapping[str, str | Promise] = {
 }
 
 
-def load(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
-    """The settings as their operation's own type. Raises `ValidationError`, which `by_field` takes apart."""
+def parse(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
+    """The settings as their operation's own type. Raises `ValidationError`, for `group_by_field`."""
     if "\\u0000" in json.dumps(settings_json):
         raise ValidationError({"settings_json": _("The character NUL cannot be stored.")})
     try:
-        return _operation(provider_id, operation_id).settings.model_validate(settings_json)
+        return _get_operation(provider_id, operation_id).settings.model_validate(settings_json)
     except pydantic.ValidationError as error:
-        found = [_at(".".join(map(str, fault["loc"])), _sentence(fault)) for fault in error.errors()]
+        found = [_make_error(".".join(map(str, fault["loc"])), _translate(fault)) for fault in error.errors()]
         raise ValidationError({"settings_json": found}) from error
 
 
 def validate(provider_id: str, operation_id: str, settings_json: object, template_keys: Collection[str]) -> None:
-    """All that must hold before a slot is saved; `template_keys` are the keys the slot has template media for."""
-    loaded = load(provider_id, operation_id, settings_json)
+    """Checks a slot before it is saved; `template_keys` are those of its template media. Raises `ValidationError`."""
+    parsed = parse(provider_id, operation_id, settings_json)
     _check_public_address(provider_id)
-    _check_keys(_operation(provider_id, operation_id), loaded, template_keys)
-    if loaded.fallback:
-        _check_fallback(loaded.fallback, template_keys)
+    _check_keys(_get_operation(provider_id, operation_id), parsed, template_keys)
+    if parsed.fallback:
+        _check_fallback(parsed.fallback, template_keys)
 
 
-def named_keys(provider_id: str, operation_id: str, settings_json: object) -> set[str]:
-    """The template keys that a recipe, or the one it falls back to, points to; none where it is not valid any more."""
+def find_template_keys(provider_id: str, operation_id: str, settings_json: object) -> set[str]:
+    """The template keys that the settings and those of their fallback name; none if they are not valid any more."""
     try:
-        loaded = load(provider_id, operation_id, settings_json)
+        parsed = parse(provider_id, operation_id, settings_json)
     except ValidationError:
         return set()
-    then = loaded.fallback
-    more = named_keys(then.provider_id, then.operation_id, then.settings_json) if then else set()
-    return {*loaded.template_keys(), *more}
+    keys = set(parsed.template_keys())
+    if fallback := parsed.fallback:
+        keys |= find_template_keys(fallback.provider_id, fallback.operation_id, fallback.settings_json)
+    return keys
 
 
-def _check_keys(operation: Operation, loaded: OperationSettings, template_keys: Collection[str]) -> None:
-    missing = sorted(set(loaded.template_keys()) - set(template_keys))
+def _check_keys(operation: Operation, parsed: OperationSettings, template_keys: Collection[str]) -> None:
+    missing = sorted(set(parsed.template_keys()) - set(template_keys))
     if missing:
         text = gettext("The slot has no template image under the key: %(keys)s.")
-        places = dict(_named_keys(operation, loaded))
-        found = [_at(places.get(key, ""), text % {"keys": key}) for key in missing]
+        paths = dict(_iterate_template_keys(operation, parsed))
+        found = [_make_error(paths.get(key, ""), text % {"keys": key}) for key in missing]
         raise ValidationError({"settings_json": found})
 
 
 def _check_fallback(fallback: Fallback, template_keys: Collection[str]) -> None:
-    """The same of the recipe that a slot falls back to, which has no settings that are the slot's."""
+    """Checks a slot's fallback in the same way; it may not have the settings that belong to the slot."""
     try:
-        if taken := [name for name in SLOT_SETTINGS if name in fallback.settings_json]:
-            raise ValidationError({"settings_json": [_at(name, str(MESSAGES["extra_forbidden"])) for name in taken]})
+        if extra := [name for name in SLOT_SETTINGS if name in fallback.settings_json]:
+            message = str(MESSAGES["extra_forbidden"])
+            raise ValidationError({"settings_json": [_make_error(name, message) for name in extra]})
         validate(fallback.provider_id, fallback.operation_id, fallback.settings_json, template_keys)
     except ValidationError as error:
-        found = [_at(f"fallback.{path}", said) for path, sentences in by_field(error).items() for said in sentences]
+        by_path = group_by_field(error).items()
+        found = [_make_error(f"fallback.{path}", message) for path, messages in by_path for message in messages]
         raise ValidationError({"settings_json": found}) from error
 
 
-def by_field(error: ValidationError) -> dict[str, list[str]]:
-    """The sentences by field; those about one setting by its place, such as `settings_json.output.width`."""
+def group_by_field(error: ValidationError) -> dict[str, list[str]]:
+    """The messages by field; those about one setting by its path, such as `settings_json.output.width`."""
     found: dict[str, list[str]] = {}
     for field, problems in error.error_dict.items():
         for problem in problems:
-            path = place(problem)
-            found.setdefault(f"{field}.{path}" if path else field, []).append(sentence(problem))
+            path = setting_path(problem)
+            found.setdefault(f"{field}.{path}" if path else field, []).append(setting_message(problem))
     return found
 
 
-def place(problem: ValidationError) -> str:
-    """Which setting it is about, by its path: "output.width". Empty: all of them, or none."""
+def setting_path(problem: ValidationError) -> str:
+    """The path of the setting at fault: "output.width". Empty if it is not about a single one."""
     return str((problem.params or {}).get("path", ""))
 
 
-def sentence(problem: ValidationError) -> str:
-    """Without the place."""
-    return str((problem.params or {}).get("sentence", problem.messages[0]))
+def setting_message(problem: ValidationError) -> str:
+    """The message without the setting's path."""
+    return str((problem.params or {}).get("message", problem.messages[0]))
 
 
-def _operation(provider_id: str, operation_id: str) -> Operation:
+def _get_operation(provider_id: str, operation_id: str) -> Operation:
     if provider_id not in registry.classes():
         raise ValidationError({"provider_id": _("There is no such provider.")})
     operation = registry.operation(provider_id, operation_id)
@@ -124,7 +127,7 @@ def _operation(provider_id: str, operation_id: str) -> Operation:
 
 
 def _check_public_address(provider_id: str) -> None:
-    """A provider that fetches the photo by a link must be able to reach us."""
+    """A provider that fetches the photo from a link must be able to reach this service."""
     provider = registry.classes()[provider_id]
     if provider.requires_public_media:
         account = ProviderAccount.objects.filter(pk=provider_id).first()
@@ -133,21 +136,21 @@ def _check_public_address(provider_id: str) -> None:
             raise ValidationError({"provider_id": problem})
 
 
-def _named_keys(operation: Operation, loaded: OperationSettings) -> Iterator[tuple[str, str]]:
+def _iterate_template_keys(operation: Operation, parsed: OperationSettings) -> Iterator[tuple[str, str]]:
     """Each template key with the setting that names it."""
     for setting in declaration.settings(operation):
-        named: Any = getattr(loaded, setting.path, None)  # none of the settings within an object is a key
-        for key in [named] if setting.is_key else named if setting.is_list_of_keys else []:
+        value: Any = getattr(parsed, setting.path, None)  # none of the settings within an object is a key
+        for key in [value] if setting.is_key else value if setting.is_list_of_keys else []:
             yield key, setting.path
 
 
-def _at(path: str, sentence: str) -> ValidationError:
-    """Knows its place, for `by_field` and the form; whoever shows only messages has it in front of the sentence."""
-    text = "%(path)s: %(sentence)s" if path else "%(sentence)s"
-    return ValidationError(text, params={"path": path, "sentence": sentence})
+def _make_error(path: str, message: str) -> ValidationError:
+    """Keeps the path apart for `group_by_field` and the form; in a plain list of messages it precedes the message."""
+    text = "%(path)s: %(message)s" if path else "%(message)s"
+    return ValidationError(text, params={"path": path, "message": message})
 
 
-def _sentence(fault: Any) -> str:
+def _translate(fault: Any) -> str:
     context = fault.get("ctx", {})
     if fault["type"] == faults.CODE:
         return str(gettext(context["text"]) % context["context"])

@@ -1,4 +1,4 @@
-"""Template media: reading them for a job; checking, keeping, showing and removing one."""
+"""Template media: loading them for a job; validating, filling, previewing and removing one."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from core import images
 from providers.base import PermanentError, Picture, Reason
 from slots.models import TemplateMedia
 
-MAX_MB: Final = 20  # each job that uses it reads it whole; a frame of 6000×4000 pixels has about 5
+MAX_MB: Final = 20  # each job reads it whole; a frame of 6000×4000 pixels has about 5
 PREVIEW_PIXELS: Final = 400_000  # sharp across half a page
 NO_IMAGE: Final = _("The file is not a JPEG, PNG or WebP image, or it is damaged or cut short.")
 EXTENSIONS: Final[dict[images.Format, str]] = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
 def load(ids: Mapping[str, str]) -> dict[str, Picture]:
-    """The images of these template media ids, by key. Raises `PermanentError` when one is gone."""
+    """The images of these template media ids, by key. Raises `PermanentError` if one is gone."""
     found = {str(media.pk): media for media in TemplateMedia.objects.filter(pk__in=ids.values())}
     try:
         return {key: Picture(_read(found[pk]), found[pk].mime_type) for key, pk in ids.items()}
@@ -36,7 +36,7 @@ def load(ids: Mapping[str, str]) -> dict[str, Picture]:
 
 
 def fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
-    """Puts the upload into a new template media; its name and declared type count for nothing. Does not save it.
+    """Puts the upload into a new template media, ignoring its name and declared type. Does not save it.
 
     Raises what `read_image` does.
     """
@@ -53,24 +53,24 @@ def read_image(upload: UploadedFile[Any], max_mb: int) -> Picture:
     if (upload.size or 0) > max_mb * 1024 * 1024:
         raise ValidationError(_("The file is larger than %(limit)s MB."), "too_large", {"limit": max_mb})
     data = upload.read()
-    return Picture(data, _checked_type(data))
+    return Picture(data, _detect_type(data))
 
 
-def preview(media: TemplateMedia) -> Picture:
+def make_preview(media: TemplateMedia) -> Picture:
     """A small copy for staff. Raises `FileNotFoundError`."""
-    image = images.decode(_read(media), useful_pixels=PREVIEW_PIXELS)  # whatever the limit for new ones is by now
+    image = images.decode(_read(media), useful_pixels=PREVIEW_PIXELS)  # the limit for new images may be lower by now
     format: images.Format = "png" if image.mode == "RGBA" else "jpeg"
     return Picture(images.encode(image, format, 85), images.MIME_TYPES[format])
 
 
 def remove(media: TemplateMedia) -> None:
-    """Removes the row and, once that is certain, the file. Raises `ProtectedError` while a slot uses it."""
+    """Deletes the row and, on commit, the file. Raises `ProtectedError` while a slot uses it."""
     with transaction.atomic():
         media.delete()
-        transaction.on_commit(partial(_discard, str(media.file.name)))
+        transaction.on_commit(partial(_delete_file, str(media.file.name)))
 
 
-def _discard(name: str) -> None:
+def _delete_file(name: str) -> None:
     with suppress(FileNotFoundError):
         default_storage.delete(name)
 
@@ -81,8 +81,8 @@ def _read(media: TemplateMedia) -> bytes:
         return data
 
 
-def _checked_type(data: bytes) -> str:
-    limit = min(settings.INGEST_MAX_PIXELS, images.MAX_PIXELS)  # the second is what is made ready for providers
+def _detect_type(data: bytes) -> str:
+    limit = min(settings.INGEST_MAX_PIXELS, images.MAX_PIXELS)  # the second holds for what providers get
     try:
         header = images.probe(data, max_pixels=limit)
         if header.mime_type not in images.FORMATS:
@@ -90,8 +90,8 @@ def _checked_type(data: bytes) -> str:
         images.decode(data, max_pixels=limit, useful_pixels=PREVIEW_PIXELS)
     except images.TooManyPixels:
         text = _("The image has more than %(limit)s megapixels, or more than %(side)s pixels a side.")
-        most = {"limit": limit // 1_000_000, "side": images.MAX_SIDE}
-        raise ValidationError(text, "too_large", most) from None
+        limits = {"limit": limit // 1_000_000, "side": images.MAX_SIDE}
+        raise ValidationError(text, "too_large", limits) from None
     except images.ImageError:
         raise ValidationError(NO_IMAGE, "unreadable") from None
     return header.mime_type

@@ -1,4 +1,4 @@
-"""Staff as an audience: the REST API (`api`), logging in, and staff's own accounts in the admin.
+"""Everything for staff: the REST API (`api`), logging in, and staff's own accounts in the admin.
 
-May know every room below; of `ingest` it uses the admission, for test runs. Nobody but `photoslot` knows it.
+May import every room below, and of `ingest` the settings, password and admission. Only `photoslot` imports it.
 """

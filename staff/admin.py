@@ -14,11 +14,11 @@ from django.utils.translation import gettext_lazy as _
 
 admin.site.site_header = admin.site.site_title = "photoslot"
 admin.site.index_title = _("Photo booths")
-admin.site.site_url = None  # there is no site to view: booths and guests have addresses of their own
+admin.site.site_url = None  # no "View site" link: booths and guests have URLs of their own
 
 
 class NoHashWidget(ReadOnlyPasswordHashWidget):
-    """The button that sets another password, without any part of the hash."""
+    """Shows the button to set another password, and no part of the hash."""
 
     def get_context(self, name: str, value: Any, attrs: dict[str, Any] | None) -> dict[str, Any]:
         return super().get_context(name, value, attrs) | {"summary": [{"label": gettext("Stored as a hash only.")}]}
@@ -28,7 +28,7 @@ class StaffForm(UserChangeForm):  # type: ignore[type-arg]
     password = ReadOnlyPasswordHashField(label=_("Password"), widget=NoHashWidget)
 
 
-admin.site.unregister([get_user_model(), AccessLog, AccessFailureLog])  # axes' own two are kept empty
+admin.site.unregister([get_user_model(), AccessLog, AccessFailureLog])  # axes' two tables stay empty
 
 
 @admin.register(get_user_model())

@@ -1,7 +1,7 @@
-"""Who may log in, and the answer to too many failed logins (contract §6).
+"""Who may log in, and the response to too many failed logins (contract §6).
 
-Failures are counted by django-axes in the database, for the admin's login page and the API's together, by name and by
-address.
+django-axes counts failures in the database, by user name and by address, for the admin's login page and the API
+together.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from core.errors import ApiError
 
 
 class StaffBackend(ModelBackend):
-    """Only staff have something to log in to. Others are refused like a wrong password, and after the same work."""
+    """Only staff may log in. Others are refused as for a wrong password, after hashing it all the same."""
 
     def user_can_authenticate(self, user: Any) -> bool:
         return super().user_can_authenticate(user) and user.is_staff
 
     def get_all_permissions(self, user_obj: Any, obj: Any = None) -> set[str]:
-        """One's own and those of one's groups in one query, which each request of the API begins with."""
+        """The user's own permissions and their groups' in one query: every request to the API starts with it."""
         if obj is not None or not user_obj.is_active or user_obj.is_superuser:
             return super().get_all_permissions(user_obj, obj)
-        if not hasattr(user_obj, "known_permissions"):  # as Django's own: for the life of the user's object
+        if not hasattr(user_obj, "permission_cache"):  # for the life of the user object, like Django's cache
             names = Permission.objects.order_by().values_list("content_type__app_label", "codename")
             both = names.filter(user=user_obj).union(names.filter(group__user=user_obj))
-            user_obj.known_permissions = {f"{app}.{codename}" for app, codename in both}
-        known: set[str] = user_obj.known_permissions
-        return known
+            user_obj.permission_cache = {f"{app}.{codename}" for app, codename in both}
+        cached: set[str] = user_obj.permission_cache
+        return cached
 
 
-def locked_out(request: HttpRequest, *_args: object) -> HttpResponse:
-    """The answer to whoever has guessed too often: the envelope, or a page for people."""
+def make_lockout_response(request: HttpRequest, *_args: object) -> HttpResponse:
+    """The 429 after too many failures: a page under /admin/, the error envelope elsewhere."""
     message = _("Too many failed logins with this name or from this address. Try again in a few minutes.")
-    refusal = ApiError("rate_limited", message, retry_after=_seconds_left(request))
+    refusal = ApiError("rate_limited", message, retry_after=_seconds_until_unlocked(request))
     if not request.path.startswith("/admin/"):
         return refusal.response()
     context = {**admin.site.each_context(request), "title": _("Not now"), "message": message}
@@ -55,8 +55,8 @@ def locked_out(request: HttpRequest, *_args: object) -> HttpResponse:
     return page
 
 
-def _seconds_left(request: HttpRequest) -> int:
-    """Until the latest of the failures is forgotten: then none is left."""
+def _seconds_until_unlocked(request: HttpRequest) -> int:
+    """Until the latest failure expires, and with it all the others."""
     credentials = request.axes_credentials  # type: ignore[attr-defined]
     address = request.axes_ip_address  # type: ignore[attr-defined]
     username = get_client_username(request, credentials)

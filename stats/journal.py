@@ -1,6 +1,6 @@
-"""Writing down what happened: the steps of a job and the counters of its hour.
+"""Records what happened: the steps of a job and the counters of its hour.
 
-Both verbs run on the connection, and so in the transaction, of the queue's verb that they record.
+The functions use the connection, and so the transaction, of the queue's verb that they record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 
 from stats.models import ProcessingLog
 
-# Seconds. The contract's §7 names the first; claims take milliseconds when all is well and seconds when it is not.
+# Upper bounds in seconds. The first are given by contract §7; a claim takes milliseconds normally, seconds in trouble.
 DURATION_BOUNDS = (0.1, 0.5, 1, 2, 5, 10, 20, 30, 40, 48, 60)
 WAIT_BOUNDS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30)
 
@@ -27,7 +27,7 @@ ERROR_LENGTH = 2048
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A line of the processing log. `details` keeps its order; values are scalars."""
+    """An entry of the processing log. `details` keeps its order; values are scalars."""
 
     job_id: UUID
     slot_id: str
@@ -60,8 +60,8 @@ INSERT INTO stats_processinglog (job_id, slot_id, status, message, provider_late
 VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, clock_timestamp()))
 """
 
-# The slot's row is locked first, so that a job is counted either before a reset or knowing of it: what came in before
-# the reset belongs to the generation before it.
+# The upsert locks the slot's row first, so that a count and a reset never interleave: a photo that arrived before the
+# last reset counts for the generation before it.
 COUNT = """
 WITH figures AS (
     INSERT INTO stats_slotfigures AS old (slot_id) VALUES (%(slot_id)s)
@@ -131,14 +131,14 @@ async def write(connection: AsyncConnection[Any], steps: Sequence[Step]) -> None
                 ProcessingLog.Status(step.status).value,
                 step.message[:MESSAGE_LENGTH],
                 step.provider_latency_ms,
-                json.dumps(_known(step.details), default=str),
+                json.dumps(_drop_unknown(step.details), default=str),
                 step.occurred_at,
             ),
         )
 
 
 async def count(connection: AsyncConnection[Any], tally: Tally) -> None:
-    """Adds one finished job to its hour. Last in its transaction: the rows it locks are shared by the slot's jobs."""
+    """Adds one finished job to its hour. Call it last in a transaction: it locks rows that the slot's jobs share."""
     await connection.execute(
         COUNT,
         {
@@ -147,9 +147,9 @@ async def count(connection: AsyncConnection[Any], tally: Tally) -> None:
             "provider_id": tally.provider_id,
             "source": tally.source,
             "duration": tally.duration_seconds,
-            "duration_buckets": _bucket(tally.duration_seconds, DURATION_BOUNDS),
+            "duration_buckets": _make_buckets(tally.duration_seconds, DURATION_BOUNDS),
             "wait": tally.wait_seconds or 0,
-            "wait_buckets": _bucket(tally.wait_seconds, WAIT_BOUNDS),
+            "wait_buckets": _make_buckets(tally.wait_seconds, WAIT_BOUNDS),
             "attempts": tally.attempts,
             "attempt_errors": tally.attempt_errors,
             "provider_seconds": tally.provider_seconds,
@@ -162,18 +162,18 @@ async def count(connection: AsyncConnection[Any], tally: Tally) -> None:
 async def count_late_answer(
     connection: AsyncConnection[Any], received_at: datetime, slot_id: str, provider_id: str, source: str
 ) -> None:
-    """A provider's answer came after the job's end and was dropped."""
+    """Counts a provider's response that came after the job's end and was dropped."""
     await connection.execute(COUNT_LATE_ANSWER, (received_at, slot_id, provider_id, source))
 
 
-def _bucket(seconds: float | None, bounds: Sequence[float]) -> list[int]:
-    """All zeros but for the bucket that the value falls into; the last is for what is above every bound."""
+def _make_buckets(seconds: float | None, bounds: Sequence[float]) -> list[int]:
+    """Zeros, and 1 for the bucket of the value; the last bucket is for values above every bound."""
     hit = -1 if seconds is None else bisect_left(bounds, seconds)
     return [int(i == hit) for i in range(len(bounds) + 1)]
 
 
-def _known(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is not known; `error` at most as long as the contract says."""
+def _drop_unknown(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops values that are None, and cuts `error` to the contract's length."""
     return {
         key: value[:ERROR_LENGTH] if key == "error" and isinstance(value, str) else value
         for key, value in details.items()

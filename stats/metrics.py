@@ -1,4 +1,4 @@
-"""Prometheus metrics of what finished, read from the hourly counters: the same answer whichever process gives it."""
+"""Prometheus metrics of finished jobs, read from the hourly counters, so that every process reports the same."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ Row = dict[str, Any]
 
 class FinishedJobs(Collector):
     def collect(self) -> Iterator[Metric]:
-        rows = _totals()
+        rows = _sum_counters()
         for name, (column, text) in COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=LABELS)
             for row in rows:
-                counter.add_metric(_labels(row), float(row[f"sum_{column}"]))
+                counter.add_metric(_get_labels(row), float(row[f"sum_{column}"]))
             yield counter
         text = "From a photo's arrival to its job's end."
-        yield _histogram("ingest_duration_seconds", text, "duration", DURATION_BOUNDS, rows)
-        yield _histogram(
+        yield _make_histogram("ingest_duration_seconds", text, "duration", DURATION_BOUNDS, rows)
+        yield _make_histogram(
             "job_claim_wait_seconds", "From a photo's arrival to its first claim.", "wait", WAIT_BOUNDS, rows
         )
 
 
-def _totals() -> list[Row]:
-    """All sums of all slots and providers in one reading of the table. Test runs are no booth's photos."""
+def _sum_counters() -> list[Row]:
+    """All sums by slot and provider, in one query. Test runs are not counted."""
     columns = [column for column, _ in COUNTERS.values()] + ["duration_seconds", "wait_seconds"]
     columns += [f"duration_buckets__{i}" for i in range(len(DURATION_BOUNDS) + 1)]
     columns += [f"wait_buckets__{i}" for i in range(len(WAIT_BOUNDS) + 1)]
@@ -54,16 +54,16 @@ def _totals() -> list[Row]:
     return [dict(row) for row in counters.values("slot_id", "provider_id").annotate(**sums)]
 
 
-def _histogram(name: str, text: str, kind: str, bounds: Sequence[float], rows: Sequence[Row]) -> Metric:
+def _make_histogram(name: str, text: str, kind: str, bounds: Sequence[float], rows: Sequence[Row]) -> Metric:
     histogram = HistogramMetricFamily(name, text, labels=LABELS)
     for row in rows:
         total, buckets = 0, []
         for i, bound in enumerate([*map(str, bounds), "+Inf"]):
             total += row[f"sum_{kind}_buckets__{i}"]
             buckets.append((bound, float(total)))
-        histogram.add_metric(_labels(row), buckets, row[f"sum_{kind}_seconds"])
+        histogram.add_metric(_get_labels(row), buckets, row[f"sum_{kind}_seconds"])
     return histogram
 
 
-def _labels(row: Row) -> tuple[str, str]:
+def _get_labels(row: Row) -> tuple[str, str]:
     return row["slot_id"], row["provider_id"]

@@ -1,5 +1,5 @@
-"""The processing log and the hourly counters, with what reports need beside them. Written by `journal`, inside the
-queue's transactions."""
+"""The processing log, the hourly counters, and what reports need besides. Written by `journal`, inside the queue's
+transactions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from slots.models import Slot
 
 
 class JSONInOrder(models.JSONField):
-    """`json`, not `jsonb`: keeps keys in the order they were written. Never searched, only shown."""
+    """`json`, not `jsonb`, to keep keys in the order they were written. Never searched, only displayed."""
 
     def db_type(self, connection: object) -> str:
         return "json"
 
     def from_db_value(self, value: Any, expression: object, connection: object) -> Any:
-        """Django keeps psycopg from decoding `jsonb` in order to do so itself; `json` comes decoded."""
+        """Returns the value as it is: Django decodes `jsonb` itself, but psycopg has already decoded `json`."""
         return value
 
 
@@ -54,7 +54,7 @@ class ProcessingLog(models.Model):
             models.Index(fields=["job_id", "id"], name="log_steps_of_job"),
             # One slot's latest steps: the log's filter in the admin.
             models.Index(fields=["slot", "-id"], name="log_of_slot"),
-            # The log's filter by a bad end: few, where the other steps are found at once among the newest.
+            # The log's filter by failures: they are rare, while other steps are found among the newest entries.
             models.Index(
                 fields=["status", "-id"], condition=models.Q(status__in=["timeout", "failed"]), name="log_of_failures"
             ),
@@ -72,7 +72,7 @@ class ProcessingLog(models.Model):
 
 
 class Outcomes(models.Model):
-    """How many photos came in, and to what end they came: `ingest_count` is always the sum of the other five."""
+    """Numbers of photos by outcome: `ingest_count` is always the sum of the other five."""
 
     ingest_count = models.PositiveIntegerField(db_default=0)
     success = models.PositiveIntegerField(db_default=0)
@@ -86,14 +86,14 @@ class Outcomes(models.Model):
 
 
 class HourlyCounter(Outcomes):
-    """What finished, by the hour (UTC) in which its photo came in. One row per hour, slot, provider, source and reset
+    """Finished jobs by the hour (UTC) in which their photo arrived. One row per hour, slot, provider, source and reset
     generation."""
 
     hour = models.DateTimeField()
     slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
     provider_id = models.CharField(max_length=32)
     source = models.CharField(max_length=8)
-    reset_generation = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo came in
+    reset_generation = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo arrived
 
     late_answers = models.PositiveIntegerField(db_default=0)
 
@@ -119,8 +119,8 @@ class HourlyCounter(Outcomes):
 
 
 class HourlyTotal(Outcomes):
-    """The booths' photos of all slots, by the hour: the sum of the counters, added to by the same statement. Reports of
-    all slots read it, for three months of fifty slots are a quarter of a million counters."""
+    """The booths' photos of all slots, by the hour: sums of the counters, updated by the same statement. Reports of all
+    slots read these, because three months of fifty slots are a quarter of a million counters."""
 
     hour = models.DateTimeField()
     provider_id = models.CharField(max_length=32)
@@ -136,16 +136,16 @@ class HourlyTotal(Outcomes):
 
 
 class SlotFigures(models.Model):
-    """What reports must know of a slot's counters before they read them. None: nothing was counted yet."""
+    """What a report must know of a slot's counters before it reads them. A slot without a row has no counters yet."""
 
     slot = models.OneToOneField(
         Slot, models.PROTECT, primary_key=True, db_constraint=False, related_name="figures", verbose_name=_("slot")
     )
-    # Grows with each photo that is counted, so that an older report is known as such in every process. It begins with
-    # the clock: a row that is made anew repeats no version of the one before.
+    # Grows with each counted photo, so that every process recognises an outdated report. It starts at the current time
+    # in microseconds, so that a row created again, as after a restore, repeats no version of the one before.
     version = models.BigIntegerField(db_default=Cast(Extract(Now(), "epoch") * 1_000_000, models.BigIntegerField()))
-    # How often the slot's statistics were reset. Its reports count what came in since the last reset. Nothing is
-    # deleted, since Prometheus counters never fall.
+    # How often the slot's statistics were reset. Its reports count photos that arrived since the last reset. Counters
+    # are not deleted, because Prometheus counters must never fall.
     reset_generation = models.PositiveIntegerField(db_default=0)
     last_reset_at = models.DateTimeField(null=True)
 

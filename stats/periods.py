@@ -1,4 +1,4 @@
-"""The periods of a report: hours, days, weeks and months as people of a time zone have them, found in hours of UTC."""
+"""The periods of a report: hours, days, weeks and months of a time zone, as ranges of UTC hours."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 HOUR = timedelta(hours=1)
-INSTANT = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `start` up to `end`, which is no part of it; both in UTC, on the hour."""
+    """The half-open range from `start` to `end`, both in UTC and on the hour."""
 
     start: datetime
     end: datetime
@@ -21,55 +21,56 @@ class Window:
     zone: ZoneInfo
 
     @classmethod
-    def around(cls, start: datetime, end: datetime, group_by: str, zone: ZoneInfo) -> Self:
-        """With the hours that they fall into."""
-        return cls(hour_of(start), hour_of(end + HOUR - INSTANT), group_by, zone)
+    def from_range(cls, start: datetime, end: datetime, group_by: str, zone: ZoneInfo) -> Self:
+        """The range, widened to whole hours of UTC."""
+        return cls(floor_to_hour(start), floor_to_hour(end + HOUR - MICROSECOND), group_by, zone)
 
     def edges(self) -> list[datetime]:
-        """Where its periods begin, and the end of the last. The first and last may be parts of a week or month."""
+        """The starts of its periods, and the end of the last. The first and last may be parts of a week or month."""
         edges = [self.start]
-        while (following := next_period(edges[-1], self.group_by, self.zone)) < self.end:
-            edges.append(following)
+        while (next_start := next_period(edges[-1], self.group_by, self.zone)) < self.end:
+            edges.append(next_start)
         return [*edges, self.end]
 
     def has_whole_hours(self) -> bool:
-        """Counters are of whole hours of UTC: a local day that begins at half past one is not to be told from them.
-        Hours are UTC's, whatever the zone."""
+        """Whether all periods begin on an hour of UTC, as the counters do: they cannot give a local day that begins at
+        half past one. Periods of an hour are always UTC's."""
         return self.group_by == "hour" or not any(edge.astimezone(self.zone).minute for edge in self.edges())
 
 
-def length(start: datetime, end: datetime, zone: ZoneInfo) -> timedelta:
-    """By the calendar, where a day is a day though a clock is put back in it, or by the clock, where it is 24 hours
-    though one is put forward: whichever is shorter, since people mean the one or the other."""
+def duration(start: datetime, end: datetime, zone: ZoneInfo) -> timedelta:
+    """The shorter of local and elapsed time, since people mean either: by local time, a day with a clock change counts
+    24 hours; elapsed, it counts 23 or 25."""
     return min(end.astimezone(zone) - start.astimezone(zone), end.astimezone(UTC) - start.astimezone(UTC))
 
 
-def beginning(of: date, zone: ZoneInfo) -> datetime:
-    """Of a day; a moment is its own."""
-    day = of if isinstance(of, datetime) else datetime.combine(of, time(), zone)
-    return day.astimezone(UTC)
+def start_in_utc(value: date, zone: ZoneInfo) -> datetime:
+    """The start of a day of the zone; a datetime is only converted."""
+    start = value if isinstance(value, datetime) else datetime.combine(value, time(), zone)
+    return start.astimezone(UTC)
 
 
-def ending(of: date, zone: ZoneInfo) -> datetime:
-    """Of a day; a moment is its own."""
-    return of.astimezone(UTC) if isinstance(of, datetime) else next_period(beginning(of, zone), "day", zone)
+def end_in_utc(value: date, zone: ZoneInfo) -> datetime:
+    """The end of a day of the zone, exclusive; a datetime is only converted."""
+    start = start_in_utc(value, zone)
+    return start if isinstance(value, datetime) else next_period(start, "day", zone)
 
 
 def next_period(after: datetime, group_by: str, zone: ZoneInfo) -> datetime:
-    """When the first one begins that does so later."""
+    """The start of the first period that begins later than `after`."""
     if group_by == "hour":
-        return hour_of(after) + HOUR
+        return floor_to_hour(after) + HOUR
     today = after.astimezone(zone).date()
     days = {"day": 1, "week": 7 - today.weekday()}
-    # Five weeks after the first of a month, it is the next one.
-    following = today + timedelta(days[group_by]) if group_by in days else (today.replace(day=1) + timedelta(35))
-    return beginning(following.replace(day=1) if group_by == "month" else following, zone)
+    # 35 days after the first of a month is always in the next month.
+    day = today + timedelta(days[group_by]) if group_by in days else (today.replace(day=1) + timedelta(35))
+    return start_in_utc(day.replace(day=1) if group_by == "month" else day, zone)
 
 
-def first_of(until: datetime, days: int, group_by: str, zone: ZoneInfo) -> datetime:
-    """The first beginning of a period in so many days of the calendar until then."""
-    return next_period((until.astimezone(zone) - timedelta(days)).astimezone(UTC) - INSTANT, group_by, zone)
+def first_period(until: datetime, days: int, group_by: str, zone: ZoneInfo) -> datetime:
+    """The start of the first period that begins in the `days` calendar days before `until`."""
+    return next_period((until.astimezone(zone) - timedelta(days)).astimezone(UTC) - MICROSECOND, group_by, zone)
 
 
-def hour_of(moment: datetime) -> datetime:
+def floor_to_hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)

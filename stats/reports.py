@@ -1,8 +1,7 @@
 """Figures of a slot, or of all, by period. They come from the hourly counters: jobs and their log are purged.
 
-A report is kept in the memory of the process that made it. That is right with many processes because it is kept under
-the version of the figures, which Postgres knows (`SlotFigures`) and the job's own end moves: what another process has
-counted makes another key.
+A report is cached in the memory of the process that computed it. With many processes none is stale, because the cache
+key holds the version of the figures: a column in Postgres (`SlotFigures`) that the end of each job increases.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from stats.models import HourlyCounter, HourlyTotal, SlotFigures
 from stats.periods import Window
 
 COUNTERS = (*OUTCOMES, "ingest_count")
-NOTHING = dict.fromkeys(COUNTERS, 0)
+ZEROS = dict.fromkeys(COUNTERS, 0)
 Row = dict[str, Any]
 
 RESET = """
@@ -31,43 +30,43 @@ ON CONFLICT (slot_id) DO UPDATE SET reset_generation = old.reset_generation + 1,
 """
 
 
-class PeriodOf(Func):
-    """The number of the period that an hour falls into, from 1. Its bounds are written as Postgres writes an array:
+class PeriodNumber(Func):
+    """The number of the period that an hour falls into, from 1. The periods' bounds are passed as one array literal:
     the 744 hours of a month as 744 parameters would take longer than the query."""
 
     template = "width_bucket(%(expressions)s::timestamptz[])"
     output_field = IntegerField()
 
 
-def version_of_all() -> int:
-    """Moves whenever the figures of any slot do: each slot's only grows."""
+def sum_versions() -> int:
+    """The version of all slots' figures: each slot's only grows, so the sum changes with any of them."""
     return int(SlotFigures.objects.aggregate(sum=Sum("version"))["sum"] or 0)
 
 
-def report(window: Window, seconds: int, version: int, **of: Any) -> list[Row]:
-    """A row for each period, zeros included; `of` narrows it to rows of `HourlyCounter`. It is reckoned at most once in
-    so many seconds while `version`, which must have been read before, stays the same."""
-    key = hashlib.sha256(repr((window, version, sorted(of.items()))).encode()).hexdigest()
-    return cast(list[Row], cache.get_or_set(f"stats:{key}", lambda: reckon(window, **of), seconds))
+def get_report(window: Window, seconds: int, version: int, **filters: Any) -> list[Row]:
+    """A row for each period, also for empty ones; `filters` are fields of `HourlyCounter`. Cached for `seconds` while
+    `version`, which must have been read before, stays the same."""
+    key = hashlib.sha256(repr((window, version, sorted(filters.items()))).encode()).hexdigest()
+    return cast(list[Row], cache.get_or_set(f"stats:{key}", lambda: compute(window, **filters), seconds))
 
 
-def reckon(window: Window, **of: Any) -> list[Row]:
+def compute(window: Window, **filters: Any) -> list[Row]:
     edges = window.edges()
-    found = {row.pop("period"): row for row in sums(edges, **of)}
+    found = {row.pop("period"): row for row in sum_by_period(edges, **filters)}
     local = [edge.astimezone(window.zone) for edge in edges]
     return [
-        {"period_start": start, "period_end": end} | found.get(number, NOTHING)
+        {"period_start": start, "period_end": end} | found.get(number, ZEROS)
         for number, (start, end) in enumerate(pairwise(local), 1)
     ]
 
 
-def sums(edges: list[datetime], **of: Any) -> QuerySet[Any, Any]:
-    """Of each period that has any, by its number from 1. Test runs are no booth's photos."""
+def sum_by_period(edges: list[datetime], **filters: Any) -> QuerySet[Any, Any]:
+    """A row of sums for each period that is not empty, with its number from 1. Test runs are not counted."""
     hours: QuerySet[Any] = HourlyTotal.objects.all()
-    if "slot_id" in of:
+    if "slot_id" in filters:
         hours = HourlyCounter.objects.filter(source="booth")
-    period = PeriodOf("hour", Value("{" + ",".join(edge.isoformat() for edge in edges) + "}"))
-    rows = hours.filter(hour__gte=edges[0], hour__lt=edges[-1], **of).values(period=period)
+    period = PeriodNumber("hour", Value("{" + ",".join(edge.isoformat() for edge in edges) + "}"))
+    rows = hours.filter(hour__gte=edges[0], hour__lt=edges[-1], **filters).values(period=period)
     totals: QuerySet[Any, Any] = rows.annotate(**{name: Sum(name) for name in COUNTERS})
     return totals
 
@@ -78,6 +77,6 @@ def total(rows: Iterable[Row]) -> Row:
 
 
 def reset(slot_id: str) -> None:
-    """From now on the slot's report counts what comes in from now on. Until the transaction ends, its jobs cannot."""
+    """Restarts the slot's report from now on. Until the caller's transaction ends, no job of the slot can end."""
     with connection.cursor() as cursor:
         cursor.execute(RESET, [slot_id])

@@ -1,4 +1,4 @@
-"""Staff at the admin's door, and what they see there."""
+"""Staff users, their clients for the admin, and what a page of the admin says."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from django.test import Client
 PASSWORD = "correct horse battery"
 
 
-def person(*permissions: str, superuser: bool = False) -> User:
-    """A member of staff who may do what the permissions ("jobs.view_job") say."""
+def make_staff_user(*permissions: str, superuser: bool = False) -> User:
+    """A member of staff with these permissions, such as "jobs.view_job"."""
     user = User.objects.create_user(f"staff-{User.objects.count()}", password=PASSWORD, is_staff=True)
     user.is_superuser = superuser
     user.save()
@@ -25,17 +25,17 @@ def person(*permissions: str, superuser: bool = False) -> User:
 
 
 def browser(*permissions: str, superuser: bool = False) -> Client:
-    """A logged-in browser of theirs."""
+    """A client that is logged in as such a user."""
     client = Client()
-    client.force_login(person(*permissions, superuser=superuser))
+    client.force_login(make_staff_user(*permissions, superuser=superuser))
     return client
 
 
 def log_in(web: httpx.Client, user: User) -> None:
     """Through the real login page."""
     web.get("/admin/login/")
-    answer = post(web, "/admin/login/", {"username": user.username, "password": PASSWORD, "next": "/admin/"})
-    assert answer.status_code == 302
+    response = post(web, "/admin/login/", {"username": user.username, "password": PASSWORD, "next": "/admin/"})
+    assert response.status_code == 302
 
 
 def post(web: httpx.Client, path: str, data: dict[str, Any]) -> httpx.Response:
@@ -43,12 +43,12 @@ def post(web: httpx.Client, path: str, data: dict[str, Any]) -> httpx.Response:
 
 
 def text_of(response: Any) -> str:
-    """The page's words, without its tags."""
+    """The page's text, without tags."""
     page = re.sub(r"<(script|style).*?</\1>", "", response.content.decode(), flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", page)).split())
 
 
 def errors_of(response: Any) -> dict[str, list[str]]:
-    """What the form complains about, by field."""
+    """The form's errors, by field."""
     errors: dict[str, list[str]] = response.context["adminform"].form.errors
     return {field: list(sentences) for field, sentences in errors.items()}

@@ -1,4 +1,4 @@
-"""A program at the API's door, which holds every answer it gets to the published document."""
+"""A client of the API that checks every response against the published document."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from jsonschema import Draft202012Validator, FormatChecker
 
 from photoslot.bootstrap import get_permission
 from staff.api.base import SCOPES
-from tests.admin_client import PASSWORD, person
+from tests.admin_client import PASSWORD, make_staff_user
 
 FORMATS = FormatChecker()
 JSON = "application/json"
-# Headers that say nothing of the API: HTTP's own and the browsers'. (DRF sends Allow with every answer.)
-NO_NEWS = {
+# Headers of HTTP and for browsers, which the document leaves out. (DRF sends Allow with every response.)
+UNDOCUMENTED_HEADERS = {
     *("content-type", "content-length", "cache-control", "vary", "allow", "date", "server", "connection", "expires"),
     *("content-language", "set-cookie"),
     *("x-content-type-options", "x-frame-options", "referrer-policy", "cross-origin-opener-policy"),
@@ -30,116 +30,114 @@ NO_NEWS = {
 
 
 @FORMATS.checks("date-time", ValueError)  # type: ignore[untyped-decorator]
-def _has_a_zone(value: Any) -> bool:
-    """jsonschema itself looks at times only where another library is installed."""
+def _has_time_zone(value: Any) -> bool:
+    """jsonschema checks times itself only if another library is installed."""
     return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
 
 
 @cache
-def document() -> dict[str, Any]:
-    """As it is committed: `make check`, and a test, say when the code has gone on."""
+def load_document() -> dict[str, Any]:
+    """The committed one: `make check`, and a test, compare it with the code."""
     loaded: dict[str, Any] = yaml.safe_load(Path(settings.BASE_DIR, "openapi.yaml").read_text())
     return loaded
 
 
-def operations() -> list[tuple[str, str, dict[str, Any]]]:
+def list_operations() -> list[tuple[str, str, dict[str, Any]]]:
     """Method, path and description of each."""
-    return [(method, path, each) for path, about in document()["paths"].items() for method, each in about.items()]
+    return [(method, path, each) for path, about in load_document()["paths"].items() for method, each in about.items()]
 
 
-def conforms(method: str, path: str, status: int, headers: Mapping[str, str], body: Any) -> None:
-    """Raises unless the document says that this may be answered there. `body` is what JSON holds, or None."""
-    about = _path(path).get(method.lower().replace("head", "get"))
-    if about is None:  # an address, or a method of it, that is not there
+def check_response(method: str, path: str, status: int, headers: Mapping[str, str], body: Any) -> None:
+    """Raises `AssertionError` unless the document allows this response there. `body` is the parsed JSON, or None."""
+    about = _find_path(path).get(method.lower().replace("head", "get"))
+    if about is None:  # an unknown path or method
         assert status in (401, 404, 405), (method, path, status)
-        answer = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+        response = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
     else:
         assert str(status) in about["responses"], f"{method} {path}: {status} is not documented"
-        answer = answers(about)[str(status)]
-    told = answer.get("headers", {})
-    for name, header in told.items():
-        known = document()["components"]["headers"][name] if "$ref" in header else header
+        response = get_responses(about)[str(status)]
+    documented = response.get("headers", {})
+    for name, header in documented.items():
+        known = load_document()["components"]["headers"][name] if "$ref" in header else header
         assert name in headers or not known.get("required"), f"{method} {path}: {status} without {name}"
-    untold = {name.lower() for name in headers} - {name.lower() for name in told} - NO_NEWS
-    assert about is None or not untold, f"{method} {path}: {status} with {untold}, which is not documented"
+    unknown = {name.lower() for name in headers} - {name.lower() for name in documented} - UNDOCUMENTED_HEADERS
+    assert about is None or not unknown, f"{method} {path}: {status} with {unknown}, which is not documented"
     kind = headers.get("Content-Type", "").partition(";")[0]
-    assert kind in answer.get("content", {kind}), f"{method} {path}: {status} as {kind!r} is not documented"
+    assert kind in response.get("content", {kind}), f"{method} {path}: {status} as {kind!r} is not documented"
     if body is not None:
-        validator(answer["content"][kind].get("schema", {})).validate(body)
+        make_validator(response["content"][kind].get("schema", {})).validate(body)
 
 
-def validator(schema: dict[str, Any]) -> Draft202012Validator:
-    """Of a schema of the document, with what it refers to."""
-    whole = schema | {"components": document()["components"]}
+def make_validator(schema: dict[str, Any]) -> Draft202012Validator:
+    """Of a schema of the document, whose references it resolves."""
+    whole = schema | {"components": load_document()["components"]}
     return Draft202012Validator(whole, format_checker=FORMATS)
 
 
-def answers(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """An operation's answers by status, with what they refer to."""
-    shared = document()["components"]["responses"]
+def get_responses(about: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """An operation's responses by status, with references resolved."""
+    shared = load_document()["components"]["responses"]
     return {
-        status: shared[answer["$ref"].rpartition("/")[2]] if "$ref" in answer else answer
-        for status, answer in about["responses"].items()
+        status: shared[response["$ref"].rpartition("/")[2]] if "$ref" in response else response
+        for status, response in about["responses"].items()
     }
 
 
-def _path(path: str) -> dict[str, Any]:
-    """The most literal of those that fit."""
-    fitting = [name for name in document()["paths"] if re.fullmatch(re.sub(r"{\w+}", "[^/]+", name), path)]
-    return document()["paths"][min(fitting, key=lambda name: name.count("{"))] if fitting else {}
+def _find_path(path: str) -> dict[str, Any]:
+    """The matching path with the fewest parameters."""
+    matching = [name for name in load_document()["paths"] if re.fullmatch(re.sub(r"{\w+}", "[^/]+", name), path)]
+    return load_document()["paths"][min(matching, key=lambda name: name.count("{"))] if matching else {}
 
 
-def held(web: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
-    """The answer, held to the document."""
-    answer = web.request(method, path, **more)
-    kind = answer.headers.get("Content-Type", "")
-    conforms(
-        method, answer.request.url.path, answer.status_code, answer.headers, answer.json() if kind == JSON else None
-    )
-    return answer
+def request_checked(web: httpx.Client, method: str, path: str, **more: Any) -> httpx.Response:
+    """Sends a request and checks the response against the document."""
+    response = web.request(method, path, **more)
+    body = response.json() if response.headers.get("Content-Type", "") == JSON else None
+    check_response(method, response.request.url.path, response.status_code, response.headers, body)
+    return response
 
 
 class Api:
-    """Asks as the owner of the token, or as nobody. Every answer is held to the document."""
+    """Sends requests with the token, or without one. Checks every response against the document."""
 
     def __init__(self, token: str = "", **headers: str) -> None:
         self.headers = headers | ({"Authorization": f"Bearer {token}"} if token else {})
         self.client = Client(raise_request_exception=False)
 
     def __call__(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
-        """`body` goes as JSON; bytes go as they are."""
+        """`body` is sent as JSON; bytes are sent as they are."""
         more = {"content_type": "application/json"} | more
         more["headers"] = self.headers | more.get("headers", {})
         data = b"" if body is None else body
-        answer: Any = getattr(self.client, method.lower())(path, data, **more)
-        kind = answer.headers.get("Content-Type", "")
-        has_json = kind == JSON and answer.content
-        content = answer.json() if has_json else None
-        headers = dict(answer.headers) | {"X-Correlation-Id": "the server's, which is not on the way here"}
-        conforms(method, path.partition("?")[0], answer.status_code, headers, content)
-        assert answer.headers["Cache-Control"] == "no-store"
-        return answer
+        response: Any = getattr(self.client, method.lower())(path, data, **more)
+        kind = response.headers.get("Content-Type", "")
+        has_json = kind == JSON and response.content
+        content = response.json() if has_json else None
+        headers = dict(response.headers) | {"X-Correlation-Id": "set by the server, which the test client bypasses"}
+        check_response(method, path.partition("?")[0], response.status_code, headers, content)
+        assert response.headers["Cache-Control"] == "no-store"
+        return response
 
 
-def token_of(username: str, password: str = PASSWORD) -> str:
-    """Through the front door."""
-    answer = Api()("post", "/api/login", {"username": username, "password": password})
-    assert answer.status_code == 200, answer.content
-    token: str = answer.json()["access_token"]
+def get_token(username: str, password: str = PASSWORD) -> str:
+    """Logs in through the API."""
+    response = Api()("post", "/api/login", {"username": username, "password": password})
+    assert response.status_code == 200, response.content
+    token: str = response.json()["access_token"]
     return token
 
 
-def may(*scopes: str) -> Api:
-    """A member of staff with these permissions of the API, and no other."""
-    user = person()
+def make_api(*scopes: str) -> Api:
+    """An `Api` with the token of a new member of staff, who has these scopes and no other."""
+    user = make_staff_user()
     user.user_permissions.set(get_permission(name) for scope in scopes for name in SCOPES[scope])
-    return Api(token_of(user.username))
+    return Api(get_token(user.username))
 
 
-def envelope(answer: Any, status: int, code: str) -> Any:
-    """The details of a refusal."""
-    assert answer.status_code == status, answer.content
-    error = answer.json()["error"]
+def check_refusal(response: Any, status: int, code: str) -> Any:
+    """Raises `AssertionError` unless the response is this refusal. Returns its details."""
+    assert response.status_code == status, response.content
+    error = response.json()["error"]
     assert error["code"] == code
     assert error["message"]
     return error["details"]

@@ -1,10 +1,10 @@
-"""No key, no prompt and no picture ever reaches a log: all that a run of the tests has written is searched for them.
+"""Checks that no key, prompt or picture reaches a log, by searching everything that a run of the tests has written.
 
-Searched are, at the end of the run, the log files of all processes (at DEBUG level, `tests.settings`) and all that was
-printed; and after each test the rows that staff read. What is looked for: keys and prompts that the sandbox was sent,
-in every shape that a log would give them, the ingest password, and the first bytes of pictures.
+At the end of the run it searches the log files of all processes (at DEBUG level, `tests.settings`) and everything that
+was printed; after each test, the rows that staff read. It searches for the keys and prompts that the sandbox received,
+in every form that a log could give them, for the ingest password, and for the first bytes of pictures.
 
-`conftest` takes the hooks of pytest from here.
+`conftest` imports pytest's hooks from here.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tests.sandbox import wire
 from tests.settings import LOGS
 
 PRINTED = LOGS / "printed.log"
-SHORTEST = 8  # characters; what is shorter stands in logs for other reasons
-LONGEST = 40  # characters of a prompt that are looked for, so that one that was cut is found too
+SHORTEST = 8  # characters; shorter strings are in logs for other reasons
+LONGEST = 40  # characters of a prompt that are searched for: finds truncated prompts too
 SCENARIO = re.compile(r"\[\[[^\]]*\]\]")  # for the sandbox, in a prompt
 PICTURES = (
     r"/9j/",
@@ -42,11 +42,11 @@ ROWS = {
     "django_admin_log": "change_message || object_repr",
 }
 _secrets: set[str] = set()
-_found: list[str] = []
+_leaks: list[str] = []
 
 
 def note(*secrets: str) -> None:
-    """These must be in no log."""
+    """Adds secrets that no log may contain."""
     for secret in secrets:
         start = SCENARIO.sub("", secret).strip()[:LONGEST]
         if len(start) >= SHORTEST:
@@ -56,19 +56,19 @@ def note(*secrets: str) -> None:
 wire.listeners.append(note)
 
 
-def in_text(text: bytes) -> Iterator[str]:
-    """Each find with what stands around it."""
+def search_text(text: bytes) -> Iterator[str]:
+    """Yields each leak with the text around it."""
     for needle in (*SIGNATURES, *(secret.encode() for secret in (*PICTURES, *_secrets))):
-        if (at := text.find(needle)) >= 0:
-            yield f"{needle!r} in: {text[max(0, at - 150) : at + len(needle) + 50]!r}"
+        if (start := text.find(needle)) >= 0:
+            yield f"{needle!r} in: {text[max(0, start - 150) : start + len(needle) + 50]!r}"
 
 
-def in_files() -> list[str]:
-    return [f"{path.name}: {leak}" for path in LOGS.iterdir() for leak in in_text(path.read_bytes())]
+def search_files() -> list[str]:
+    return [f"{path.name}: {leak}" for path in LOGS.iterdir() for leak in search_text(path.read_bytes())]
 
 
-def in_rows() -> list[str]:
-    """Of the tables whose rows staff read."""
+def search_rows() -> list[str]:
+    """Searches the tables whose rows staff read; stops at the first with a leak."""
     pattern = "|".join(re.escape(secret) for secret in (*PICTURES, *_secrets))
     with connection.cursor() as cursor:
         for table, text in ROWS.items():
@@ -79,26 +79,26 @@ def in_rows() -> list[str]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Keeps what the test and all processes printed meanwhile."""
+    """Stores what the test, and all processes during it, printed."""
     with PRINTED.open("a") as file:
         file.writelines(text for _, text in report.sections)
 
 
-@pytest.hookimpl(tryfirst=True)  # before the summary, which says that all is well or not
+@pytest.hookimpl(tryfirst=True)  # before the summary, which reports the exit status
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Where several runners share the tests, each searches what it wrote and hands its finds to the first process."""
-    _found.extend(in_files())
+    """With several runners, each searches its own output and hands the leaks to the controlling process."""
+    _leaks.extend(search_files())
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["leaks"] = _found
-    if _found:
+        session.config.workeroutput["leaks"] = _leaks
+    if _leaks:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    _found.extend(getattr(node, "workeroutput", {}).get("leaks", ()))
+    _leaks.extend(getattr(node, "workeroutput", {}).get("leaks", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for leak in _found:
+    for leak in _leaks:
         terminalreporter.write_line(f"LEAKED into a log: {leak}", red=True)

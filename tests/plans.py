@@ -1,4 +1,4 @@
-"""How Postgres would find a query's rows."""
+"""Query plans: the index by which Postgres finds a query's rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import re
 from django.db import connection
 
 
-def goes_by(index: str, query: str, table: str = "") -> None:
-    """Raises unless the query goes by that index, and reads the table (any, unless one is named) nowhere in full."""
+def assert_uses_index(index: str, query: str, table: str = "") -> None:
+    """Raises `AssertionError` unless the plan uses the index, and scans the table (by default, any) nowhere in full."""
     with connection.cursor() as cursor:
         cursor.execute(f"EXPLAIN {query}")
         plan = "\n".join(row[0] for row in cursor.fetchall())

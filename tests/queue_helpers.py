@@ -1,4 +1,4 @@
-"""What tests of the queue need: jobs to put in, hands that move time, a look at rows, and a wire that can be cut."""
+"""Helpers for tests of the queue: adding jobs, moving deadlines, reading rows, and a proxy to cut the database off."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ REPORT = JobReport(attempts=2, attempt_errors=1, provider_seconds=1.5, polls=3)
 
 
 def new_job(**changes: Any) -> NewJob:
-    """A photo like no other for the sandbox."""
+    """A job of the sandbox with a unique photo."""
     job_id = uuid4()
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "id": job_id,
         "slot_id": "slot-001",
         "provider_id": "instant",
@@ -41,36 +41,36 @@ def new_job(**changes: Any) -> NewJob:
         "payload_mime_type": "image/jpeg",
         "payload_digest": hashlib.sha256(job_id.bytes).digest(),
     }
-    return NewJob(**(usual | changes))
+    return NewJob(**(defaults | changes))
 
 
-async def admitted(queue: Queue, wait_seconds: int = 30, **changes: Any) -> UUID:
+async def admit_job(queue: Queue, wait_seconds: int = 30, **changes: Any) -> UUID:
     return (await queue.admit(new_job(**changes), wait_seconds)).job_id
 
 
-async def claimed(queue: Queue, wait_seconds: int = 30, **changes: Any) -> Claim:
-    job_id = await admitted(queue, wait_seconds, **changes)
+async def claim_job(queue: Queue, wait_seconds: int = 30, **changes: Any) -> Claim:
+    job_id = await admit_job(queue, wait_seconds, **changes)
     claims = await queue.claim(["instant", "queued", "fetching"], 1)
     assert [claim.id for claim in claims] == [job_id], "claim in tests with one waiting job only"
     return claims[0]
 
 
-async def posted(
+async def post_job(
     queue: Queue,
     provider: str = "instant",
     scenario: str = "ok",
     wait_seconds: int = 40,
-    recipe: Mapping[str, object] | None = None,
+    changes: Mapping[str, object] | None = None,
 ) -> UUID:
-    """A job as the door makes it: its photo is stored."""
-    job = new_job(provider_id=provider, **({"settings_json": {"scenario": scenario}} | dict(recipe or {})))
+    """Adds a job as ingest does: its photo is stored."""
+    job = new_job(provider_id=provider, **({"settings_json": {"scenario": scenario}} | dict(changes or {})))
     await asyncio.to_thread(files.save, job.payload_path, jpeg())
     return (await queue.admit(job, wait_seconds)).job_id
 
 
 async def sql(queue: Queue, statement: str, *values: Any) -> list[dict[str, Any]]:
-    async with queue.database.connection() as opened:
-        cursor = await opened.cursor(row_factory=dict_row).execute(statement, values)
+    async with queue.database.connection() as pooled:
+        cursor = await pooled.cursor(row_factory=dict_row).execute(statement, values)
         return await cursor.fetchall() if cursor.description else []
 
 
@@ -84,7 +84,7 @@ async def steps(queue: Queue, job_id: UUID) -> list[str]:
 
 
 async def counters(queue: Queue) -> dict[str, Any]:
-    """The one row of counters there is."""
+    """The only row of counters."""
     (found,) = await sql(queue, "SELECT * FROM stats_hourlycounter")
     return found
 
@@ -102,42 +102,42 @@ async def end_lease(queue: Queue, job_id: UUID) -> None:
     await sql(queue, "UPDATE jobs_job SET lease_expires_at = clock_timestamp() - interval '1 ms' WHERE id = %s", job_id)
 
 
-async def until(look: Callable[[], Awaitable[T]]) -> T:
-    """Looks again and again until there is something to be seen."""
+async def wait_until(check: Callable[[], Awaitable[T]]) -> T:
+    """Polls until the result is true, and returns it."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (seen := await look()):  # noqa: ASYNC110 - another process's doing: there is no event
+        while not (found := await check()):  # noqa: ASYNC110 - another process's doing: there is no event
             await asyncio.sleep(0.02)
-        return seen
+        return found
 
 
-async def ended(queue: Queue, job_id: UUID) -> JobOutcome:
-    async def look() -> JobOutcome | None:
+async def wait_for_end(queue: Queue, job_id: UUID) -> JobOutcome:
+    async def check() -> JobOutcome | None:
         outcome = await queue.get_outcome(job_id)
         return outcome if outcome and outcome.is_finalized else None
 
-    outcome = await until(look)
+    outcome = await wait_until(check)
     assert outcome
     return outcome
 
 
-async def blocked(queue: Queue, count: int) -> None:
-    """Returns once so many statements wait for somebody's lock."""
+async def wait_for_blocked(queue: Queue, count: int) -> None:
+    """Returns once `count` statements wait for a lock."""
     statement = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
-    async def look() -> bool:
+    async def check() -> bool:
         return len(await sql(queue, statement)) >= count
 
-    await until(look)
+    await wait_until(check)
 
 
-class Wire:
-    """A way to the database that can be cut: for one process, while all others go on.
+class DatabaseProxy:
+    """A TCP proxy to the database that can be cut off for one process, while all others go on.
 
-    `sever_at`: once a connection's client has sent these in turn, the last is passed on and its answer is lost.
+    `sever_at`: once a client has sent these texts in order, the last is passed on and its response is lost.
     """
 
     def __init__(self) -> None:
-        self._ends: set[asyncio.StreamWriter] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[Any]] = set()
         self._is_cut = False
         self.sever_at: tuple[bytes, ...] = ()
@@ -146,22 +146,22 @@ class Wire:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For a process that shall use this way."""
+        """For a process that shall connect through the proxy."""
         config = connection.settings_dict
         login = f"{config['USER']}:{config['PASSWORD']}" if config["PASSWORD"] else config["USER"]
         return {"TEST_DATABASE_URL": f"postgres://{login}@127.0.0.1:{self.port}/{config['NAME']}"}
 
     def cut(self) -> None:
         self._is_cut = True
-        for end in self._ends:
-            end.close()
+        for writer in self._writers:
+            writer.close()
 
     async def remove(self) -> None:
-        """Returns when Postgres has been told of the end of each connection."""
+        """Returns when all connections to Postgres are closed."""
         self.cut()
-        for end in self._ends:
+        for writer in self._writers:
             with suppress(OSError):
-                await end.wait_closed()
+                await writer.wait_closed()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     def mend(self) -> None:
@@ -175,19 +175,19 @@ class Wire:
         task = asyncio.current_task()
         assert task
         self._serving.add(task)
-        server_reader, server_writer = await _to_postgres()
-        self._ends |= {writer, server_writer}
-        await asyncio.gather(self._upwards(reader, server_writer, writer), _pass_on(server_reader, writer))
+        server_reader, server_writer = await _connect_to_postgres()
+        self._writers |= {writer, server_writer}
+        await asyncio.gather(self._pass_on_to_postgres(reader, server_writer, writer), _pass_on(server_reader, writer))
 
-    async def _upwards(
+    async def _pass_on_to_postgres(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter
     ) -> None:
-        seen = 0
+        matched = 0
         with suppress(OSError):
             while data := await reader.read(65536):
-                while seen < len(self.sever_at) and self.sever_at[seen] in data:
-                    seen += 1
-                if self.sever_at and seen == len(self.sever_at):
+                while matched < len(self.sever_at) and self.sever_at[matched] in data:
+                    matched += 1
+                if self.sever_at and matched == len(self.sever_at):
                     self.sever_at = ()
                     client.close()
                 writer.write(data)
@@ -203,7 +203,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-async def _to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect_to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     host, port = connection.settings_dict["HOST"], connection.settings_dict["PORT"] or 5432
     if host.startswith("/"):
         return await asyncio.open_unix_connection(Path(host) / f".s.PGSQL.{port}")
@@ -211,19 +211,19 @@ async def _to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
 
 
 @asynccontextmanager
-async def open_queue_over(cable: Wire) -> AsyncIterator[Queue]:
-    way = {"host": "127.0.0.1", "port": cable.port, "autocommit": True}
-    async with AsyncConnectionPool[AsyncConnection[Any]](kwargs=connection_kwargs() | way, min_size=1) as pool:
+async def open_queue_through(proxy: DatabaseProxy) -> AsyncIterator[Queue]:
+    address = {"host": "127.0.0.1", "port": proxy.port, "autocommit": True}
+    async with AsyncConnectionPool[AsyncConnection[Any]](kwargs=connection_kwargs() | address, min_size=1) as pool:
         yield Queue(Database(pool))
 
 
 @asynccontextmanager
-async def wire() -> AsyncIterator[Wire]:
-    made = Wire()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = server.sockets[0].getsockname()[1]
+async def run_proxy() -> AsyncIterator[DatabaseProxy]:
+    proxy = DatabaseProxy()
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.port = server.sockets[0].getsockname()[1]
     try:
-        yield made
+        yield proxy
     finally:
         server.close()
-        await made.remove()
+        await proxy.remove()

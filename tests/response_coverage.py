@@ -1,7 +1,8 @@
-"""A tour of the answers: for each that the document names, how it is got. `tests/photoslot/test_tour.py` walks it.
+"""For each response that the document names, the request that leads to it. `tests/staff/api/test_response_coverage.py`
+sends them all.
 
-A new operation takes one line in `GOOD`: its request when all is well, which gets its success. Its refusals come by
-`RULES`, from their codes; those that no rule gets, and further successes, take a line each in `SPECIAL`.
+A new operation takes one line in `VALID_REQUESTS`: a request that succeeds. `RULES` turns it into one that is refused,
+by the code of the refusal. Refusals without a rule, and further successes, take a line each in `SPECIAL`.
 """
 
 from __future__ import annotations
@@ -28,324 +29,326 @@ from providers.models import ProviderAccount
 from slots.models import TemplateBinding, TemplateMedia
 from slots.template_media import MAX_MB
 from staff.api.base import BODY_BYTES
-from tests.admin_client import PASSWORD, person
-from tests.api import Api, answers, may, operations
+from tests.admin_client import PASSWORD, make_staff_user
+from tests.api import Api, get_responses, list_operations, make_api
 from tests.conftest import jpeg, set_slot, use_sandbox
-from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, padded
+from tests.ingest.helpers import MEGABYTE, cancel, eventually, form, gif, pad
 from tests.ingest.test_slot_options import spend
 from tests.jobs.results import age
-from tests.jobs.test_admin import job, made
+from tests.jobs.test_admin import make_job, make_picture_job
 from tests.slots.factories import image
 
-# What is asked: arguments of `httpx.Client.request`, and under these names what else makes the answer.
-#   at          values of the path's parameters
-#   by          whose token goes with it, if it is not one who may do all
-#   here        it is asked in this process, also where it would wait
-#   meanwhile   what is done while the answer is waited for
-#   within      a context manager, within which it is asked
-Asked = dict[str, Any]
+# Arguments of `httpx.Client.request`, and these:
+#   path_params     values of the path's parameters
+#   make_api        makes the `Api` whose token the request has; without: a superuser's
+#   in_process      sends the request to this process even if the operation needs a worker
+#   while_waiting   is called while the request waits for its response
+#   context         a context manager, inside which the request is sent
+RequestSpec = dict[str, Any]
 BODIES = ("json", "content", "data", "files")
-AT = {"slot_id": "slot-001", "provider_id": "studio", "operation_id": "image_edit"}
-NOBODY = "00000000-0000-4000-8000-000000000000"
-NOWHERE = {
+PATH_PARAMS = {"slot_id": "slot-001", "provider_id": "studio", "operation_id": "image_edit"}
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+UNKNOWN_PARAMS = {
     "slot_id": "slot-099",
     "provider_id": "nobody",
-    "job_id": NOBODY,
-    "media_id": NOBODY,
+    "job_id": UNKNOWN_ID,
+    "media_id": UNKNOWN_ID,
     "token": "forged",
 }
 NOIR = {"name": "Noir", "provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "noir"}}
-LONG_AGO = 100  # hours
-ANY = {"headers": {"If-Match": "*"}}
+EXPIRED_HOURS = 100  # longer than results are kept
+ANY_VERSION = {"headers": {"If-Match": "*"}}
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One that the document names. `code` is the envelope's; empty where there is none."""
+class ExpectedResponse:
+    """A response that the document names. `code` is the envelope's; empty if the response has none."""
 
     method: str
     path: str
-    about: Mapping[str, Any]
+    operation: Mapping[str, Any]
     status: int
     code: str
 
     @property
     def name(self) -> str:
-        return f"{self.about['operationId']}-{self.status}" + (f"-{self.code}" if self.code else "")
+        return f"{self.operation['operationId']}-{self.status}" + (f"-{self.code}" if self.code else "")
 
-    def asked(self) -> Asked:
-        """What gets it. What must be there for that is there afterwards."""
-        operation = self.about["operationId"]
-        good = GOOD[operation]()
-        if change := SPECIAL.get((operation, self.code or self.status)):
-            return changed(good, change())
-        return changed(good, RULES[self.code](self.kind) if self.code else {})
+    def prepare_request(self) -> RequestSpec:
+        """The request that leads to it. Prepares the database and files for the request."""
+        operation_id = self.operation["operationId"]
+        valid = VALID_REQUESTS[operation_id]()
+        if make_changes := SPECIAL.get((operation_id, self.code or self.status)):
+            return merge_specs(valid, make_changes())
+        return merge_specs(valid, RULES[self.code](self.body_type) if self.code else {})
 
     @property
-    def kind(self) -> str:
-        """The type of the body that the operation takes; empty where it takes none. A post may have an empty object."""
-        kinds = self.about.get("requestBody", {}).get("content", {})
-        return next(iter(kinds), "application/json" if self.method == "post" else "")
+    def body_type(self) -> str:
+        """The media type of the body that the operation takes; empty if none. Every POST may have an empty object."""
+        types = self.operation.get("requestBody", {}).get("content", {})
+        return next(iter(types), "application/json" if self.method == "post" else "")
 
 
-def documented() -> Iterator[Answer]:
-    for method, path, about in operations():
-        for status, answer in answers(about).items():
-            content = answer.get("content", {}).get("application/json", {})
+def list_expected_responses() -> Iterator[ExpectedResponse]:
+    for method, path, operation in list_operations():
+        for status, response in get_responses(operation).items():
+            content = response.get("content", {}).get("application/json", {})
             is_error = content.get("schema") == {"$ref": "#/components/schemas/Error"}
             for code in content["examples"] if is_error else [""]:
-                yield Answer(method, path, about, int(status), code)
+                yield ExpectedResponse(method, path, operation, int(status), code)
 
 
-def changed(good: Asked, change: Asked) -> Asked:
-    """Another body takes the place of the good one; headers and the path's parameters are added to."""
-    kept = {name: each for name, each in good.items() if name not in BODIES or not {*change} & {*BODIES}}
-    both = {name: kept.get(name, {}) | change.get(name, {}) for name in ("headers", "at")}
-    return kept | change | both
+def merge_specs(valid: RequestSpec, changes: RequestSpec) -> RequestSpec:
+    """Headers and path parameters are merged; a body, of whatever type, is replaced."""
+    kept = {name: each for name, each in valid.items() if name not in BODIES or not {*changes} & {*BODIES}}
+    merged = {name: kept.get(name, {}) | changes.get(name, {}) for name in ("headers", "path_params")}
+    return kept | changes | merged
 
 
-def given(*firsts: Callable[[], object], **asked: Any) -> Asked:
-    """What is asked once all that comes first is done."""
-    for first in firsts:
-        first()
-    return asked
+def prepare(*steps: Callable[[], object], **spec: Any) -> RequestSpec:
+    """Runs the steps. Returns the spec of the request to send after them."""
+    for step in steps:
+        step()
+    return spec
 
 
-def at(**parameters: Any) -> Asked:
-    return {"at": parameters}
+def at_path(**parameters: Any) -> RequestSpec:
+    return {"path_params": parameters}
 
 
-def body(**changes: Any) -> Asked:
-    return {"json": changes}
+def json_body(**fields: Any) -> RequestSpec:
+    return {"json": fields}
 
 
-def attached(data: bytes | None = None, **fields: Any) -> Asked:
-    """A form with a picture, unless it is other data."""
+def file_form(data: bytes | None = None, **fields: Any) -> RequestSpec:
+    """A form with a file, by default a picture."""
     return {"files": {"file": ("x.jpg", data or jpeg(), "image/jpeg")}, "data": fields}
 
 
-def upload(data: bytes | None = None, **fields: Any) -> Asked:
-    return attached(data, **{"slot_id": "slot-001", "setting_key": "style"} | fields)
+def template_form(data: bytes | None = None, **fields: Any) -> RequestSpec:
+    return file_form(data, **{"slot_id": "slot-001", "setting_key": "style"} | fields)
 
 
-def picture() -> Job:
-    """With its file, which `made` is without."""
+def make_result() -> Job:
+    """A job with a result and its file, which `make_picture_job` does not write."""
     files.save("results/x.jpg", jpeg())
-    return made()
+    return make_picture_job()
 
 
-def media(seconds: int = 48) -> MediaObject:
+def make_media(seconds: int = 48) -> MediaObject:
     files.save("media/x.jpg", jpeg())
     expires_at = timezone.now() + timedelta(seconds=seconds)
     return MediaObject.objects.create(path="media/x.jpg", mime_type="image/jpeg", size_bytes=1, expires_at=expires_at)
 
 
-def bound(key: str = "mood") -> Any:
-    """An image that a slot has under the key."""
+def make_bound_image(key: str = "mood") -> Any:
+    """A template image that slot-001 has under the key."""
     return TemplateBinding.objects.create(slot_id="slot-001", setting_key=key, media=image()).media
 
 
-def the_image() -> str:
+def get_image_id() -> str:
     return str(TemplateMedia.objects.get().pk)
 
 
-def held() -> None:
-    """The provider makes them wait."""
+def use_holding_provider() -> None:
+    """Points the slot at a provider that holds every call."""
     use_sandbox("instant", "hold")
 
 
-def the_job() -> Job:
-    """Once the door has taken it in."""
+def wait_for_job() -> Job:
+    """The job, once it is admitted."""
     found: Job = eventually(Job.objects.first)
     return found
 
 
-def at_its_end() -> None:
-    """The time of a job under way is over, as the database's clock has it."""
-    one = the_job()
-    Job.objects.filter(pk=one.pk).update(expires_at=one.created_at + timedelta(milliseconds=1))
+def expire_job() -> None:
+    """Moves the deadline of the job under way into the past, and releases the job."""
+    job_under_way = wait_for_job()
+    Job.objects.filter(pk=job_under_way.pk).update(expires_at=job_under_way.created_at + timedelta(milliseconds=1))
     call_command("release_expired")
 
 
-def guesses() -> None:
+def exhaust_login_attempts() -> None:
     for _ in range(settings.AXES_FAILURE_LIMIT):
         Api()("post", "/api/login", {"username": "serg", "password": "a guess"})
 
 
-def wrong_passwords() -> None:
+def exhaust_password_attempts() -> None:
     minute = timezone.now().replace(second=0, microsecond=0)
     PasswordFailure.objects.create(address="127.0.0.1", minute=minute, count=FAILURES_ALLOWED)
 
 
 @contextmanager
-def no_room_for_results() -> Iterator[None]:
-    in_the_way = Path(settings.MEDIA_ROOT, "results")
-    in_the_way.touch()
+def block_results_folder() -> Iterator[None]:
+    file = Path(settings.MEDIA_ROOT, "results")
+    file.touch()
     try:
         yield
     finally:
-        in_the_way.unlink()
+        file.unlink()
 
 
-def failing(fault: Exception) -> AbstractContextManager[None]:
-    """Whatever a view of this process asks of the database ends so."""
+def fail_queries(error: Exception) -> AbstractContextManager[None]:
+    """Every query of a view in this process raises the error."""
 
     def execute(*_: Any) -> Any:
-        raise fault
+        raise error
 
     return connection.execute_wrapper(execute)
 
 
-def away() -> Asked:
-    return given(within=failing(OperationalError("the server closed the connection")), here=True)
+def lose_database() -> RequestSpec:
+    return prepare(context=fail_queries(OperationalError("the server closed the connection")), in_process=True)
 
 
-def fault() -> Asked:
-    return given(within=failing(RuntimeError("a fault of ours")), here=True)
+def cause_internal_error() -> RequestSpec:
+    return prepare(context=fail_queries(RuntimeError("a fault of ours")), in_process=True)
 
 
-def malformed(kind: str) -> Asked:
-    """A body that is not of its type; without one, an address with what is not known there."""
-    return sent(b"{", f"{kind}; boundary=x") if kind else {"params": {"nothing": "1"}}
+def malformed(body_type: str) -> RequestSpec:
+    """A body that does not parse; for an operation without a body, an unknown query parameter."""
+    return raw_body(b"{", f"{body_type}; boundary=x") if body_type else {"params": {"nothing": "1"}}
 
 
-def sent(content: bytes, kind: str) -> Asked:
-    return {"content": content, "headers": {"Content-Type": kind}}
+def raw_body(content: bytes, body_type: str) -> RequestSpec:
+    return {"content": content, "headers": {"Content-Type": body_type}}
 
 
-GOOD: Mapping[str, Callable[[], Asked]] = {
-    "archiveSlot": lambda: ANY,
-    "cancelJob": lambda: at(job_id=job().pk),
-    "changeSettings": lambda: body(ingest={"sync_response_timeout_sec": 40}),
-    "changeSlot": lambda: ANY | body(**NOIR),
-    "createSlot": lambda: body(**NOIR),
-    "deleteTemplateMedia": lambda: at(media_id=image().pk),
-    "getDocs": given,
-    "getDocument": given,
-    "getFile": lambda: at(token=file_url(picture()).rpartition("/")[2]),
-    "getGuestPage": lambda: at(job_id=picture().pk),
-    "getGlobalStats": given,
-    "getHealth": given,
-    "getJob": lambda: at(job_id=job().pk),
-    "getMedia": lambda: at(media_id=media().pk),
-    "getMetrics": given,
-    "getOperationSchema": given,
-    "getProvider": given,
-    "getReadiness": given,
-    "getRecentResults": given,
-    "getResult": lambda: at(job_id=picture().pk),
-    "getSettings": given,
-    "getSlot": given,
-    "getSlotStats": given,
-    "getTemplateMedia": lambda: at(media_id=bound().pk),
-    "getTemplateMediaPreview": lambda: at(media_id=image().pk),
-    "listJobs": lambda: given(job),
-    "listProviders": given,
-    "listSlotHistory": given,
-    "listSlots": given,
-    "listTemplateMedia": lambda: given(bound),
-    "logIn": lambda: body(username=person().username, password=PASSWORD),
-    "postPhoto": lambda: given(lambda: use_sandbox("instant")) | form(jpeg()),
-    "postPhotoToApi": lambda: given(lambda: use_sandbox("instant")) | form(jpeg()),
-    "purgeMediaCache": lambda: body(scope="full"),
-    "registerMedia": attached,
-    "registerTemplateMedia": upload,
-    "resetSlotStats": given,
-    "testRun": lambda: given(lambda: use_sandbox("instant")) | attached(),
+VALID_REQUESTS: Mapping[str, Callable[[], RequestSpec]] = {
+    "archiveSlot": lambda: ANY_VERSION,
+    "cancelJob": lambda: at_path(job_id=make_job().pk),
+    "changeSettings": lambda: json_body(ingest={"sync_response_timeout_sec": 40}),
+    "changeSlot": lambda: ANY_VERSION | json_body(**NOIR),
+    "createSlot": lambda: json_body(**NOIR),
+    "deleteTemplateMedia": lambda: at_path(media_id=image().pk),
+    "getDocs": prepare,
+    "getDocument": prepare,
+    "getFile": lambda: at_path(token=file_url(make_result()).rpartition("/")[2]),
+    "getGuestPage": lambda: at_path(job_id=make_result().pk),
+    "getGlobalStats": prepare,
+    "getHealth": prepare,
+    "getJob": lambda: at_path(job_id=make_job().pk),
+    "getMedia": lambda: at_path(media_id=make_media().pk),
+    "getMetrics": prepare,
+    "getOperationSchema": prepare,
+    "getProvider": prepare,
+    "getReadiness": prepare,
+    "getRecentResults": prepare,
+    "getResult": lambda: at_path(job_id=make_result().pk),
+    "getSettings": prepare,
+    "getSlot": prepare,
+    "getSlotStats": prepare,
+    "getTemplateMedia": lambda: at_path(media_id=make_bound_image().pk),
+    "getTemplateMediaPreview": lambda: at_path(media_id=image().pk),
+    "listJobs": lambda: prepare(make_job),
+    "listProviders": prepare,
+    "listSlotHistory": prepare,
+    "listSlots": prepare,
+    "listTemplateMedia": lambda: prepare(make_bound_image),
+    "logIn": lambda: json_body(username=make_staff_user().username, password=PASSWORD),
+    "postPhoto": lambda: prepare(lambda: use_sandbox("instant")) | form(jpeg()),
+    "postPhotoToApi": lambda: prepare(lambda: use_sandbox("instant")) | form(jpeg()),
+    "purgeMediaCache": lambda: json_body(scope="full"),
+    "registerMedia": file_form,
+    "registerTemplateMedia": template_form,
+    "resetSlotStats": prepare,
+    "testRun": lambda: prepare(lambda: use_sandbox("instant")) | file_form(),
 }
 
-# Those that wait for a worker are asked at the real server.
-WAITING = ("postPhoto", "postPhotoToApi", "testRun")
-WAITED: Mapping[str | int, Callable[[], Asked]] = {
-    "queue_busy": lambda: given(*[job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
-    "budget_exhausted": lambda: given(lambda: spend("5.00"), lambda: use_sandbox("instant", daily_budget=5)),
-    "provider_error": lambda: given(lambda: use_sandbox("instant", "refuses")),
-    "job_cancelled": lambda: given(held, meanwhile=lambda: cancel(the_job().pk)),
-    "provider_unavailable": lambda: given(
+# Operations that wait for a worker: their requests go to the real server.
+NEEDS_WORKER = ("postPhoto", "postPhotoToApi", "testRun")
+WORKER_SPECIAL: Mapping[str | int, Callable[[], RequestSpec]] = {
+    "queue_busy": lambda: prepare(*[make_job] * settings.QUEUE_MAX_IN_FLIGHT_JOBS),
+    "budget_exhausted": lambda: prepare(lambda: spend("5.00"), lambda: use_sandbox("instant", daily_budget=5)),
+    "provider_error": lambda: prepare(lambda: use_sandbox("instant", "refuses")),
+    "job_cancelled": lambda: prepare(use_holding_provider, while_waiting=lambda: cancel(wait_for_job().pk)),
+    "provider_unavailable": lambda: prepare(
         lambda: ProviderAccount.objects.create(provider_id="instant", is_enabled=False)
     ),
-    "sync_timeout": lambda: given(held, meanwhile=at_its_end),
+    "sync_timeout": lambda: prepare(use_holding_provider, while_waiting=expire_job),
 }
-PHOTO: Mapping[str | int, Callable[[], Asked]] = {
+PHOTO_SPECIAL: Mapping[str | int, Callable[[], RequestSpec]] = {
     "invalid_payload": lambda: form(None),
     "invalid_credentials": lambda: form(jpeg(), password="wrong"),
-    "payload_too_large": lambda: given(lambda: set_slot(size_limit_mb=1)) | form(padded(jpeg())),
+    "payload_too_large": lambda: prepare(lambda: set_slot(size_limit_mb=1)) | form(pad(jpeg())),
     "unsupported_media_type": lambda: form(gif()),
-    "rate_limited": lambda: given(wrong_passwords) | form(jpeg(), password="wrong"),
-    "internal_error": lambda: given(within=no_room_for_results()),
-    "queue_unavailable": lambda: given(lambda: IngestSettings.objects.all().delete()),
+    "rate_limited": lambda: prepare(exhaust_password_attempts) | form(jpeg(), password="wrong"),
+    "internal_error": lambda: prepare(context=block_results_folder()),
+    "queue_unavailable": lambda: prepare(lambda: IngestSettings.objects.all().delete()),
 }
-FILE: Mapping[str | int, Callable[[], Asked]] = {
+FILE_SPECIAL: Mapping[str | int, Callable[[], RequestSpec]] = {
     206: lambda: {"headers": {"Range": "bytes=0-9"}},
     304: lambda: {"headers": {"If-None-Match": "*"}},
     "range_not_satisfiable": lambda: {"headers": {"Range": "bytes=999999-"}},
 }
-SPECIAL: Mapping[tuple[str, str | int], Callable[[], Asked]] = {
-    ("archiveSlot", "jobs_under_way"): lambda: given(lambda: job(slot_id="slot-001")),
+SPECIAL: Mapping[tuple[str, str | int], Callable[[], RequestSpec]] = {
+    ("archiveSlot", "jobs_under_way"): lambda: prepare(lambda: make_job(slot_id="slot-001")),
     ("archiveSlot", "validation_failed"): lambda: {"params": {"force": "1"}},
     ("archiveSlot", "version_conflict"): lambda: {"headers": {"If-Match": '"an old one"'}},
     ("archiveSlot", "version_required"): lambda: {"headers": {"If-Match": None}},
-    ("cancelJob", "job_finalized"): lambda: at(job_id=made().pk),
-    ("changeSettings", "validation_failed"): lambda: body(ingest={"sync_response_timeout_sec": 5}),
-    ("changeSlot", "validation_failed"): lambda: body(**NOIR | {"settings_json": {"look": "none"}}),
-    ("changeSlot", "version_conflict"): lambda: body(**NOIR, updated_at="2026-11-25T12:00:00Z"),
+    ("cancelJob", "job_finalized"): lambda: at_path(job_id=make_picture_job().pk),
+    ("changeSettings", "validation_failed"): lambda: json_body(ingest={"sync_response_timeout_sec": 5}),
+    ("changeSlot", "validation_failed"): lambda: json_body(**NOIR | {"settings_json": {"look": "none"}}),
+    ("changeSlot", "version_conflict"): lambda: json_body(**NOIR, updated_at="2026-11-25T12:00:00Z"),
     ("changeSlot", "version_required"): lambda: {"headers": {"If-Match": None}},
-    ("createSlot", "slot_exists"): lambda: body(**NOIR, id="slot-001"),
-    ("createSlot", "validation_failed"): lambda: body(**NOIR | {"name": ""}),
-    ("deleteTemplateMedia", "jobs_under_way"): lambda: given(lambda: job(template_media={"mood": the_image()})),
-    ("deleteTemplateMedia", "template_in_use"): lambda: at(media_id=bound().pk),
+    ("createSlot", "slot_exists"): lambda: json_body(**NOIR, id="slot-001"),
+    ("createSlot", "validation_failed"): lambda: json_body(**NOIR | {"name": ""}),
+    ("deleteTemplateMedia", "jobs_under_way"): lambda: prepare(
+        lambda: make_job(template_media={"mood": get_image_id()})
+    ),
+    ("deleteTemplateMedia", "template_in_use"): lambda: at_path(media_id=make_bound_image().pk),
     ("deleteTemplateMedia", "validation_failed"): lambda: {"params": {"force": "1"}},
-    ("getFile", "result_expired"): lambda: given(lambda: age(the_job(), LONG_AGO)),
+    ("getFile", "result_expired"): lambda: prepare(lambda: age(wait_for_job(), EXPIRED_HOURS)),
     ("getGlobalStats", "validation_failed"): lambda: {"params": {"format": "xml"}},
     ("getRecentResults", "validation_failed"): lambda: {"params": {"format": "xml"}},
     ("getSlotStats", "validation_failed"): lambda: {"params": {"format": "xml"}},
-    ("getGuestPage", 404): lambda: at(**NOWHERE),
-    ("getGuestPage", 410): lambda: given(lambda: age(the_job(), LONG_AGO)),
-    ("getGuestPage", 500): fault,
-    ("getGuestPage", 503): away,
-    ("getMedia", "media_expired"): lambda: at(media_id=media(seconds=-1).pk),
-    ("getMetrics", "invalid_credentials"): lambda: given(within=override_settings(METRICS_TOKEN="t0ken")),
-    ("getReadiness", 503): away,
-    ("getResult", "result_expired"): lambda: given(lambda: age(the_job(), LONG_AGO)),
+    ("getGuestPage", 404): lambda: at_path(**UNKNOWN_PARAMS),
+    ("getGuestPage", 410): lambda: prepare(lambda: age(wait_for_job(), EXPIRED_HOURS)),
+    ("getGuestPage", 500): cause_internal_error,
+    ("getGuestPage", 503): lose_database,
+    ("getMedia", "media_expired"): lambda: at_path(media_id=make_media(seconds=-1).pk),
+    ("getMetrics", "invalid_credentials"): lambda: prepare(context=override_settings(METRICS_TOKEN="t0ken")),
+    ("getReadiness", 503): lose_database,
+    ("getResult", "result_expired"): lambda: prepare(lambda: age(wait_for_job(), EXPIRED_HOURS)),
     ("listJobs", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listSlotHistory", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listSlots", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listTemplateMedia", "validation_failed"): lambda: {"params": {"page": "0"}},
-    ("logIn", "invalid_credentials"): lambda: body(username="serg", password="a guess"),
-    ("logIn", "rate_limited"): lambda: given(guesses),
-    ("purgeMediaCache", "validation_failed"): lambda: body(scope="all"),
-    ("registerMedia", "job_finalized"): lambda: attached(job_id=str(made().pk)),
-    ("registerMedia", "not_found"): lambda: attached(job_id=NOBODY),
+    ("logIn", "invalid_credentials"): lambda: json_body(username="serg", password="a guess"),
+    ("logIn", "rate_limited"): lambda: prepare(exhaust_login_attempts),
+    ("purgeMediaCache", "validation_failed"): lambda: json_body(scope="all"),
+    ("registerMedia", "job_finalized"): lambda: file_form(job_id=str(make_picture_job().pk)),
+    ("registerMedia", "not_found"): lambda: file_form(job_id=UNKNOWN_ID),
     ("registerMedia", "payload_too_large"): lambda: (
-        attached(padded(jpeg())) | given(within=override_settings(INGEST_MAX_FILE_BYTES=MEGABYTE))
+        file_form(pad(jpeg())) | prepare(context=override_settings(INGEST_MAX_FILE_BYTES=MEGABYTE))
     ),
-    ("registerMedia", "validation_failed"): lambda: attached(job_id="none"),
-    ("registerTemplateMedia", "key_taken"): lambda: given(lambda: bound("style")),
-    ("registerTemplateMedia", "not_found"): lambda: upload(slot_id="slot-099"),
-    ("registerTemplateMedia", "payload_too_large"): lambda: upload(bytes(MAX_MB * 1024 * 1024 + 1)),
-    ("testRun", "payload_too_large"): lambda: given(lambda: set_slot(size_limit_mb=1)) | attached(padded(jpeg())),
-    ("testRun", "validation_failed"): lambda: attached(operation_id="none"),
-    ("registerTemplateMedia", "validation_failed"): lambda: upload(setting_key="Style"),
-    **{(operation, answer): asked for operation in WAITING for answer, asked in WAITED.items()},
-    **{("getFile", answer): asked for answer, asked in FILE.items()},
-    **{("getMedia", answer): asked for answer, asked in FILE.items()},
-    **{("postPhoto", answer): asked for answer, asked in PHOTO.items()},
-    **{("postPhotoToApi", answer): asked for answer, asked in PHOTO.items()},  # the same view
+    ("registerMedia", "validation_failed"): lambda: file_form(job_id="none"),
+    ("registerTemplateMedia", "key_taken"): lambda: prepare(lambda: make_bound_image("style")),
+    ("registerTemplateMedia", "not_found"): lambda: template_form(slot_id="slot-099"),
+    ("registerTemplateMedia", "payload_too_large"): lambda: template_form(bytes(MAX_MB * 1024 * 1024 + 1)),
+    ("testRun", "payload_too_large"): lambda: prepare(lambda: set_slot(size_limit_mb=1)) | file_form(pad(jpeg())),
+    ("testRun", "validation_failed"): lambda: file_form(operation_id="none"),
+    ("registerTemplateMedia", "validation_failed"): lambda: template_form(setting_key="Style"),
+    **{(operation, key): make_changes for operation in NEEDS_WORKER for key, make_changes in WORKER_SPECIAL.items()},
+    **{("getFile", key): make_changes for key, make_changes in FILE_SPECIAL.items()},
+    **{("getMedia", key): make_changes for key, make_changes in FILE_SPECIAL.items()},
+    **{("postPhoto", key): make_changes for key, make_changes in PHOTO_SPECIAL.items()},
+    **{("postPhotoToApi", key): make_changes for key, make_changes in PHOTO_SPECIAL.items()},  # the same view
 }
 
-# What makes any operation refuse so, by the type of the body that it takes.
-RULES: Mapping[str, Callable[[str], Asked]] = {
-    "forbidden": lambda kind: given(by=may),
-    "internal_error": lambda kind: fault(),
-    "invalid_credentials": lambda kind: given(by=Api),
+# By the code of the refusal: changes to a valid request of any operation, by the media type of its body.
+RULES: Mapping[str, Callable[[str], RequestSpec]] = {
+    "forbidden": lambda body_type: prepare(make_api=make_api),
+    "internal_error": lambda body_type: cause_internal_error(),
+    "invalid_credentials": lambda body_type: prepare(make_api=Api),
     "invalid_payload": malformed,
-    "media_not_found": lambda kind: at(**NOWHERE),
-    "method_not_allowed": lambda kind: {"method": "PATCH"},
-    "not_acceptable": lambda kind: {"headers": {"Accept": "text/x-nothing"}},
-    "not_found": lambda kind: at(**NOWHERE),
-    "payload_too_large": lambda kind: sent(b" " * BODY_BYTES + b"{}", kind),
-    "queue_unavailable": lambda kind: away(),
-    "result_not_found": lambda kind: at(**NOWHERE),
-    "slot_not_found": lambda kind: at(**NOWHERE),
-    "unsupported_media_type": lambda kind: sent(b"<x/>", "text/xml"),
+    "media_not_found": lambda body_type: at_path(**UNKNOWN_PARAMS),
+    "method_not_allowed": lambda body_type: {"method": "PATCH"},
+    "not_acceptable": lambda body_type: {"headers": {"Accept": "text/x-nothing"}},
+    "not_found": lambda body_type: at_path(**UNKNOWN_PARAMS),
+    "payload_too_large": lambda body_type: raw_body(b" " * BODY_BYTES + b"{}", body_type),
+    "queue_unavailable": lambda body_type: lose_database(),
+    "result_not_found": lambda body_type: at_path(**UNKNOWN_PARAMS),
+    "slot_not_found": lambda body_type: at_path(**UNKNOWN_PARAMS),
+    "unsupported_media_type": lambda body_type: raw_body(b"<x/>", "text/xml"),
 }

@@ -23,11 +23,13 @@ if "TEST_FOLDER" not in os.environ:  # set for the processes that the tests star
 RUNNER = os.environ.get("PYTEST_XDIST_WORKER", "alone")  # of those that share the tests: each has its own of everything
 LOGS = Path(os.environ["TEST_FOLDER"], RUNNER, "logs")
 LOGS.mkdir(parents=True, exist_ok=True)
+LOGS.with_name("static").mkdir(exist_ok=True)
 os.environ["MEDIA_ROOT"] = str(LOGS.with_name("media"))
+os.environ["STATIC_ROOT"] = str(LOGS.with_name("static"))
 os.environ["RUNTIME_CREDENTIALS_FILE"] = str(Path(os.environ["MEDIA_ROOT"]) / "secrets/runtime_credentials.json")
 
 from photoslot.settings import *  # noqa: E402, F403
-from photoslot.settings import DATABASES, LOGGING, PROVIDERS  # noqa: E402
+from photoslot.settings import DATABASES, LOGGING, PROVIDERS, STORAGES  # noqa: E402
 
 if TEST_POSTGRES:
     DATABASES["default"] |= {
@@ -36,6 +38,7 @@ if TEST_POSTGRES:
         "HOST": TEST_POSTGRES.host,
         "PORT": embedded_postgres.PORT,
     }
+STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}  # none are collected
 DATABASES["default"]["TEST"] = {"NAME": f"test_photoslot_{RUNNER}"}
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name

@@ -1,4 +1,4 @@
-"""The search for secrets in logs finds them: each test writes one where a fault would, and looks."""
+"""The search for secrets in logs finds them: each test writes one as a bug would, and searches."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.settings import LOGS
 
 pytestmark = pytest.mark.integration
 
-PROMPT = "Tanzende Bären im Regenmantel"  # like no other, so that nobody else's line is found
+PROMPT = "Tanzende Bären im Regenmantel"  # unique, so that no other test's lines match
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.fixture(autouse=True)
-def known() -> Iterator[None]:
+def restore_secrets() -> Iterator[None]:
     before = set(leaks._secrets)
     leaks.note(PROMPT)
     yield
@@ -53,16 +53,16 @@ def known() -> Iterator[None]:
     ],
 )
 def test_each_shape_is_found(line: str) -> None:
-    assert list(leaks.in_text(f"INFO {line}".encode()))
+    assert list(leaks.search_text(f"INFO {line}".encode()))
 
 
 def test_raw_bytes_are_found() -> None:
-    assert list(leaks.in_text(b"x" + jpeg()))
-    assert list(leaks.in_text(PNG))
+    assert list(leaks.search_text(b"x" + jpeg()))
+    assert list(leaks.search_text(PNG))
 
 
-def test_an_innocent_line_is_none() -> None:
-    assert not list(leaks.in_text(b"INFO Picture made in 3 s: results/8f14e45f.jpg, image/jpeg"))
+def test_an_innocent_line_is_no_leak() -> None:
+    assert not list(leaks.search_text(b"INFO Picture made in 3 s: results/8f14e45f.jpg, image/jpeg"))
 
 
 def test_what_any_process_logs_at_any_level_is_kept() -> None:
@@ -71,12 +71,12 @@ def test_what_any_process_logs_at_any_level_is_kept() -> None:
         logging.getLogger("providers.anything").log(logging.getLevelName(level), mark)
         code = f"import django, logging; django.setup(); logging.getLogger('jobs').log(logging.{level}, '{mark}')"
         subprocess.run([sys.executable, "-c", code], cwd=settings.BASE_DIR, check=True)
-    kept = [path.read_text() for path in LOGS.iterdir() if path != leaks.PRINTED]
-    assert {mark: sum(mark in text for text in kept) for mark in marks.values()} == dict.fromkeys(marks.values(), 2)
+    logs = [path.read_text() for path in LOGS.iterdir() if path != leaks.PRINTED]
+    assert {mark: sum(mark in text for text in logs) for mark in marks.values()} == dict.fromkeys(marks.values(), 2)
 
 
 class Host(wire.Speaker):
-    """A provider that is sent a key and a prompt."""
+    """A provider that receives a key and a prompt."""
 
     prefix = "host"
 
@@ -85,26 +85,26 @@ class Host(wire.Speaker):
         return wire.Reply()
 
 
-def test_what_a_provider_is_sent_is_looked_for() -> None:
+def test_what_a_provider_receives_is_searched_for() -> None:
     key, prompt = f"key-{uuid4()}", f"like a mosaic, {uuid4()}"
     with wire.WireSandbox([Host]).run() as sandbox:
         headers = {"Authorization": f"Bearer {key}"}
         httpx.post(f"{sandbox.url}/host/", content=f"[[ok]] {prompt}", headers=headers).raise_for_status()
-    assert list(leaks.in_text(f"sent {key}".encode()))
-    assert list(leaks.in_text(f"refused: {prompt}".encode()))
+    assert list(leaks.search_text(f"sent {key}".encode()))
+    assert list(leaks.search_text(f"refused: {prompt}".encode()))
 
 
 @pytest.mark.usefixtures("database")
-def test_rows_are_looked_at() -> None:
+def test_rows_are_searched() -> None:
     ProcessingLog.objects.create(job_id=uuid4(), slot_id="slot-001", status="failed", details={"error": PROMPT})
-    assert PROMPT in str(leaks.in_rows())
+    assert PROMPT in str(leaks.search_rows())
     ProcessingLog.objects.all().delete()
-    assert leaks.in_rows() == []
+    assert leaks.search_rows() == []
 
 
 @pytest.mark.parametrize("runners", ["0", "2"])
 def test_a_run_that_leaks_fails(runners: str, tmp_path: Path) -> None:
-    """One test, that logs what the sandbox has seen."""
+    """Runs one test, which logs what the sandbox received."""
     test = tmp_path / "test_it.py"
     test.write_text(
         "import logging\nfrom tests import leaks\n"
@@ -112,9 +112,9 @@ def test_a_run_that_leaks_fails(runners: str, tmp_path: Path) -> None:
         "    logging.getLogger('x').debug('a prompt of some length')\n"
     )
     command = f"-m pytest {test} -p tests.leaks -q --rootdir={tmp_path} -c pyproject.toml -n {runners}".split()
-    own = os.environ | {"TEST_FOLDER": str(tmp_path)}
+    environment = os.environ | {"TEST_FOLDER": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, *command], cwd=settings.BASE_DIR, env=own, capture_output=True, text=True, check=False
+        [sys.executable, *command], cwd=settings.BASE_DIR, env=environment, capture_output=True, text=True, check=False
     )
     assert "1 passed" in run.stdout
     assert run.returncode == 1

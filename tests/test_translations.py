@@ -16,12 +16,12 @@ pytestmark = [pytest.mark.unit]
 
 ROOT = Path(settings.BASE_DIR)
 CATALOGUE = ROOT / "locale/ru/LC_MESSAGES/django.po"
-ROOMS = ["photoslot", "ingest", "jobs", "stats", "slots", "providers", "templates"]
+ROOMS = ["photoslot", "staff", "ingest", "guests", "jobs", "stats", "slots", "providers", "core", "templates"]
 MARKERS = {"_", "gettext", "gettext_lazy", "gettext_noop", "ngettext", "ngettext_lazy", "pgettext", "pgettext_lazy"}
-STORED = (ast.Attribute, ast.Name, ast.Subscript)  # a text that was marked where it was written
+STORED = (ast.Attribute, ast.Name, ast.Subscript)  # a text that is marked elsewhere, where it is defined
 
 
-def sources() -> Iterator[tuple[Path, str]]:
+def read_sources() -> Iterator[tuple[Path, str]]:
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):
             yield path, path.read_text()
@@ -29,9 +29,9 @@ def sources() -> Iterator[tuple[Path, str]]:
             yield path, templatize(path.read_text())
 
 
-def marked(path: Path, text: str) -> Iterator[str]:
-    """The texts that are marked for translation."""
-    if path.suffix == ".html":  # calls among the crossed-out rest of the template
+def find_marked_texts(path: Path, text: str) -> Iterator[str]:
+    """Yields the texts that are marked for translation."""
+    if path.suffix == ".html":  # templatize leaves calls, and blanks out the rest
         for _, quoted in re.findall(r"\b(_|gettext|ngettext)\(\s*(u?'(?:[^'\\]|\\.)*'|u?\"(?:[^\"\\]|\\.)*\")", text):
             yield ast.literal_eval(quoted)
         return
@@ -44,7 +44,7 @@ def marked(path: Path, text: str) -> Iterator[str]:
 
 def test_every_marked_text_is_in_the_catalogue() -> None:
     known = {entry.msgid for entry in polib.pofile(str(CATALOGUE)) if not entry.obsolete}
-    missing = {text for path, source in sources() for text in marked(path, source)} - known
+    missing = {text for path, source in read_sources() for text in find_marked_texts(path, source)} - known
     assert not missing
 
 

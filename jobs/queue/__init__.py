@@ -1,1 +1,1 @@
-"""The queue: one table, its statements, and the verbs of a job from admission to its end."""
+"""The queue: one table, its SQL statements, and one verb for each step of a job, from admission to its end."""

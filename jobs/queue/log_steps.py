@@ -1,4 +1,4 @@
-"""What the queue's verbs write down of what they did: the steps of a job, and what it adds to its hour."""
+"""What the queue's verbs record: the steps of a job in the processing log, and its tally in the hourly counters."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from jobs.queue.records import Claim, EndedJob, Failure, JobReport, NewJob, Resu
 from stats.journal import Step, Tally
 
 
-def make_tally(closed: EndedJob, outcome: str, report: JobReport) -> Tally:
-    wait = (closed.claimed_at - closed.created_at).total_seconds() if closed.claimed_at else None
+def make_tally(ended: EndedJob, outcome: str, report: JobReport) -> Tally:
+    wait = (ended.claimed_at - ended.created_at).total_seconds() if ended.claimed_at else None
     return Tally(
-        slot_id=closed.slot_id,
-        provider_id=closed.provider_id,
-        source=closed.source,
-        received_at=closed.created_at,
+        slot_id=ended.slot_id,
+        provider_id=ended.provider_id,
+        source=ended.source,
+        received_at=ended.created_at,
         outcome=outcome,
-        duration_seconds=(closed.finalized_at - closed.created_at).total_seconds(),
+        duration_seconds=(ended.finalized_at - ended.created_at).total_seconds(),
         wait_seconds=wait,
         attempts=report.attempts,
         attempt_errors=report.attempt_errors,
@@ -44,8 +44,8 @@ def make_received(job: NewJob, ticket: Ticket) -> Step:
 
 
 def _make_step(claim: Claim, status: str, message: str, **details: Any) -> Step:
-    about = {"provider_id": claim.provider_id, "claim": claim.claims}
-    return Step(claim.id, claim.slot_id, status, message, details=about | details)
+    common = {"provider_id": claim.provider_id, "claim": claim.claims}
+    return Step(claim.id, claim.slot_id, status, message, details=common | details)
 
 
 def make_dispatched(claim: Claim) -> Step:
@@ -86,7 +86,7 @@ def make_failed(claim: Claim, failure: Failure) -> Step:
     )
 
 
-def make_ended(closed: EndedJob, outcome: str, by: str | None) -> Step:
+def make_ended(ended: EndedJob, outcome: str, by: str | None) -> Step:
     """The last step of a job that its worker did not end."""
     status, reason = ("timeout", "timeout") if outcome == "timeouts" else ("failed", "cancelled")
     if outcome == "timeouts":
@@ -96,15 +96,15 @@ def make_ended(closed: EndedJob, outcome: str, by: str | None) -> Step:
     else:
         message = gettext_noop("Cancelled: nobody waits for the picture any more")
     return Step(
-        job_id=closed.id,
-        slot_id=closed.slot_id,
+        job_id=ended.id,
+        slot_id=ended.slot_id,
         status=status,
         message=message,
         details={
-            "provider_id": closed.provider_id,
-            "provider_reference": closed.provider_job_reference,
+            "provider_id": ended.provider_id,
+            "provider_reference": ended.provider_job_reference,
             "failure_reason": reason,
             "cancelled_by": by,
-            "expires_at": closed.expires_at.isoformat(),
+            "expires_at": ended.expires_at.isoformat(),
         },
     )

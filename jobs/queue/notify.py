@@ -1,7 +1,7 @@
-"""Being woken: LISTEN for what the queue notifies, with polling as the truth underneath.
+"""LISTEN for the queue's notifications, with polling as the fallback.
 
 `Listener` holds the connection; `Waiters` wakes those who wait for a job's end. A notification can get lost (a
-connection pooler, a broken connection), so each only hastens what a look at the table finds within `POLL_SECONDS`.
+connection pooler, a broken connection), so it only hastens what polling finds within `POLL_SECONDS`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from jobs.queue.verbs import Queue
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0  # what a lost notification costs at most
-PROBE_SECONDS = 10.0  # how long a silent connection is believed
+POLL_SECONDS = 1.0  # the longest delay that a lost notification costs
+PROBE_SECONDS = 10.0  # after this long without a notification, the connection is tested
 RECONNECT_SECONDS = 0.5
 
 Handler = Callable[[str], None]
 
 
 class Listener:
-    """One LISTEN connection of its own, opened again after any break.
+    """A dedicated LISTEN connection, opened again after any break.
 
-    `handlers` maps a channel to what is called with each payload. `on_connect` is called after every LISTEN, because
-    whatever was notified while nobody listened is lost: the state must be read.
+    `handlers` maps a channel to the function called with each payload. `on_connect` is called after every LISTEN:
+    notifications sent while the connection was down are lost, so the state must be read.
     """
 
     def __init__(self, handlers: Mapping[str, Handler], on_connect: Callable[[], None]) -> None:
@@ -70,7 +70,7 @@ class Listener:
 
 
 class Waiters:
-    """Those in this process who wait for a job to end."""
+    """The coroutines of this process that wait for a job to end."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
@@ -78,7 +78,7 @@ class Waiters:
 
     @contextmanager
     def wait_for(self, job_id: UUID) -> Iterator[asyncio.Event]:
-        """An event that is set when the job may have ended: look at its state then."""
+        """Yields an event that is set when the job may have ended; its state must then be read."""
         event = asyncio.Event()
         self._events[job_id].add(event)
         try:
@@ -99,7 +99,7 @@ class Waiters:
                 event.set()
 
     async def poll(self) -> None:
-        """Wakes whoever's job has ended, by one query for all of them. Runs until cancelled."""
+        """Wakes those whose job has ended, by one query for all. Runs until cancelled."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             if not self._events:
@@ -107,6 +107,6 @@ class Waiters:
             try:
                 finished = await self._queue.list_finished(self._events)
             except DatabaseUnavailable:
-                continue  # the next look may succeed; each waiter has its own deadline
+                continue  # the next poll may succeed; each waiter has its own deadline
             for job_id in finished:
                 self.wake(str(job_id))

@@ -1,4 +1,4 @@
-"""What the queue's verbs take and give: plain records, without a connection and without a model's weight."""
+"""Arguments and results of the queue's verbs: plain records without a connection, lighter than models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stats.journal import Step
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A checked photo, already stored under `payload_path`, and the recipe of its slot."""
+    """A checked photo, already stored under `payload_path`, and its slot's provider, operation and settings."""
 
     id: UUID
     slot_id: str
@@ -29,12 +29,12 @@ class NewJob:
     booth_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     source: str = Job.Source.BOOTH.value
-    asked_by: str | None = None  # the user's name, of a test run
+    asked_by: str | None = None  # a test run's: the name of the user who requested it
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """The place in the queue. `joined`: an earlier post of the same photo is still under way and this is its job."""
+    """The job to wait for. `joined`: that of an earlier post of the photo, still under way or not delivered."""
 
     job_id: UUID
     expires_at: datetime
@@ -44,7 +44,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class EncryptedAccount:
-    """A provider's account as it is stored; the defaults are those of a provider that has none and needs none."""
+    """A provider's account as stored; the defaults stand for a provider that has no account and needs none."""
 
     is_enabled: bool = True
     encrypted_key: str = field(default="", repr=False)
@@ -55,7 +55,7 @@ class EncryptedAccount:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job in a worker's hands until its lease runs out; `token` is what proves it."""
+    """A job leased to a worker until the lease runs out; `token` is the fencing token."""
 
     id: UUID
     token: UUID
@@ -75,8 +75,8 @@ class Claim:
     expires_at: datetime
     seconds_left: float
     account: EncryptedAccount = EncryptedAccount()  # of the slot's first provider
-    # What earlier workers did with the provider whose turn it is: how many calls, the one that is still under way, and
-    # whether one may have been billed.
+    # What earlier workers did at the current provider (the slot's, or its fallback): how many calls ended, the id of
+    # one without an end, and whether one may have been billed.
     earlier_calls: int = 0
     open_call: int | None = None
     may_have_been_billed: bool = False
@@ -103,7 +103,7 @@ class Failure:
 
 @dataclass(slots=True)
 class JobReport:
-    """What the provider was asked and how long it took; filled while the job runs."""
+    """The calls to the provider and how long they took; filled while the job runs."""
 
     attempts: int = 0
     attempt_errors: int = 0
@@ -114,7 +114,7 @@ class JobReport:
 
 @dataclass(frozen=True, slots=True)
 class EndedJob:
-    """A job that a verb has just ended: what its caller needs for tidying up and for the figures."""
+    """A job that a verb has just ended: what its caller needs for cleaning up and for the counters."""
 
     id: UUID
     slot_id: str
@@ -127,12 +127,12 @@ class EndedJob:
     payload_mime_type: str
     provider_job_reference: str | None
     used_fallback: bool
-    returns_original: bool  # by the booth's answer: the slot has `on_failure`
+    returns_original: bool  # the booth's response is the original photo: the slot has `on_failure`
 
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """How a job stands, for whoever waits for it."""
+    """The state of a job, for those who wait for it."""
 
     id: UUID
     slot_id: str
@@ -155,14 +155,14 @@ class JobOutcome:
     returns_original: bool
 
     def was_ended_by(self, claim: Claim) -> bool:
-        """Whether the holder of this claim ended the job; nobody else can end it in these two ways."""
+        """Whether the holder of this claim ended the job: only it can end one with a result or a provider error."""
         own_end = self.failure_reason in (None, Job.Failure.PROVIDER_ERROR)
         return self.is_finalized and own_end and self.claim_token == claim.token
 
 
 @dataclass(frozen=True, slots=True)
 class JobInput:
-    """A job's photo and what was to be made of it."""
+    """A job's photo, provider, operation and settings."""
 
     provider_id: str
     operation_id: str

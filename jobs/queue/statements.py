@@ -4,10 +4,10 @@ succeeds; the database's clock decides deadlines and leases.
 
 from __future__ import annotations
 
-# One statement, under the advisory lock, so that count and insert see the same queue. The photo's twin is looked for
-# first: joining needs no place. Jobs past their deadline hold no place, whether swept yet or not.
+# One statement, under the advisory lock, so that count and insert see the same queue. An earlier post of the photo is
+# looked for first, since joining it adds no job. Jobs past their deadline do not count, whether swept yet or not.
 ADMIT = """
-WITH twin AS (
+WITH earlier_post AS (
     SELECT id, expires_at FROM jobs_job
     WHERE payload_digest = %(payload_digest)s AND delivered_at IS NULL AND failure_reason IS NULL
       AND slot_id = %(slot_id)s AND booth_id = %(booth_id)s AND source = %(source)s AND source = 'booth'
@@ -15,7 +15,7 @@ WITH twin AS (
       AND CASE WHEN is_finalized THEN result_file_path IS NOT NULL AND result_expires_at > clock_timestamp()
                ELSE expires_at > clock_timestamp() END
     ORDER BY created_at DESC LIMIT 1
-), made AS (
+), inserted AS (
     INSERT INTO jobs_job (
         id, slot_id, source, provider_id, operation_id, settings_json, template_media, payload_path, payload_mime_type,
         payload_digest, booth_id, metadata, created_at, updated_at, expires_at)
@@ -23,16 +23,16 @@ WITH twin AS (
         %(payload_path)s, %(payload_mime_type)s, %(payload_digest)s, %(booth_id)s, %(metadata)s,
         clock.now, clock.now, clock.now + %(wait)s
     FROM (SELECT clock_timestamp() AS now) AS clock
-    WHERE NOT EXISTS (SELECT FROM twin)
+    WHERE NOT EXISTS (SELECT FROM earlier_post)
       AND (SELECT count(*) FROM jobs_job WHERE NOT is_finalized AND expires_at > clock_timestamp()) < %(limit)s
     RETURNING id, expires_at
 )
 SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left, joined
-FROM (SELECT *, false AS joined FROM made UNION ALL SELECT *, true FROM twin) AS ticket
+FROM (SELECT *, false AS joined FROM inserted UNION ALL SELECT *, true FROM earlier_post) AS ticket
 """
 
-# Claims take turns where an account or a waiting job's slot has a limit, so that two never see the same free place.
-CLAIM_TURN = """
+# Claims run one at a time where an account or a waiting job's slot has a limit, so that no two use the same capacity.
+LOCK_CLAIMS = """
 SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
     SELECT FROM providers_provideraccount WHERE max_concurrent IS NOT NULL OR per_minute IS NOT NULL
 ) OR EXISTS (
@@ -40,11 +40,11 @@ SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
 )
 """
 
-# Calls at once are the jobs under way and the guests' calls; a killed worker's jobs do not count.
-_BUSY = """(
-        SELECT count(*) FROM jobs_job AS busy
+# An account's concurrent calls: jobs under way and other jobs' fallback calls. Jobs of a killed worker do not count.
+_CONCURRENT_CALLS = """(
+        SELECT count(*) FROM jobs_job AS running_job
         WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
-          AND busy.provider_id = account.provider_id
+          AND running_job.provider_id = account.provider_id
       ) + (
         SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS caller ON caller.id = call.job_id
         WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id
@@ -53,46 +53,48 @@ _BUSY = """(
       )
 """
 
-# Oldest first, of each provider and of each slot as many as have room: one that is full holds up no other's jobs.
-#   room     of each account that has a limit, reckoned once. `statement_timestamp`, for no index goes by the clock
-#   waiting  what waits, or whose worker is gone, with its turn in its slot
-#   ready    what its slot has room for, with its turn at its provider
-#   next     what is taken; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than
-#            LIMIT. The conditions stand again, for a row that somebody else has changed meanwhile.
+# Oldest first, for each provider and each slot up to its limits: one at its limit holds up no other's jobs.
+#   capacity  what each account's limits leave, computed once; an index cannot be searched by the volatile clock
+#   running   jobs under way by slot
+#   waiting   jobs that are pending or whose lease has run out, with their rank in their slot
+#   eligible  those that their slot's limit allows, with their rank at their provider
+#   chosen    those to claim; MATERIALIZED, because a plan that ran the subquery twice would lock and claim more than
+#             LIMIT. It repeats conditions for a row that another transaction has changed meanwhile.
 CLAIM = (
     """
-WITH room AS MATERIALIZED (
+WITH capacity AS MATERIALIZED (
     SELECT account.*, coalesce(max_concurrent, per_minute, per_day) IS NOT NULL AS is_limited,
         CASE WHEN max_concurrent IS NOT NULL THEN max_concurrent - (
 """
-    + _BUSY
+    + _CONCURRENT_CALLS
     + """
-        ) END AS places,
+        ) END AS free_concurrent,
         CASE WHEN per_minute IS NOT NULL THEN per_minute - (
             SELECT count(*) FROM providers_providercall AS call
             WHERE call.provider_id = account.provider_id
               AND call.at > statement_timestamp() - make_interval(secs => %(window)s)
-        ) END AS calls
+        ) END AS free_this_minute
     FROM providers_provideraccount AS account WHERE provider_id = ANY(%(providers)s)
-), busy AS MATERIALIZED (
+), running AS MATERIALIZED (
     SELECT slot_id, count(*) AS jobs FROM jobs_job
     WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp() GROUP BY slot_id
 ), waiting AS MATERIALIZED (
-    SELECT id, slot_id, provider_id, created_at, (settings_json ->> 'max_concurrent')::int AS slot_places,
-        row_number() OVER (PARTITION BY slot_id ORDER BY created_at) AS turn_in_slot
+    SELECT id, slot_id, provider_id, created_at, (settings_json ->> 'max_concurrent')::int AS slot_limit,
+        row_number() OVER (PARTITION BY slot_id ORDER BY created_at) AS rank_in_slot
     FROM jobs_job
     WHERE NOT is_finalized AND expires_at > clock_timestamp() AND provider_id = ANY(%(providers)s)
       AND (status = 'pending' OR lease_expires_at < clock_timestamp())
-), ready AS MATERIALIZED (
-    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS turn
-    FROM waiting LEFT JOIN busy USING (slot_id)
-    WHERE slot_places IS NULL OR turn_in_slot <= slot_places - coalesce(busy.jobs, 0)
-), next AS MATERIALIZED (
+), eligible AS MATERIALIZED (
+    SELECT id, row_number() OVER (PARTITION BY provider_id ORDER BY created_at) AS rank_at_provider
+    FROM waiting LEFT JOIN running USING (slot_id)
+    WHERE slot_limit IS NULL OR rank_in_slot <= slot_limit - coalesce(running.jobs, 0)
+), chosen AS MATERIALIZED (
     SELECT job.id, is_enabled, encrypted_key, base_url, encrypted_proxy_url, coalesce(is_limited, false) AS is_limited
-    FROM jobs_job AS job JOIN ready ON ready.id = job.id LEFT JOIN room ON room.provider_id = job.provider_id
+    FROM jobs_job AS job JOIN eligible ON eligible.id = job.id
+        LEFT JOIN capacity ON capacity.provider_id = job.provider_id
     WHERE NOT job.is_finalized AND (job.status = 'pending' OR job.lease_expires_at < clock_timestamp())
-      AND (places IS NULL OR turn <= places)
-      AND (calls IS NULL OR job.provider_job_reference IS NOT NULL OR turn <= calls)
+      AND (free_concurrent IS NULL OR rank_at_provider <= free_concurrent)
+      AND (free_this_minute IS NULL OR job.provider_job_reference IS NOT NULL OR rank_at_provider <= free_this_minute)
     ORDER BY job.created_at
     LIMIT %(limit)s
     FOR UPDATE OF job SKIP LOCKED
@@ -101,7 +103,7 @@ UPDATE jobs_job AS job SET
     status = 'processing', claim_token = gen_random_uuid(), claims = claims + 1,
     lease_expires_at = clock_timestamp() + %(lease)s,
     claimed_at = coalesce(claimed_at, clock_timestamp()), updated_at = clock_timestamp()
-FROM next WHERE job.id = next.id
+FROM chosen WHERE job.id = chosen.id
 RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_id, settings_json, template_media,
     metadata, payload_path, payload_mime_type, provider_job_reference, used_fallback, claims, created_at, expires_at,
     extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left,
@@ -109,12 +111,12 @@ RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_
 """
 )
 
-# Whether a fallback's call may be one more of those at once.
-HAS_ROOM = (
+# Whether an account's `max_concurrent` allows one more call, for a fallback.
+HAS_CAPACITY = (
     """
 SELECT account.max_concurrent IS NULL OR account.max_concurrent > (
 """
-    + _BUSY
+    + _CONCURRENT_CALLS
     + ") FROM providers_provideraccount AS account WHERE provider_id = %s"
 )
 
@@ -154,8 +156,8 @@ WHERE id = ANY(%s) AND claim_token = ANY(%s) AND NOT is_finalized
 RETURNING id
 """
 
-# The four ends. The photo goes with the job's end, and its path with it. A job that failed leaves both to the booth's
-# response where the slot says so (`on_failure`); they go when that is delivered.
+# The four ends. The photo is removed at the job's end, and its path cleared. For a slot with `on_failure`, a failed job
+# keeps both until the booth's response, which returns the photo, is delivered.
 _RETURNS_ORIGINAL = """
     coalesce(settings_json ->> 'on_failure' = 'original' AND failure_reason IN ('timeout', 'provider_error'), false)
         AS returns_original

@@ -46,14 +46,14 @@ logger = logging.getLogger(__name__)
 READY_CHANNEL = "photoslot_ready"  # a job waits for a worker
 DONE_CHANNEL = "photoslot_done"  # a job has ended; the payload is its id
 
-# A test run's picture is of use for as long as its answer takes: nobody can come back for it.
+# A test run's picture is needed only for its response: nobody can fetch it later.
 TEST_RETENTION = timedelta(minutes=5)
 
-# Keys of advisory locks: any numbers that nothing else uses.
+# Keys of advisory locks: arbitrary numbers that nothing else uses.
 ADMISSION_LOCK = 0x70686F746F  # "photo"
 CLAIM_LOCK = 0x636C61696D  # "claim"
 
-ROOM_SECONDS = 0.25  # between two attempts to get a fallback's call past `max_concurrent`
+CAPACITY_RETRY_SECONDS = 0.25  # between two attempts to get a fallback's call past `max_concurrent`
 
 
 class QueueFull(Exception):
@@ -67,8 +67,8 @@ class Queue:
         self.database = database
 
     async def admit(self, job: NewJob, wait_seconds: int, *, only_join: bool = False) -> Ticket:
-        """Gives the photo a place, or its earlier post's job. Exact however many ask at once. Raises `QueueFull`; with
-        `only_join` also where there is no earlier post."""
+        """Adds the job, or joins the one of an earlier post of its photo. The limit is exact under concurrency. Raises
+        `QueueFull`; with `only_join` also where there is no earlier post."""
         values = _admission_values(job, wait_seconds) | ({"limit": 0} if only_join else {})
         async with self.database.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
@@ -82,7 +82,7 @@ class Queue:
         return ticket
 
     async def claim(self, providers: Collection[str], limit: int) -> list[Claim]:
-        """Takes up to `limit` jobs that wait for one of the providers, or whose worker is gone, oldest first."""
+        """Claims up to `limit` jobs of these providers that are pending or whose lease has run out, oldest first."""
         values = {
             "providers": list(providers),
             "limit": limit,
@@ -90,7 +90,7 @@ class Queue:
             "window": limits.WINDOW_SECONDS,
         }
         async with self.database.connection() as connection, connection.transaction():
-            await connection.execute(statements.CLAIM_TURN, (CLAIM_LOCK,))
+            await connection.execute(statements.LOCK_CLAIMS, (CLAIM_LOCK,))
             cursor = connection.cursor(row_factory=dict_row)
             rows = await (await cursor.execute(statements.CLAIM, values)).fetchall()
             claims = await _add_earlier_calls(connection, [_build_claim(row) for row in rows])
@@ -104,19 +104,19 @@ class Queue:
             return await (await cursor.execute(statements.GET_ACCOUNT, (provider_id,))).fetchone() or EncryptedAccount()
 
     async def begin_call(self, claim: Claim, call: NewCall) -> CallPermit:
-        """Writes the call down, if it may be made now. Raises `PermanentError`.
+        """Records the call, if it may be made now. Raises `PermanentError`.
 
-        The claim holds a place at the slot's own provider; at another, which its fallback names, one must be free."""
+        A claim already counts for its own provider's `max_concurrent`; a fallback's provider must have capacity."""
         async with self.database.connection() as connection, connection.transaction():
             if call.provider_id != claim.provider_id:
                 await connection.execute("SELECT pg_advisory_xact_lock(%s)", (CLAIM_LOCK,))
-                room = await (await connection.execute(statements.HAS_ROOM, (call.provider_id,))).fetchone()
-                if room is not None and not room[0]:
-                    return CallPermit(None, ROOM_SECONDS)
+                capacity = await (await connection.execute(statements.HAS_CAPACITY, (call.provider_id,))).fetchone()
+                if capacity is not None and not capacity[0]:
+                    return CallPermit(None, CAPACITY_RETRY_SECONDS)
             return await limits.begin_call(connection, call)
 
     async def end_call(self, call_id: int, ending: CallEnding) -> None:
-        """What came of it, and what it cost. The first ending stands."""
+        """Records a call's outcome and cost. The first ending stands."""
         async with self.database.connection() as connection, connection.transaction():
             await limits.end_call(connection, call_id, ending)
 
@@ -139,7 +139,7 @@ class Queue:
             ).rowcount == 1
 
     async def fall_back(self, claim: Claim) -> bool:
-        """From now on it is the turn of the slot's fallback, also for another worker. False: no longer ours."""
+        """From now on the slot's fallback is called, also by another worker. False: the job is no longer ours."""
         async with self.database.connection() as connection:
             return (await connection.execute(statements.FALL_BACK, (claim.id, claim.token))).rowcount == 1
 
@@ -154,17 +154,17 @@ class Queue:
             outcome = "errors" if ending.reason is Reason.INTERNAL else "provider_errors"
             statement, step = statements.FAIL, log_steps.make_failed(claim, ending)
         identity = {"id": claim.id, "token": claim.token}
-        return await self._close(statement, values | identity, [*report.steps, step], outcome, report)
+        return await self._end(statement, values | identity, [*report.steps, step], outcome, report)
 
     async def expire(self, job_id: UUID, report: JobReport | None = None) -> EndedJob | None:
         """Ends the job as a timeout if its deadline has passed. None: it has ended already or is not due."""
         report = report or JobReport()
-        return await self._close(statements.EXPIRE, {"id": job_id}, report.steps, "timeouts", report)
+        return await self._end(statements.EXPIRE, {"id": job_id}, report.steps, "timeouts", report)
 
     async def cancel(self, job_id: UUID, by: str | None) -> EndedJob | None:
-        """Ends the job for staff, or (`by` is None) because nobody waits for it; its booth and its worker learn of it
-        at once. None: it has ended already."""
-        return await self._close(statements.CANCEL, {"id": job_id}, [], "cancelled", JobReport(), by)
+        """Ends the job for staff, or (`by` is None) because no booth waits for it. Its worker and its booth are
+        notified at once. None: it has ended already."""
+        return await self._end(statements.CANCEL, {"id": job_id}, [], "cancelled", JobReport(), by)
 
     async def list_overdue(self) -> list[UUID]:
         """Jobs past their deadline that nobody has ended yet."""
@@ -172,7 +172,7 @@ class Queue:
             return [row[0] for row in await (await connection.execute(statements.LIST_OVERDUE)).fetchall()]
 
     async def release(self, claims: Collection[Claim]) -> None:
-        """Hands unfinished jobs back for other workers."""
+        """Releases unfinished jobs to other workers."""
         ids, tokens = [claim.id for claim in claims], [claim.token for claim in claims]
         async with self.database.connection() as connection:
             released = (await connection.execute(statements.RELEASE, (ids, tokens))).rowcount
@@ -185,15 +185,15 @@ class Queue:
             return await (await cursor.execute(statements.GET_OUTCOME, (job_id,))).fetchone()
 
     async def get_job_input(self, job_id: UUID) -> JobInput:
-        """The job's photo and what was to be made of it."""
+        """The job's photo, provider, operation and settings."""
         async with self.database.connection() as connection:
             cursor = connection.cursor(row_factory=class_row(JobInput))
-            recipe = await (await cursor.execute(statements.GET_JOB_INPUT, (job_id,))).fetchone()
-        assert recipe, "jobs are removed long after their booths have gone"
-        return recipe
+            job_input = await (await cursor.execute(statements.GET_JOB_INPUT, (job_id,))).fetchone()
+        assert job_input, "jobs are removed long after their booths have gone"
+        return job_input
 
     async def list_finished(self, job_ids: Collection[UUID]) -> set[UUID]:
-        """Which of these jobs have ended: what polling asks, once for all that wait in a process."""
+        """Which of these jobs have ended. Polling calls this once for all that wait in a process."""
         async with self.database.connection() as connection:
             return {
                 row[0]
@@ -201,12 +201,12 @@ class Queue:
             }
 
     async def mark_delivered(self, job_id: UUID) -> None:
-        """The booth has its answer: the hand-off copy goes, and posting the photo again means another try."""
+        """The booth has its response: drops the inline copy. Posting the photo again now starts another job."""
         async with self.database.connection() as connection:
             await connection.execute(statements.MARK_DELIVERED, (job_id,))
 
     async def write_log(self, steps: Sequence[Step]) -> None:
-        """Steps that belong to no move of the job, such as a failed attempt that will be repeated."""
+        """Writes steps that change no state of the job, such as a failed attempt that will be repeated."""
         async with self.database.connection() as connection, connection.transaction():
             await journal.write(connection, steps)
 
@@ -229,7 +229,7 @@ class Queue:
         return True
 
     async def record_process(self, **process: Any) -> None:
-        """This process lives (`jobs.models.Process`)."""
+        """Records that this process is running (`jobs.models.Process`)."""
         async with self.database.connection() as connection:
             await connection.execute(statements.RECORD_PROCESS, process)
 
@@ -237,7 +237,7 @@ class Queue:
         async with self.database.connection() as connection:
             await connection.execute(statements.REMOVE_PROCESS, (process_id,))
 
-    async def _close(
+    async def _end(
         self,
         statement: str,
         values: Mapping[str, Any],
@@ -248,18 +248,18 @@ class Queue:
     ) -> EndedJob | None:
         async with self.database.connection() as connection, connection.transaction():
             cursor = connection.cursor(row_factory=class_row(EndedJob))
-            closed = await (await cursor.execute(statement, values)).fetchone()
-            if closed is None:
+            ended = await (await cursor.execute(statement, values)).fetchone()
+            if ended is None:
                 return None
-            last = [log_steps.make_ended(closed, outcome, by)] if outcome in ("timeouts", "cancelled") else []
+            last = [log_steps.make_ended(ended, outcome, by)] if outcome in ("timeouts", "cancelled") else []
             await journal.write(connection, [*steps, *last])
-            await journal.count(connection, log_steps.make_tally(closed, outcome, report))
-        await self._notify(DONE_CHANNEL, str(closed.id))
-        return closed
+            await journal.count(connection, log_steps.make_tally(ended, outcome, report))
+        await self._notify(DONE_CHANNEL, str(ended.id))
+        return ended
 
     async def _notify(self, channel: str, payload: str = "") -> None:
-        """Best effort, in a turn of its own: the move it tells of is committed, so it must not seem to have failed.
-        Whoever does not hear of it finds it by polling."""
+        """Best effort, after the commit that it reports: a failure here must not look like a failure of that.
+        Whoever misses the notification finds the change by polling."""
         try:
             async with self.database.connection() as connection:
                 await connection.execute("SELECT pg_notify(%s, %s)", (channel, payload))
@@ -268,9 +268,9 @@ class Queue:
 
 
 def _build_claim(row: dict[str, Any]) -> Claim:
-    """The statement's row; without an account, the columns of one are all None."""
-    sealed = {name: row.pop(name) for name in EncryptedAccount.__slots__}
-    return Claim(**row, account=EncryptedAccount() if sealed["is_enabled"] is None else EncryptedAccount(**sealed))
+    """From the statement's row; where there is no account, its columns are all None."""
+    account = {name: row.pop(name) for name in EncryptedAccount.__slots__}
+    return Claim(**row, account=EncryptedAccount() if account["is_enabled"] is None else EncryptedAccount(**account))
 
 
 def _result_values(claim: Claim, result: Result) -> dict[str, Any]:
@@ -280,21 +280,21 @@ def _result_values(claim: Claim, result: Result) -> dict[str, Any]:
 
 
 async def _add_earlier_calls(connection: AsyncConnection[Any], claims: list[Claim]) -> list[Claim]:
-    """Those that were in a worker's hands before learn what came of that."""
-    again = [claim.id for claim in claims if claim.claims > 1]
-    if not again:
+    """Completes claims of jobs that an earlier worker had with what came of its calls."""
+    reclaimed = [claim.id for claim in claims if claim.claims > 1]
+    if not reclaimed:
         return claims
     cursor = connection.cursor(row_factory=dict_row)
     known = {
         row.pop("job_id"): row
-        for row in await (await cursor.execute(statements.GET_EARLIER_CALLS, (again,))).fetchall()
+        for row in await (await cursor.execute(statements.GET_EARLIER_CALLS, (reclaimed,))).fetchall()
     }
     return [replace(claim, **known.get(claim.id, {})) for claim in claims]
 
 
 def _admission_values(job: NewJob, wait_seconds: int) -> dict[str, Any]:
     limit = settings.QUEUE_MAX_IN_FLIGHT_JOBS
-    if job.source == Job.Source.TEST:  # not the places that booths may need: while fewer than half are taken
+    if job.source == Job.Source.TEST:  # half the queue stays for booths
         limit = (limit + 1) // 2
     return {name: getattr(job, name) for name in NewJob.__slots__} | {
         "settings_json": Jsonb(job.settings_json),

@@ -1,1 +1,1 @@
-"""Removing what has expired, on schedule or because staff asked."""
+"""Purging what has expired, on schedule or on request by staff."""

@@ -1,14 +1,14 @@
 """Removing what has expired: temporary media, results, old log entries, and files that a crash left behind.
 
-Files go before their rows, so that whatever breaks, the next run finds the rest. Two runs at once do no harm: what one
-has removed is simply not there for the other.
+Files are removed before their rows, so that after any failure the next run finds the rest. Two runs at once do no
+harm: what one has removed, the other does not find.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -29,19 +29,19 @@ from stats.models import ProcessingLog
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-BATCH = 500  # rows at a time: short transactions beside the booths' own
-# A file without its row may be a photo or a result that is being recorded right now; after this it never will be.
+BATCH = 500  # rows at a time, which keeps transactions short beside those of the booths' jobs
+# A younger file without a row may be a photo or a result whose row is about to be written.
 ORPHAN_SECONDS = 120
-# A booth whose photo goes back to it (`on_failure`) is being answered for this long after its job's end.
-ANSWERING = timedelta(seconds=30)
-GONE_PROCESS = timedelta(minutes=5)
-PURGE_RUNS_KEPT = timedelta(days=30)
+# For this long after a job's end, its booth may still be receiving its own photo (`on_failure`).
+RESPONSE_TIME = timedelta(seconds=30)
+PROCESS_RETENTION = timedelta(minutes=5)
+PURGE_RUN_RETENTION = timedelta(days=30)
 
 
 @dataclass(slots=True)
 class PurgeResult:
-    """What a purge of all that had expired at `cutoff` removed, or with `dry_run` would have; `failed` counts files
-    that could not be."""
+    """What a purge of all that had expired at `cutoff` removed, or with `dry_run` would remove. `failed` counts files
+    that could not be removed."""
 
     cutoff: datetime
     dry_run: bool = False
@@ -49,10 +49,10 @@ class PurgeResult:
     bytes: int = 0
     rows: int = 0
     failed: int = 0
-    _counted: set[str] = field(default_factory=set)  # `dry_run` comes upon a file again where a purge would not
+    _counted: set[str] = field(default_factory=set)  # a `dry_run` can meet the same file twice
 
-    def file(self, path: str) -> bool:
-        """Whether the file is gone now (with `dry_run`: would be)."""
+    def delete(self, path: str) -> bool:
+        """Deletes the file, if it exists, and counts it. False: it could not be deleted."""
         if path in self._counted:
             return True
         try:
@@ -75,33 +75,33 @@ class PurgeResult:
 
 
 def purge(kinds: Iterable[str], dry_run: bool = False) -> PurgeResult:
-    """Purges the given `KINDS`, and leaves a record of it (`PurgeRun`, `PurgeTotal`)."""
+    """Purges the given `KINDS` and records it (`PurgeRun`, `PurgeTotal`)."""
     now, kinds = timezone.now(), list(kinds)
     if dry_run:
-        return _removed(kinds, now, dry_run=True)
+        return _purge_kinds(kinds, now, dry_run=True)
     return run_purge(PurgeRun.objects.create(kinds=kinds, cutoff_at=now, started_at=now))
 
 
 def run_purge(run: PurgeRun) -> PurgeResult:
-    """Purges what had expired at its cutoff; the run says then what that was. If another process has taken it
-    meanwhile, it says what that one removed."""
-    removed = _removed(run.kinds, run.cutoff_at)
+    """Purges what had expired at the run's cutoff, and records the result in the run, unless another process has
+    claimed it meanwhile: then that one records its own."""
+    removed = _purge_kinds(run.kinds, run.cutoff_at)
     done = {"files": removed.files, "bytes": removed.bytes, "rows": removed.rows}
-    ours = PurgeRun.objects.filter(pk=run.pk, started_at=run.started_at, finished_at=None)
-    if not ours.update(finished_at=timezone.now(), **done):
+    unfinished = PurgeRun.objects.filter(pk=run.pk, started_at=run.started_at, finished_at=None)
+    if not unfinished.update(finished_at=timezone.now(), **done):
         logger.warning("Purge %s took so long that another process has taken it, too", run.request_id)
     return removed
 
 
-def _removed(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = False) -> PurgeResult:
-    sum_of_all = PurgeResult(cutoff, dry_run)
+def _purge_kinds(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = False) -> PurgeResult:
+    total = PurgeResult(cutoff, dry_run)
     for kind in kinds:
         removed = PurgeResult(cutoff, dry_run)
         KINDS[kind](removed)
-        sum_of_all.add(removed)
+        total.add(removed)
         if not dry_run:
             _add_to_total(kind, removed)
-    return sum_of_all
+    return total
 
 
 def _add_to_total(kind: str, removed: PurgeResult) -> None:
@@ -115,83 +115,83 @@ def _add_to_total(kind: str, removed: PurgeResult) -> None:
     )
 
 
-def _media(removed: PurgeResult) -> None:
-    """Links past their time, photos of jobs that are over, hand-off copies of results, files never finished."""
+def _purge_media(removed: PurgeResult) -> None:
+    """Expired media objects, photos of jobs that have ended, inline copies of results, unfinished uploads."""
     now = removed.cutoff
     expired = MediaObject.objects.filter(expires_at__lte=now)
-    gone = [pk for pk, path in expired.values_list("pk", "path") if removed.file(path)]
-    _rows(MediaObject.objects.filter(pk__in=gone), removed)
-    answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
-    answered |= Q(finalized_at__lte=now - ANSWERING) | Q(is_finalized=False, expires_at__lte=now - ANSWERING)
-    over = _orphans("payloads", (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & answered, 0, removed)
+    deleted = [pk for pk, path in expired.values_list("pk", "path") if removed.delete(path)]
+    _delete_rows(MediaObject.objects.filter(pk__in=deleted), removed)
+    is_answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
+    is_answered |= Q(finalized_at__lte=now - RESPONSE_TIME) | Q(is_finalized=False, expires_at__lte=now - RESPONSE_TIME)
+    no_photo = _delete_files("payloads", (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & is_answered, 0, removed)
     if not removed.dry_run:
-        Job.objects.filter(pk__in=over, is_finalized=True).update(payload_path=None)
+        Job.objects.filter(pk__in=no_photo, is_finalized=True).update(payload_path=None)
         Job.objects.filter(result_inline_base64__isnull=False, expires_at__lte=now).update(result_inline_base64=None)
     linked = set(MediaObject.objects.values_list("path", flat=True))
     for folder in ("media", "tmp"):
-        for path in _files_in(folder, ORPHAN_SECONDS):
+        for path in _list_files(folder, ORPHAN_SECONDS):
             if path not in linked:
-                removed.file(path)
+                removed.delete(path)
 
 
-def _results(removed: PurgeResult) -> None:
-    """Results past their retention with their thumbnails, and such files of jobs that have no result."""
+def _purge_results(removed: PurgeResult) -> None:
+    """Results past their retention with their thumbnails, and such files of jobs without a result."""
     now = removed.cutoff
     due = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lte=now).order_by("result_expires_at")
-    for batch in _batches(due.values_list("pk", "result_file_path")):
-        gone = [pk for pk, path in batch if removed.file(files.thumbnail_path(pk)) and removed.file(str(path))]
+    for batch in _split(due.values_list("pk", "result_file_path")):
+        deleted = [pk for pk, path in batch if removed.delete(files.thumbnail_path(pk)) and removed.delete(str(path))]
         if not removed.dry_run:
-            Job.objects.filter(pk__in=gone).update(result_file_path=None)
-    without = Q(result_file_path=None) & (Q(is_finalized=True) | Q(expires_at__lte=now))
+            Job.objects.filter(pk__in=deleted).update(result_file_path=None)
+    has_no_result = Q(result_file_path=None) & (Q(is_finalized=True) | Q(expires_at__lte=now))
     for folder in ("results", "thumbnails"):
-        _orphans(folder, without, ORPHAN_SECONDS, removed)
+        _delete_files(folder, has_no_result, ORPHAN_SECONDS, removed)
 
 
-def _log(removed: PurgeResult) -> None:
-    """Log entries and calls past LOG_RETENTION_DAYS and the jobs they were about; traces of processes and purges."""
+def _purge_log(removed: PurgeResult) -> None:
+    """Log entries, calls and jobs past LOG_RETENTION_DAYS; rows of stopped processes and of old purges."""
     now = removed.cutoff
     cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
-    _rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
-    _rows(ProviderCall.objects.filter(at__lt=cutoff), removed)
+    _delete_rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
+    _delete_rows(ProviderCall.objects.filter(at__lt=cutoff), removed)
     if not removed.dry_run:
         ProviderCall.objects.close_lost()
-    _rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
-    _rows(Process.objects.filter(seen_at__lt=now - GONE_PROCESS), removed)
-    _rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUNS_KEPT), removed)
+    _delete_rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
+    _delete_rows(Process.objects.filter(seen_at__lt=now - PROCESS_RETENTION), removed)
+    _delete_rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUN_RETENTION), removed)
 
 
-KINDS: Mapping[str, Callable[[PurgeResult], None]] = {"media": _media, "results": _results, "log": _log}
+KINDS: dict[str, Callable[[PurgeResult], None]] = {"media": _purge_media, "results": _purge_results, "log": _purge_log}
 
 
-def _rows(due: QuerySet[Any], removed: PurgeResult) -> None:
-    """Counted by the database, so that of two purges at once each counts its own; without what goes along."""
+def _delete_rows(due: QuerySet[Any], removed: PurgeResult) -> None:
+    """Counts by the database's own number, so that two purges at once count no row twice; cascades are not counted."""
     model: Any = due.model
     label = model._meta.label  # noqa: SLF001 - Django documents it
-    for keys in _batches(due.values_list("pk", flat=True)):
+    for keys in _split(due.values_list("pk", flat=True)):
         if removed.dry_run:
             removed.rows += len(keys)
         else:
             removed.rows += model.objects.filter(pk__in=keys).delete()[1].get(label, 0)
 
 
-def _orphans(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -> list[UUID]:
-    """Files that their job needs no more, and files whose job is not there (any more, not: not yet). Returns the jobs
-    whose file is gone."""
-    gone = []
-    old = set(_files_in(folder, ORPHAN_SECONDS))
-    for batch in _batches(_files_in(folder, older_than)):
-        owners = {path: files.job_id_of(path) for path in batch}
+def _delete_files(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -> list[UUID]:
+    """Deletes the folder's files whose job `is_over`, and files past ORPHAN_SECONDS without a job. Returns the jobs
+    whose file was deleted."""
+    deleted = []
+    old = set(_list_files(folder, ORPHAN_SECONDS))
+    for batch in _split(_list_files(folder, older_than)):
+        owners = {path: files.parse_job_id(path) for path in batch}
         jobs = Job.objects.filter(pk__in=[job_id for job_id in owners.values() if job_id])
         known = set(jobs.values_list("pk", flat=True))
         over = set(jobs.filter(is_over).values_list("pk", flat=True))
         for path, job_id in owners.items():
-            if (job_id in over or (job_id not in known and path in old)) and removed.file(path) and job_id:
-                gone.append(job_id)
-    return gone
+            if (job_id in over or (job_id not in known and path in old)) and removed.delete(path) and job_id:
+                deleted.append(job_id)
+    return deleted
 
 
-def _files_in(folder: str, older_than: float) -> Iterator[str]:
-    """Storage paths of the files in a folder that have not been written to for so many seconds."""
+def _list_files(folder: str, older_than: float) -> Iterator[str]:
+    """Storage paths of the folder's files that were last written more than `older_than` seconds ago."""
     root = Path(settings.MEDIA_ROOT)
     before = time.time() - older_than
     for path in sorted((root / folder).glob("*")):
@@ -200,10 +200,10 @@ def _files_in(folder: str, older_than: float) -> Iterator[str]:
             if S_ISREG(found.st_mode) and found.st_mtime <= before:
                 yield str(path.relative_to(root))
         except FileNotFoundError:
-            continue  # another purge was quicker
+            continue  # another purge removed it first
 
 
-def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+def _split(items: Iterable[T]) -> Iterator[list[T]]:
     iterator = iter(list(items))
     while batch := list(islice(iterator, BATCH)):
         yield batch

@@ -1,8 +1,8 @@
-"""Purges that staff ask for (`POST /api/media/cache/purge`): a row says so until a worker, or cron's `purge_expired`,
-has carried it out.
+"""Purges requested by staff (`POST /api/media/cache/purge`): rows that a worker, or cron's `purge_expired`, claims and
+runs.
 
-Each is carried out by whoever takes it. One that failed, or whose process was killed, is taken again after a while,
-for a day, unless the same is asked for anew: the newer one removes all that it was to remove. Two at once do no harm.
+One that failed, or whose process was killed, is claimed again after `CLAIM_TIMEOUT`, for `RETRY_PERIOD`, unless a newer
+request of the same scope exists, which removes all that this one would. Two runs at once do no harm.
 """
 
 from __future__ import annotations
@@ -24,17 +24,15 @@ from jobs.retention.purge import PurgeResult, run_purge
 logger = logging.getLogger(__name__)
 
 SCOPES: Mapping[str, Sequence[str]] = {"full": ("media", "results"), "media_objects": ("media",)}
-CLAIM_TIMEOUT = timedelta(
-    minutes=5
-)  # thousands of files take seconds: who has not finished by then failed or was killed
-RETRY_PERIOD = timedelta(days=1)  # by then the scheduled purges have done it, or tell why they cannot
+CLAIM_TIMEOUT = timedelta(minutes=5)  # thousands of files take seconds: a run of this age has failed or was killed
+RETRY_PERIOD = timedelta(days=1)  # by then the scheduled purges have done it, or have logged why they cannot
 
 
 def request_purge(scope: str, by: Any) -> tuple[PurgeRun, bool]:
-    """A purge of what has expired by now; or the one of that scope that waits already, and False."""
+    """Requests a purge of what has expired by now, and True; or returns the waiting one of that scope, and False."""
     try:
         return _get_or_create(scope, by)
-    except IntegrityError:  # another asked at this moment, and that purge has begun already
+    except IntegrityError:  # another request came first, and its purge has begun already
         return _get_or_create(scope, by)
 
 
@@ -50,11 +48,11 @@ def _get_or_create(scope: str, by: Any) -> tuple[PurgeRun, bool]:
 
 
 def claim() -> PurgeRun | None:
-    """The next that is to be carried out; nobody else gets it. None: there is none."""
+    """Claims the next requested purge for this process alone. None: none waits."""
     newer = PurgeRun.objects.filter(request_id__isnull=False, kinds=OuterRef("kinds"), id__gt=OuterRef("id"))
-    is_left = Q(started_at__lt=Now() - CLAIM_TIMEOUT, cutoff_at__gt=Now() - RETRY_PERIOD) & ~Exists(newer)
-    asked = PurgeRun.objects.filter(request_id__isnull=False, finished_at=None).order_by("id")
-    due = asked.filter(Q(started_at=None) | is_left)
+    is_abandoned = Q(started_at__lt=Now() - CLAIM_TIMEOUT, cutoff_at__gt=Now() - RETRY_PERIOD) & ~Exists(newer)
+    unfinished = PurgeRun.objects.filter(request_id__isnull=False, finished_at=None).order_by("id")
+    due = unfinished.filter(Q(started_at=None) | is_abandoned)
     for run in due:
         if due.filter(pk=run.pk).update(started_at=Now()):
             run.refresh_from_db()
@@ -63,7 +61,7 @@ def claim() -> PurgeRun | None:
 
 
 def run_all() -> PurgeResult:
-    """All that wait."""
+    """Runs all requested purges that wait."""
     removed = PurgeResult(timezone.now())
     while run := claim():
         removed.add(_run(run))
@@ -71,10 +69,10 @@ def run_all() -> PurgeResult:
 
 
 def run_in_thread(run: PurgeRun) -> None:
-    """As a thread's whole work: what goes wrong is told, and tried again when the purge is taken again."""
+    """Target of a thread: logs any error; the purge is tried again when it is claimed again."""
     try:
         _run(run)
-    except Exception:  # whatever it is, the photos go on
+    except Exception:  # no failure of a purge may stop the worker
         logger.exception("Purge %s failed", run.request_id)
     finally:
         connection.close()

@@ -1,6 +1,6 @@
-"""Where a job's files are: `payloads/`, `results/`, `thumbnails/`, named after the job, and `media/`, after its link.
+"""A job's files: `payloads/`, `results/`, `thumbnails/`, named after the job, and `media/`, named after the link.
 
-Goes through Django's storage, so that these can live elsewhere. All functions block: call them in a thread.
+Through Django's storage, so that they can be elsewhere. All functions block: call them in a thread.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ EXTENSIONS = {
 
 
 class AtomicFileSystemStorage(FileSystemStorage):
-    """Writes beside and renames, so that a file under its name is always whole; a name is overwritten, not altered."""
+    """Writes to a temporary name and renames, so that a file is always complete; an existing file is replaced."""
 
     def get_available_name(self, name: str, max_length: int | None = None) -> str:
         return name
 
     def _save(self, name: str, content: File[Any]) -> str:
         folder, _, base = name.rpartition("/")
-        draft: str = super()._save(  # type: ignore[misc]
+        temporary_name: str = super()._save(  # type: ignore[misc]
             f"{folder}/.{secrets.token_hex(8)}.{base}", content
         )
-        Path(self.path(draft)).replace(self.path(name))
+        Path(self.path(temporary_name)).replace(self.path(name))
         return name
 
     def delete(self, name: str) -> None:
-        """Raises `FileNotFoundError`: of two who remove a file at once, one alone did it."""
+        """Raises `FileNotFoundError`, so that of two concurrent deletions one alone succeeds."""
         Path(self.path(name)).unlink()
 
 
@@ -63,8 +63,8 @@ def media_path(media_id: UUID, mime_type: str) -> str:
     return f"media/{media_id}.{EXTENSIONS[mime_type]}"
 
 
-def job_id_of(path: str) -> UUID | None:
-    """The job that a file belongs to, by its name; None for anything else found in the folders."""
+def parse_job_id(path: str) -> UUID | None:
+    """The job that a file belongs to, from its name; None for other files."""
     try:
         return UUID(Path(path).stem)
     except ValueError:
@@ -77,7 +77,7 @@ def save(path: str, content: IO[Any] | bytes) -> None:
 
 
 def read(path: str, first: int = 0, length: int = -1) -> bytes:
-    """The whole file, or so many bytes of it from `first`. Raises `FileNotFoundError`."""
+    """The whole file, or `length` bytes from offset `first`. Raises `FileNotFoundError`."""
     with default_storage.open(path) as file:
         file.seek(first)
         data: bytes = file.read(length)
@@ -85,7 +85,7 @@ def read(path: str, first: int = 0, length: int = -1) -> bytes:
 
 
 def size(path: str) -> int | None:
-    """Bytes; None where there is no such file."""
+    """In bytes; None: no such file."""
     try:
         return default_storage.size(path)
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def size(path: str) -> int | None:
 
 
 def delete(path: str | None) -> int | None:
-    """Removes the file if it is there. Returns the bytes that this freed, None if there was nothing."""
+    """Removes the file if it exists. Returns the bytes freed; None: no such file."""
     if not path or (freed := size(path)) is None:
         return None
     try:
@@ -108,7 +108,7 @@ def checksum(data: bytes) -> str:
 
 
 def save_thumbnail(job_id: UUID, data: bytes) -> None:
-    """A small JPEG of a result, for staff."""
+    """Stores a small JPEG of a result, for staff."""
     image = images.decode(data, useful_pixels=THUMBNAIL_PIXELS**2)  # its longer side is never below THUMBNAIL_PIXELS
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     save(thumbnail_path(job_id), images.encode(image, "jpeg", 80))

@@ -1,4 +1,4 @@
-"""Links to the files of jobs: signed, since whoever has one may fetch the file."""
+"""Links to the files of jobs, signed, because a link alone permits fetching the file."""
 
 from __future__ import annotations
 

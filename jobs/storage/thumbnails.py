@@ -1,4 +1,4 @@
-"""Small pictures of results for staff, made when no photo is under way: staff can wait, booths cannot."""
+"""Thumbnails of results for staff, made while no job is running: staff can wait, booths cannot."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from jobs.storage import files
 
 logger = logging.getLogger(__name__)
 
-MAX_PAUSE_SECONDS = 5.0  # where photos come without a break, one thumbnail is made this often all the same
-CLOSE_SECONDS = 3.0  # at the end of the worker; a usual backlog takes less
+MAX_PAUSE_SECONDS = 5.0  # while jobs run without a break, one thumbnail is made this often all the same
+CLOSE_SECONDS = 3.0  # at the worker's shutdown; a usual backlog takes less
 
 
 class Thumbnails:
-    """One thread, and a queue of what it still has to do."""
+    """One thread and its queue of thumbnails to make."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="thumbnail")
-        self._is_quiet = threading.Event()
-        self._is_quiet.set()
+        self._is_idle = threading.Event()
+        self._is_idle.set()
 
     def pause(self) -> None:
-        """A photo is under way."""
-        self._is_quiet.clear()
+        """A job is running."""
+        self._is_idle.clear()
 
     def resume(self) -> None:
-        """No photo is under way any more."""
-        self._is_quiet.set()
+        """No job is running any more."""
+        self._is_idle.set()
 
     def schedule(self, job_id: UUID, path: str) -> None:
-        """Makes a thumbnail of the result under `path` when there is time."""
+        """Makes a thumbnail of the result under `path` as soon as no job is running, or after MAX_PAUSE_SECONDS."""
         self._thread.submit(self._make, job_id, path)
 
     def close(self) -> None:
-        """Makes what is still to be made, for CLOSE_SECONDS at most: after a busy evening there may be hundreds, and
-        whoever stops the worker waits. Blocks."""
+        """Makes the scheduled thumbnails, for CLOSE_SECONDS at most: after a busy evening there may be hundreds, and
+        the worker's shutdown waits for this. Blocks."""
         self.resume()
         wait([self._thread.submit(lambda: None)], CLOSE_SECONDS)
         self._thread.shutdown(cancel_futures=True)
 
     def _make(self, job_id: UUID, path: str) -> None:
-        """A picture that has no thumbnail is still a picture, so a fault here is only logged."""
-        self._is_quiet.wait(MAX_PAUSE_SECONDS)
+        """Only logs a failure, because a result is good without its thumbnail."""
+        self._is_idle.wait(MAX_PAUSE_SECONDS)
         try:
             files.save_thumbnail(job_id, files.read(path))
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How many jobs a worker runs at once: a semaphore whose permits a job gives up while it only waits."""
+"""How many jobs a worker runs at once: a semaphore whose permits a job releases while it backs off."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 
 
 class JobSemaphore:
-    """A job that backs off releases its permit meanwhile, so that a busy provider never holds up another's jobs.
+    """A job releases its permit while it backs off, so that a busy provider never holds up another's jobs.
 
     Not `asyncio.Semaphore`: the worker must know how many permits are free before it claims that many jobs, and a job
-    that comes back from its back-off goes before a new one.
+    that returns from its back-off goes before a new one.
     """
 
     def __init__(self, count: int, on_free: Callable[[], None]) -> None:
@@ -20,7 +20,7 @@ class JobSemaphore:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def acquire_all(self) -> list[JobPermit]:
-        """All free permits: while jobs are claimed for them, no job that comes back may take one."""
+        """Takes all free permits: while jobs are claimed for them, no returning job may take one."""
         count, self.free = self.free, 0
         return [JobPermit(self) for _ in range(count)]
 
@@ -29,7 +29,7 @@ class JobSemaphore:
             self._on_free()
 
     def release_unused(self, permits: Iterable[JobPermit]) -> None:
-        """No job was claimed for these. Does not call `on_free`: whoever claims has just looked."""
+        """Returns permits that no job was claimed for. Does not call `on_free`: the worker has just tried to claim."""
         for _ in permits:
             self._hand_over()
 
@@ -52,13 +52,13 @@ class JobSemaphore:
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():  # cancelled in the same turn in which it got the permit
+            if waiter.done() and not waiter.cancelled():  # cancelled just after it got the permit
                 self.release()
             raise
 
 
 class JobPermit:
-    """One job's permit. Releasing it twice is the same as once."""
+    """One job's permit. A second release does nothing."""
 
     def __init__(self, semaphore: JobSemaphore) -> None:
         self._semaphore = semaphore

@@ -1,4 +1,4 @@
-"""One claimed job: from the stored photo through its providers to the stored picture and the finalized row."""
+"""One claimed job: from the stored photo, through its providers, to the stored result and the finalized row."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from providers.limits import CallEnding
 
 logger = logging.getLogger(__name__)
 
-# Larger results are read from their file: in the row they would go through the write-ahead log twice.
+# Larger results are read from their file: in the row they would be written to the write-ahead log twice.
 INLINE_BYTES = 64 * 1024
-# How long after the deadline a slot with `finish_late` waits: OpenAI's longest answers take two minutes.
+# How long after the deadline a slot with `finish_late` waits: OpenAI's longest responses take two minutes.
 OVERTIME_SECONDS = 120.0
-# The clocks of database and process may differ by this much about when the deadline is.
-CLOCK_SECONDS: Final = 1.0
+# The clocks of the database and of this process may differ by this much at the deadline.
+CLOCK_SKEW_SECONDS: Final = 1.0
 
 
 class LeaseLost(Exception):
@@ -52,7 +52,7 @@ class LeaseLost(Exception):
 
 @dataclass(slots=True)
 class Lease:
-    """How long the job is surely ours, on this process's monotonic clock; the worker's heartbeat extends it."""
+    """Until when the job is certainly ours, on this process's monotonic clock; the worker's heartbeat extends it."""
 
     until: float
 
@@ -68,7 +68,7 @@ class Lease:
 
 
 class Providers:
-    """The adapters of this process, one instance an account: jobs share its connections."""
+    """The provider adapters of this process, one instance for each account: jobs share its connections."""
 
     def __init__(self) -> None:
         self._instances: dict[tuple[str, EncryptedAccount], Provider[Any]] = {}
@@ -108,7 +108,7 @@ class JobRunner:
         return JobRun(self._queue, permit, self._providers, claim, self._thumbnails)
 
     def on_idle(self) -> None:
-        """No job is under way any more."""
+        """No job is running any more."""
         self._thumbnails.resume()
 
     async def aclose(self) -> None:
@@ -117,7 +117,7 @@ class JobRunner:
 
 
 class JobRun:
-    """One job while this process has it."""
+    """One job while this process holds its claim."""
 
     def __init__(
         self, queue: Queue, permit: JobPermit, providers: Providers, claim: Claim, thumbnails: Thumbnails
@@ -132,25 +132,25 @@ class JobRun:
         self._deadline = Deadline.after(claim.seconds_left, overtime)
         self._context = RunContext(queue, permit, self._deadline)
         self._provider_run: ProviderRun | None = None
-        self._making: asyncio.Task[Picture] | None = None
+        self._task: asyncio.Task[Picture] | None = None
         self._is_stopped = False
 
     def stop(self) -> None:
-        """The job has ended elsewhere: tears down the provider call. With `finish_late` and past the deadline the call
-        goes on, without the worker's permit. Harmless when the job has ended here."""
-        if self._deadline.overtime and self._deadline.seconds_left() < CLOCK_SECONDS:
+        """The job has ended elsewhere: cancels the provider call. With `finish_late` and past the deadline the call
+        continues, without the worker's permit. Does nothing when the job has ended here."""
+        if self._deadline.overtime and self._deadline.seconds_left() < CLOCK_SKEW_SECONDS:
             self.permit.release()
             return
         self._is_stopped = True
-        if self._making:
-            self._making.cancel()
+        if self._task:
+            self._task.cancel()
 
     async def run(self) -> None:
-        """From photo to picture or failure. Cancelling this stops the work and leaves the job to another worker."""
+        """Runs the job to its end. Cancelling this stops the work and leaves the job to another worker."""
         correlation_id.set(str(self.claim.id))
-        self._making = asyncio.create_task(self._make_picture(), name=f"make {self.claim.id}")
+        self._task = asyncio.create_task(self._make_picture(), name=f"make {self.claim.id}")
         try:
-            picture = await self._making
+            picture = await self._task
             await self._confirm_lease()
             ending: Result | Failure = await asyncio.to_thread(self._store, picture)
         except asyncio.CancelledError:
@@ -169,18 +169,18 @@ class JobRun:
             raise
         except ProviderError as error:
             ending = Failure(error.reason, error.message)
-        except Exception as error:  # a fault of ours must end the job, not the worker; the booth is told at once
+        except Exception as error:  # our fault must end the job, not the worker; the booth is answered at once
             logger.exception("Job failed by a fault of this service")
             ending = Failure(Reason.INTERNAL, f"{type(error).__name__} in this service; see the worker's log")
         await self._finalize(ending)
 
     async def _make_picture(self) -> Picture:
-        """By the slot's provider, else by its fallback (design, rule 5)."""
+        """Calls the slot's provider, and if that fails its fallback (design, rule 5)."""
         claim = self.claim
         own = registry.parse_settings(claim.provider_id, claim.operation_id, claim.settings_json)
         if not claim.used_fallback:
             try:
-                return await self._ask(claim.provider_id, claim.operation_id, own, own.daily_budget)
+                return await self._call(claim.provider_id, claim.operation_id, own, own.daily_budget)
             except ProviderError as error:
                 if own.fallback is None or self._deadline.seconds_left() <= 0:
                     raise
@@ -189,9 +189,9 @@ class JobRun:
         assert own.fallback
         fallback = own.fallback
         settings = _merge_fallback_settings(own, fallback)
-        return await self._ask(fallback.provider_id, fallback.operation_id, settings, own.daily_budget, fallback)
+        return await self._call(fallback.provider_id, fallback.operation_id, settings, own.daily_budget, fallback)
 
-    async def _ask(
+    async def _call(
         self,
         provider_id: str,
         operation_id: str,
@@ -199,7 +199,7 @@ class JobRun:
         daily_budget: float | None,
         fallback: Fallback | None = None,
     ) -> Picture:
-        """One provider's picture. Raises `ProviderError`, `DeadlineReached`."""
+        """Returns one provider's picture. Raises `ProviderError`, `DeadlineReached`."""
         account = await self._context.retry(self._queue.get_account, provider_id) if fallback else self.claim.account
         if not account.is_enabled:
             raise PermanentError(Reason.OVERLOADED, "The provider is switched off in its account")
@@ -216,12 +216,12 @@ class JobRun:
         return await self._provider_run.run()
 
     async def _confirm_lease(self) -> None:
-        """Only the worker that has the job may write its file, since all workers write to the same name."""
+        """Only the lease's holder may write the result file. Raises `LeaseLost`, `DeadlineReached`."""
         if self._deadline.seconds_left() <= 0:
             if self._deadline.seconds_left_with_overtime() <= 0:
                 raise DeadlineReached
-            return  # the job has timed out: nobody else takes it
-        if self.lease.seconds_left() <= 0:  # no heartbeat came through; that alone makes the job nobody else's
+            return  # the job has timed out: no other worker can claim it
+        if self.lease.seconds_left() <= 0:  # no heartbeat succeeded; another worker may have claimed the job
             if not await self._context.retry(self._queue.extend, [self.claim]):
                 raise LeaseLost
             self.lease.extend()
@@ -240,7 +240,7 @@ class JobRun:
         else:
             await self._expire()
             outcome = await self._queue.get_outcome(self.claim.id)
-            # A first try whose acknowledgement was lost with the connection has finalized the job: no late answer.
+            # If the connection broke after the first try's commit, that try finalized the job: the result is not late.
             if outcome is not None and outcome.was_ended_by(self.claim):
                 await lifecycle.clean_up(outcome)
             elif not await self._add_late_result(ending):
@@ -250,7 +250,7 @@ class JobRun:
             self._thumbnails.schedule(self.claim.id, ending.path)
 
     async def _add_late_result(self, ending: Result | Failure) -> bool:
-        """Whether the picture is now under the public link of a job that has timed out, as its slot wants."""
+        """With `finish_late`, puts the picture under the public link of the job that timed out. False: not added."""
         if not self._deadline.overtime or isinstance(ending, Failure):
             return False
         steps = self._context.report.steps
@@ -258,7 +258,7 @@ class JobRun:
 
     async def _expire(self) -> None:
         if ended := await self._queue.expire(self.claim.id, self._context.report):
-            self._context.report.steps.clear()  # they are written
+            self._context.report.steps.clear()  # `expire` wrote them
             await lifecycle.clean_up(ended)
 
     async def _handle_deadline(self, late: DeadlineReached) -> None:
@@ -268,7 +268,7 @@ class JobRun:
         await self._expire()
 
     async def _tear_down(self) -> None:
-        """Tells the provider to stop, unless another worker goes on with this very reference."""
+        """Cancels the job at the provider, unless another worker polls the same reference."""
         outcome = await self._queue.get_outcome(self.claim.id)
         run = self._provider_run
         if run is None:
@@ -279,7 +279,7 @@ class JobRun:
             await run.cancel_at_provider()
 
     async def _hand_back(self) -> None:
-        """Another worker goes on with a reference; an immediate call is torn down, and may have been billed."""
+        """Another worker will poll the reference; a call without one is cut off here, and may have been billed."""
         if self._provider_run and self._provider_run.reference is None:
             try:
                 await self._provider_run.end_call(CallEnding(CallOutcome.AMBIGUOUS))
@@ -287,7 +287,7 @@ class JobRun:
                 logger.warning("The database is away: a call of job %s stays open", self.claim.id)
 
     async def _drop(self, ending: Result | Failure | None, outcome: JobOutcome | None) -> None:
-        """An answer for a job that has ended, or that is another worker's, which then writes the file itself."""
+        """Drops the result of a job that has ended, or that another worker holds, which writes the file itself."""
         steps = self._context.report.steps
         if outcome is None or not outcome.is_finalized:
             logger.warning("The lease ran out while the picture was made; the job is another worker's")
@@ -299,7 +299,7 @@ class JobRun:
 
 
 def _merge_fallback_settings(slot: OperationSettings, fallback: Fallback) -> OperationSettings:
-    """The fallback's settings, with the slot's size and frame where they name none: the booth prints what it always
-    prints."""
+    """The fallback's settings, with the slot's output and frame where it has none, so that the booth gets what it
+    usually prints."""
     own = registry.parse_settings(fallback.provider_id, fallback.operation_id, fallback.settings_json)
     return own.model_copy(update={"output": own.output or slot.output, "frame": own.frame or slot.frame})

@@ -1,4 +1,4 @@
-"""One provider's run at a job: each call is permitted, recorded and priced, until there is a picture or a failure."""
+"""One provider's part of a job: every call is permitted, recorded and priced, until a picture or a failure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 CallOutcome = ProviderCall.Outcome
 
-# A database that is away for a moment must not cost a picture that is already paid for.
+# A short outage of the database must not cost a picture that is already paid for.
 DATABASE_RETRY_SECONDS = 0.5
 
 
@@ -55,8 +55,8 @@ class RunContext:
     report: JobReport = field(default_factory=JobReport)
 
     async def retry(self, verb: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Calls the verb, again and again while the database is away and there is time, so that this never makes
-        anybody call a provider twice. Raises `DatabaseUnavailable`."""
+        """Calls the verb, and repeats it while the database is unavailable and time is left: a short outage must not
+        cause a second call to a provider. Raises `DatabaseUnavailable`."""
         while True:
             try:
                 return await verb(*arguments)
@@ -69,7 +69,7 @@ class RunContext:
 
 @dataclass(frozen=True, slots=True)
 class ProviderPlan:
-    """Which provider a run asks, with whose account, and for what."""
+    """Which provider to call, with which account, operation and settings."""
 
     provider: Provider[Any]
     operation_id: str
@@ -80,7 +80,7 @@ class ProviderPlan:
 
     @property
     def is_free(self) -> bool:
-        """A call that nobody counts needs no permit."""
+        """Whether calls cost nothing and are not limited, so that they need no permit."""
         return self.provider.repeatable and not self.is_limited
 
 
@@ -93,12 +93,12 @@ class ProviderRun:
         self.plan = plan
         self.reference = claim.provider_job_reference if is_resumed else None
         self._call = claim.open_call if is_resumed else None
-        self._earlier = claim.earlier_calls if is_resumed else 0
+        self._earlier_calls = claim.earlier_calls if is_resumed else 0
         self._may_have_been_billed = is_resumed and claim.may_have_been_billed
         self._context = context
 
     async def run(self) -> Picture:
-        """The finished picture; nothing of it is stored yet. Raises `ProviderError`, `DeadlineReached`."""
+        """Returns the postprocessed picture, not yet stored. Raises `ProviderError`, `DeadlineReached`."""
         plan = self.plan
         await self._settle_lost_call()
         request = await self._build_request()
@@ -109,23 +109,23 @@ class ProviderRun:
             )
 
         return await attempts.make_picture(
-            plan.provider, request, self._context.deadline, self, finish, self.reference, self._earlier
+            plan.provider, request, self._context.deadline, self, finish, self.reference, self._earlier_calls
         )
 
     async def end_call(self, ending: CallEnding) -> None:
-        """Records how the call under way came out, if there is one."""
+        """Records the ending of the open call, if there is one."""
         if self._call is not None:
             await self._context.retry(self._context.queue.end_call, self._call, ending)
             self._call = None
 
     async def cancel_at_provider(self) -> None:
-        """Tells the provider that nobody waits for the picture any more."""
+        """Asks the provider to stop, if it has given a reference."""
         if self.reference is not None:
             await attempts.cancel_at_provider(self.plan.provider, self.reference)
 
     async def _settle_lost_call(self) -> None:
-        """A worker was lost while it waited for an answer. Where there is no reference to poll, that call may have been
-        billed and is not repeated. Raises `AmbiguousError`."""
+        """Ends a call that an earlier worker left open. Without a reference to poll, it may have been billed and is not
+        repeated. Raises `AmbiguousError`."""
         if self.reference is not None:
             return
         await self.end_call(CallEnding(CallOutcome.AMBIGUOUS))
@@ -177,13 +177,13 @@ class ProviderRun:
             await self.back_off(permit.wait_seconds)
 
     async def back_off(self, seconds: float) -> None:
-        """Meanwhile another job may have the worker's permit."""
+        """Sleeps without the permit, so that another job can run meanwhile."""
         self._context.permit.release()
         await asyncio.sleep(seconds)
         await self._context.permit.reacquire()
 
     async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
-        """Failed attempts are logged at once; the last step of the report goes with the job's end."""
+        """Logs a failed attempt at once; the step of a successful one is written with the job's end."""
         await self.end_call(CallEnding.of(error, usage))
         report = self._context.report
         report.attempts += 1
@@ -198,7 +198,7 @@ class ProviderRun:
         try:
             await self._context.queue.write_log(steps)
         except DatabaseUnavailable:
-            return  # the steps stay in the report and are written with the job's end
+            return  # the steps stay in the report, and are written with the job's end
         steps.clear()
 
     def _make_step(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> Step:
@@ -215,8 +215,8 @@ class ProviderRun:
             "error_class": error and type(error).__name__,
             "may_have_been_billed": isinstance(error, AmbiguousError) or None,
         }
-        answered = gettext_noop("The provider answered with a picture")
-        message = answered if error is None else gettext_noop("The attempt failed")
+        success = gettext_noop("The provider answered with a picture")
+        message = success if error is None else gettext_noop("The attempt failed")
         return Step(
             self.claim.id,
             self.claim.slot_id,

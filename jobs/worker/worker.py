@@ -1,12 +1,12 @@
-"""The worker: claims jobs as it has room, keeps their leases, and leaves in order.
+"""The worker: claims jobs for its free permits, extends their leases, and shuts down in order.
 
-Side tasks, each named; one that dies takes the worker down loudly, so that whoever supervises it starts it anew:
+Named side tasks; one that fails ends the worker with an error, so that its supervisor restarts it:
 
-    listen      wakes `claim` when a job is ready, and stops the work on a job that has ended
-    claim       claims a job for each free permit; looks at least once a second, notified or not
-    heartbeat   extends the leases, and stops the work on jobs that are no longer ours
-    sweep       ends jobs that are past their deadline and that nobody waits for any more
-    purge       runs the purges that staff asked for, in a thread of its own
+    listen      wakes `claim` when a job is ready, and stops the run of a job that has ended
+    claim       claims a job for each free permit; polls at least once a second, notified or not
+    heartbeat   extends the leases, and stops the runs of jobs that are no longer ours
+    sweep       ends jobs past their deadline that no worker runs
+    purge       runs the purges that staff requested, in a thread of its own
 
 Shutdown: the first signal lets running jobs finish within the grace period, then releases the rest; a second one
 releases them at once.
@@ -38,13 +38,13 @@ from jobs.worker.job_run import JobRun, JobRunner
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 1.0
-HEARTBEATS_A_LEASE = 4  # three may get lost before a lease does
+HEARTBEATS_PER_LEASE = 4  # a lease survives three lost heartbeats
 
 
 class Worker:
-    """Works until told to stop. `once`: works off what waits now, then ends by itself; raises `DatabaseUnavailable`.
+    """Runs jobs until `stop`. `once`: runs the jobs that wait now, then returns; raises `DatabaseUnavailable`.
 
-    `heartbeat_queue` is for the heartbeat alone: however busy `queue` is, no lease runs out for want of a connection.
+    `heartbeat_queue` is for the heartbeat alone, so that no lease runs out because `queue` has no free connection.
     """
 
     def __init__(
@@ -63,18 +63,18 @@ class Worker:
         self._grace_seconds = grace_seconds
         self._once = once
         self._id = uuid4()
-        self._heartbeat_seconds = settings.LEASE_SECONDS / HEARTBEATS_A_LEASE
+        self._heartbeat_seconds = settings.LEASE_SECONDS / HEARTBEATS_PER_LEASE
         self._wake = asyncio.Event()
         self._semaphore = JobSemaphore(concurrency, self._wake.set)
         self._runner = JobRunner(queue)
         self._running: dict[UUID, tuple[JobRun, asyncio.Task[None]]] = {}
-        self._leaving = asyncio.Event()
+        self._draining = asyncio.Event()
         self._releasing = asyncio.Event()
         self._listener = Listener({READY_CHANNEL: self._on_ready, DONE_CHANNEL: self._on_done}, self._wake.set)
 
     def stop(self) -> None:
-        """Called by a signal. The first drains, the second releases."""
-        (self._releasing if self._leaving.is_set() else self._leaving).set()
+        """Handles a signal. The first drains, the second releases."""
+        (self._releasing if self._draining.is_set() else self._draining).set()
         self._wake.set()
 
     async def run(self) -> None:
@@ -82,26 +82,26 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         logger.info("Worker started: %s at once, providers: %s", self._concurrency, ", ".join(self._providers))
-        sides = [
+        side_tasks = [
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in (
                 ("listen", self._listener.run()),
-                ("heartbeat", self._heartbeat()),
+                ("heartbeat", self._send_heartbeats()),
                 ("sweep", self._sweep()),
-                ("purge", self._purge()),
+                ("purge", self._run_purges()),
             )
         ]
         try:
-            await _first_of(asyncio.create_task(self._claim(), name="claim"), sides)
-            await _first_of(asyncio.create_task(self._drain(), name="drain"), sides)
+            await _wait_for(asyncio.create_task(self._claim(), name="claim"), side_tasks)
+            await _wait_for(asyncio.create_task(self._drain(), name="drain"), side_tasks)
         finally:
-            await self._leave(sides)
+            await self._shut_down(side_tasks)
 
     async def _claim(self) -> None:
-        """Until told to leave: claim for the free permits, then sleep until notified or until a second has passed."""
-        while not self._leaving.is_set():
+        """Until `stop`: claims for the free permits, then waits for a notification or POLL_SECONDS."""
+        while not self._draining.is_set():
             self._wake.clear()
-            claimed = await self._claim_some()
+            claimed = await self._claim_and_start()
             if self._once and not claimed and not self._running:
                 return
             try:
@@ -110,7 +110,7 @@ class Worker:
             except TimeoutError:
                 pass
 
-    async def _claim_some(self) -> int:
+    async def _claim_and_start(self) -> int:
         claims: list[Claim] = []
         permits = self._semaphore.acquire_all()
         try:
@@ -120,13 +120,13 @@ class Worker:
             self._semaphore.release_unused(permits[len(claims) :])
         for claim, permit in zip(claims, permits, strict=False):
             run = self._runner.begin(claim, permit)
-            self._running[claim.id] = run, asyncio.create_task(self._work(run), name=f"job {claim.id}")
+            self._running[claim.id] = run, asyncio.create_task(self._run_job(run), name=f"job {claim.id}")
         return len(claims)
 
     async def _claim_jobs(self, limit: int) -> list[Claim]:
         try:
             if any(run.lease.seconds_left() < self._heartbeat_seconds for run, _ in self._running.values()):
-                await self._beat()  # the database was away: our own jobs must not look like those of a dead worker
+                await self._beat()  # after an outage: claiming must not take our own jobs for those of a dead worker
             return await self._queue.claim(self._providers, limit)
         except DatabaseUnavailable as error:
             if self._once:
@@ -134,7 +134,7 @@ class Worker:
             logger.warning("No job can be claimed: the database does not answer (%s)", error)
             return []
 
-    async def _work(self, run: JobRun) -> None:
+    async def _run_job(self, run: JobRun) -> None:
         try:
             await run.run()
         except DatabaseUnavailable:
@@ -146,7 +146,7 @@ class Worker:
                 self._runner.on_idle()
             self._wake.set()
 
-    async def _heartbeat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         while True:
             try:
                 await self._beat()
@@ -178,11 +178,11 @@ class Worker:
                     if job_id not in self._running:
                         await lifecycle.expire(self._queue, job_id)
             except DatabaseUnavailable:
-                pass  # said by the others; the next sweep sees the same jobs
+                pass  # logged by the other tasks; the next sweep finds the same jobs
             await asyncio.sleep(SWEEP_SECONDS)
 
-    async def _purge(self) -> None:
-        """One at a time. Neither photos nor the shutdown wait for it: a purge may be broken off anywhere."""
+    async def _run_purges(self) -> None:
+        """One at a time. Neither jobs nor the shutdown wait for a purge: it may be interrupted anywhere."""
         thread = Thread()
         while True:
             try:
@@ -192,7 +192,7 @@ class Worker:
             except (DatabaseError, InterfaceError) as error:
                 if not isinstance(error.__cause__, UNAVAILABLE_ERRORS):
                     raise
-                # said by the others; the request waits
+                # logged by the other tasks; the request waits
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _drain(self) -> None:
@@ -202,22 +202,22 @@ class Worker:
             return
         logger.info("Leaving: %s running jobs may take %s s", len(tasks), self._grace_seconds)
         done = asyncio.ensure_future(asyncio.wait(tasks))
-        signalled = asyncio.ensure_future(self._releasing.wait())
-        await asyncio.wait([done, signalled], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (done, signalled):
+        second_signal = asyncio.ensure_future(self._releasing.wait())
+        await asyncio.wait([done, second_signal], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (done, second_signal):
             waiting.cancel()
 
-    async def _leave(self, sides: Collection[asyncio.Task[None]]) -> None:
-        left = list(self._running.values())
-        await _cancel([task for _, task in left])
+    async def _shut_down(self, side_tasks: Collection[asyncio.Task[None]]) -> None:
+        unfinished = list(self._running.values())
+        await _cancel([task for _, task in unfinished])
         try:
-            if left:
-                await self._queue.release([run.claim for run, _ in left])
-                logger.info("Handed back %s jobs", len(left))
+            if unfinished:
+                await self._queue.release([run.claim for run, _ in unfinished])
+                logger.info("Handed back %s jobs", len(unfinished))
             await self._queue.remove_process(self._id)
         except DatabaseUnavailable:
             logger.warning("The database is away: unfinished jobs go on when their lease runs out")
-        await _cancel(sides)
+        await _cancel(side_tasks)
         await self._runner.aclose()
         logger.info("Worker stopped")
 
@@ -225,16 +225,16 @@ class Worker:
         self._wake.set()
 
     def _on_done(self, payload: str) -> None:
-        """The job has ended: elsewhere, or here, which `stop` ignores. Its provider has room again."""
+        """The job has ended, elsewhere or here (then `stop` does nothing), and its provider has capacity again."""
         self._wake.set()
         if running := self._running.get(UUID(payload)):
             running[0].stop()
 
 
-async def _first_of(main: asyncio.Task[None], sides: Collection[asyncio.Task[None]]) -> None:
-    """Waits for `main`. A side task that fails ends the worker, and `main` first: it would claim again what is being
-    released."""
-    pending: set[asyncio.Task[None]] = {main, *sides}
+async def _wait_for(main: asyncio.Task[None], side_tasks: Collection[asyncio.Task[None]]) -> None:
+    """Waits for `main`. A side task that fails ends the worker; `main` is cancelled first, or it would claim again the
+    jobs being released."""
+    pending: set[asyncio.Task[None]] = {main, *side_tasks}
     try:
         while main in pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

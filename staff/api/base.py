@@ -29,7 +29,7 @@ from rest_framework_simplejwt.tokens import Token
 from core.errors import ApiError
 
 VERBS = ("view", "add", "change", "delete")
-# What each permission of the contract is in Django's: who has all of them has it. `bootstrap` makes a group for each.
+# The Django permissions behind each scope: a user needs all of them. `bootstrap` makes a group for each scope.
 SCOPES: Mapping[str, tuple[str, ...]] = {
     "settings:read": ("ingest.view_ingestsettings", "providers.view_provideraccount"),
     "settings:write": ("ingest.change_ingestsettings", "providers.change_provideraccount"),
@@ -47,14 +47,14 @@ User = AbstractBaseUser | AnonymousUser
 
 
 def get_scopes(user: User) -> list[str]:
-    """What the user may do now."""
+    """The scopes that the user has now."""
     assert isinstance(user, PermissionsMixin | AnonymousUser)
     return [scope for scope, permissions in SCOPES.items() if user.has_perms(permissions)]
 
 
 class StaffTokens(JWTAuthentication):
-    """A token is good while its owner is active, is staff and has the same password. What they may do is looked up anew
-    for each request: the token's own list is for the client."""
+    """Accepts a token while its owner is active, is staff and has the same password. Each request reads the owner's
+    permissions from the database: the list in the token is for the client."""
 
     def get_user(self, validated_token: Token) -> Any:
         user: Any = super().get_user(validated_token)
@@ -64,8 +64,8 @@ class StaffTokens(JWTAuthentication):
 
 
 class HasScope(BasePermission):
-    """The scope that `operation` names for the method; where it names none, nobody has it. A method that the view does
-    not have is left to its 405."""
+    """Requires the scope that `operation` names for the method; without one, everybody is refused. A method that the
+    view does not have passes, so that the view responds with 405."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         if not request.user.is_authenticated:
@@ -77,7 +77,7 @@ class HasScope(BasePermission):
 
 
 class BoundedJSONParser(JSONParser):
-    """Reads no more than a body of JSON may be: the server's own limit is that of a photo."""
+    """Refuses bodies over `BODY_BYTES`: the server's own limit is that of a photo."""
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
@@ -92,25 +92,25 @@ class BoundedJSONParser(JSONParser):
 
 
 class FormParser(MultiPartParser):
-    """A form with a file. The file's own size is judged where it is kept."""
+    """A form with a file. The code that stores the file checks its size."""
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
         try:
             return super().parse(stream, media_type, parser_context)
-        except (exceptions.ParseError, SuspiciousOperation):  # or more fields, or longer ones, than Django reads
+        except (exceptions.ParseError, SuspiciousOperation):  # the second: too many fields, or too long
             raise ApiError("invalid_payload", _("The body is not a form with a file.")) from None
 
 
 class PictureRenderer(BaseRenderer):
-    """For negotiation: the view answers with the bytes themselves."""
+    """For content negotiation only: the view returns a Django response with the bytes."""
 
     media_type, format = "image/*", "image"
 
 
 class OpenView(APIView):
-    """An endpoint of the API that anybody may ask. Nobody keeps its answers."""
+    """An endpoint that needs no login. Responses are never cached."""
 
     authentication_classes: Sequence[type[BaseAuthentication]] = ()
     permission_classes: Sequence[type[BasePermission]] = ()
@@ -118,7 +118,7 @@ class OpenView(APIView):
     http_method_names = ["get", "head", "post", "put", "delete"]
 
     def initialize_request(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Request:
-        if "HTTP_TRANSFER_ENCODING" in request.META:  # sent in chunks: DRF would take it for empty
+        if "HTTP_TRANSFER_ENCODING" in request.META:  # a chunked body, which DRF would treat as empty
             request.META.setdefault("CONTENT_LENGTH", str(BODY_BYTES))
         return super().initialize_request(request, *args, **kwargs)
 
@@ -128,14 +128,14 @@ class OpenView(APIView):
 
 
 class StaffView(OpenView):
-    """An endpoint for those who have logged in and may do what its methods take."""
+    """An endpoint that needs a token, whose owner has the scope of the method."""
 
     authentication_classes = (StaffTokens,)
     permission_classes = (HasScope,)
 
 
 def log_change(changed: models.Model, flag: int, message: Any, by: Any) -> None:
-    """An entry in the admin's history of the object, as if the change had been made there: who, when and which fields,
+    """Adds an entry to the object's history in the admin, as a change made there would: who, when and which fields,
     never a value."""
     assert isinstance(by, AbstractBaseUser)
     LogEntry.objects.log_actions(by.pk, [changed], flag, message, single_object=True)

@@ -1,4 +1,4 @@
-"""`/api/schema` and `/api/docs`: what this service promises, for programs and for people, without the
+"""`/api/schema` and `/api/docs`: the OpenAPI document, for programs and for people. The page loads nothing from the
 internet."""
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from staff.api.base import OpenView
 
 
 class DocumentView(OpenView):
-    # Plain JSON for who does not say what they want; the vendor's types, and YAML, for who asks for them.
+    # Plain JSON by default; the vendor's media type, and YAML, on request.
     renderer_classes = (OpenApiJsonRenderer2, OpenApiJsonRenderer, OpenApiYamlRenderer)
 
-    @extend_schema(exclude=True)  # described in `openapi_paths`: its answer is no object of ours
+    @extend_schema(exclude=True)  # described in `openapi_paths`: the response has no serializer
     def get(self, request: Request) -> Response:
-        return Response(document())
+        return Response(build_document())
 
 
 class DocsView(SpectacularSwaggerView, OpenView):
@@ -35,8 +35,8 @@ class DocsView(SpectacularSwaggerView, OpenView):
 
 
 @cache
-def document() -> dict[str, Any]:
-    """The same for every reader, so put together once."""
+def build_document() -> dict[str, Any]:
+    """Built once per process: it is the same for every client."""
     with translation.override("en"):
         generated: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)  # type: ignore[no-untyped-call]
     return generated

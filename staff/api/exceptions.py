@@ -1,4 +1,4 @@
-"""DRF's errors in the service's envelope."""
+"""Turns DRF's errors into the service's error envelope."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy
 from rest_framework import exceptions
 from rest_framework.views import APIView
 
-from core.errors import ApiError, from_exception
+from core.errors import ApiError, to_api_error
 
 UNKNOWN_FIELD = "unknown_field"
 
@@ -28,8 +28,8 @@ ENVELOPES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, Promi
 
 
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponseBase:
-    """DRF's EXCEPTION_HANDLER: the envelope for all that a view raises."""
-    return from_exception(_convert(error, context["view"])).response()
+    """DRF's EXCEPTION_HANDLER: turns whatever a view raises into the envelope."""
+    return to_api_error(_convert(error, context["view"])).response()
 
 
 def _convert(error: Exception, view: APIView) -> Exception:
@@ -37,7 +37,7 @@ def _convert(error: Exception, view: APIView) -> Exception:
         case exceptions.ValidationError():
             return refuse_fields(error.detail)
         case exceptions.NotAuthenticated() | exceptions.AuthenticationFailed():
-            # One message for every token that is not valid: it says nothing about its owner.
+            # One message for every invalid token: it must reveal nothing about the owner.
             return ApiError("invalid_credentials", _("Log in and send the token as a bearer token."))
         case exceptions.UnsupportedMediaType():
             allowed = view.parser_classes[0].media_type
@@ -47,13 +47,13 @@ def _convert(error: Exception, view: APIView) -> Exception:
     return ApiError(known[0], str(known[1])) if known else error
 
 
-def make_unknown_field() -> exceptions.ErrorDetail:
+def make_unknown_field_error() -> exceptions.ErrorDetail:
     return exceptions.ErrorDetail(_("There is no such field."), code=UNKNOWN_FIELD)
 
 
 def refuse_fields(detail: Any, code: str = "validation_failed") -> ApiError:
-    """The envelope of a serializer's errors. Unknown fields make the request malformed (400), whatever the others
-    are."""
+    """The refusal for a serializer's errors. An unknown field makes the request malformed (400), whatever the other
+    errors are."""
     details: dict[str, list[str]] = {}
     codes = set()
     for name, error in _walk(detail):
@@ -67,12 +67,12 @@ def refuse_fields(detail: Any, code: str = "validation_failed") -> ApiError:
 
 
 def _walk(detail: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """DRF's nested errors, each with the dotted name of its field."""
+    """Yields DRF's nested errors, each with the dotted path of its field."""
     match detail:
         case dict():
             for name, inner in detail.items():
-                is_whole = name == "non_field_errors"  # of the object itself
-                yield from _walk(inner, path if is_whole else f"{path}.{name}".lstrip("."))
+                is_own = name == "non_field_errors"  # an error of the object itself
+                yield from _walk(inner, path if is_own else f"{path}.{name}".lstrip("."))
         case list():
             for inner in detail:
                 yield from _walk(inner, path)

@@ -1,4 +1,4 @@
-"""`/api/jobs`: what came in and how it went, and a way to cancel what is under way."""
+"""`/api/jobs`: the list of jobs, one job with its processing log, and cancelling a job under way."""
 
 from __future__ import annotations
 
@@ -21,19 +21,18 @@ from core.errors import ApiError
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from staff.api.base import StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.processing_log import STEP, Steps
 from staff.api.serializers import QueryBooleanField, QueryIntegerField, StrictSerializer
 from stats.models import ProcessingLog
 
-# Jobs that a list counts and pages through. Counting a million takes a tenth of a second and more; what is older is
-# reached by `after`, as quickly as what is new.
+# A list counts and pages through at most this many jobs: counting a million takes 0.1 s and more. `after` reaches older
+# jobs as quickly as new ones.
 COUNT_LIMIT = 10_000
 PAGE_SIZE = 100  # the largest page, contract §6
 FILTERS = ("is_finalized", "failure_reason", "slot_id")
-# The jobs of a status, in parts that each have an index: `job_unfinished` and `job_ended_waiting` for those few among
-# a million that wait, or waited until their end. `status` is in no index, for every claim changes it.
+# The jobs of a status, in parts that each have an index: `job_unfinished` and `job_ended_waiting` serve the few among
+# a million that wait, or waited until they ended. `status` is in no index, because every claim changes it.
 PARTS: Mapping[str | None, tuple[Q, ...]] = {
     None: (Q(),),
     Job.Status.PENDING.value: (Q(is_finalized=False, status=Job.Status.PENDING), Q(ended_waiting=True)),
@@ -117,12 +116,11 @@ class JobsMeta(serializers.Serializer[Any]):
 
 
 class JobList(serializers.Serializer[Any]):
-    data = JobSummary(many=True)  # type: ignore[assignment]  # the answer's own `data`
+    data = JobSummary(many=True)  # type: ignore[assignment]  # a field, which hides the serializer's `data`
     meta = JobsMeta()
 
 
 COLUMNS = tuple(JobAnswer().fields)
-NOT_FOUND = ("not_found", *STAFF_REFUSALS)
 SUMMARY: dict[str, Any] = {
     "job": {
         "id": STEP["job_id"],
@@ -161,22 +159,21 @@ class JobsView(StaffView):
         tag="jobs",
         scope="stats:read",
         query=JobsQuery,
-        answer=JobList,
+        response=JobList,
         example={"data": [SUMMARY], "meta": {"page": 1, "page_size": 20, "total": 1, "is_total_exact": True}},
-        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         rows, parts = _filter(query), PARTS[query.get("status")]
-        found = sum(_order_for_count(rows.filter(part), query)[: COUNT_LIMIT + 1].count() for part in parts)
+        count = sum(_order_for_count(rows.filter(part), query)[: COUNT_LIMIT + 1].count() for part in parts)
         page, size = query["page"], query["page_size"]
-        shown = _select_columns(_order(rows.filter(reduce(or_, parts)), query))[(page - 1) * size : page * size]
+        rows = _select_columns(_order(rows.filter(reduce(or_, parts)), query))[(page - 1) * size : page * size]
         meta = {
             "page": page,
             "page_size": size,
-            "total": min(found, COUNT_LIMIT),
-            "is_total_exact": found <= COUNT_LIMIT,
+            "total": min(count, COUNT_LIMIT),
+            "is_total_exact": count <= COUNT_LIMIT,
         }
-        return Response({"data": [_summarize(row) for row in shown], "meta": meta})
+        return Response({"data": [_summarize(row) for row in rows], "meta": meta})
 
 
 class JobView(StaffView):
@@ -185,9 +182,9 @@ class JobView(StaffView):
         "A job and its processing log",
         tag="jobs",
         scope="stats:read",
-        answer=JobStory,
+        response=JobStory,
         example=SUMMARY | {"processing_log": [STEP]},
-        refusals=("invalid_payload", *NOT_FOUND),
+        refusals=("not_found",),
     )
     def get(self, request: Request, job_id: UUID) -> Response:
         steps = ProcessingLog.objects.filter(job_id=job_id).order_by("id")
@@ -200,11 +197,11 @@ class CancelJobView(StaffView):
         "Cancel a job that is under way",
         about="Its booth gets 503 `job_cancelled` at once, and its provider is not waited for.",
         tag="jobs",
-        scope="slots:write",  # as archiving a slot with its jobs does: who may only read ends nobody's job
+        scope="slots:write",  # as for archiving a slot, which cancels jobs too: readers may end no job
         status=202,
-        answer=JobSummary,
+        response=JobSummary,
         example=CANCELLED,
-        refusals=(*BODY_REFUSALS, "job_finalized", *NOT_FOUND),
+        refusals=("job_finalized", "not_found"),
     )
     def post(self, request: Request, job_id: UUID) -> Response:
         _get_job(job_id)
@@ -223,32 +220,32 @@ def _get_job(job_id: UUID) -> dict[str, Any]:
 
 def _filter(query: Mapping[str, Any]) -> QuerySet[Job]:
     rows = Job.objects.filter(source=Job.Source.BOOTH, **{name: query[name] for name in FILTERS if name in query})
-    return _after(rows, query) if "after" in query else rows
+    return _start_after(rows, query) if "after" in query else rows
 
 
-def _after(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
-    by, last = query["sort_by"], query["after"]
-    at = Job.objects.filter(pk=last).values_list(by, flat=True).first()
-    if at is None:
+def _start_after(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
+    field, last = query["sort_by"], query["after"]
+    value = Job.objects.filter(pk=last).values_list(field, flat=True).first()
+    if value is None:
         raise serializers.ValidationError({"after": [_("There is no such job.")]})
     side = "lte" if query["sort_order"] == "desc" else "gte"
-    # Not "earlier, or as late and …": a range of the index, less the few of that very moment.
-    return rows.filter(~Q(**{by: at, f"id__{side}": last}), **{f"{by}__{side}": at})
+    # Not "earlier, or equal and …": so Postgres reads one range of the index and drops the few rows of that very time.
+    return rows.filter(~Q(**{field: value, f"id__{side}": last}), **{f"{field}__{side}": value})
 
 
 def _order_for_count(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
-    """For counting: in the order of an index that the rows are found by, or Postgres walks through the table."""
+    """For counting: orders by an index that finds the rows, or Postgres would scan the table."""
     return rows.order_by(f"-{query['sort_by']}" if "after" in query else "-created_at")
 
 
 def _order(rows: QuerySet[Job], query: Mapping[str, Any]) -> QuerySet[Job]:
-    """Down to a unique field, as the indexes `job_newest_first` and `job_by_deadline` have it, or backwards."""
-    by = query["sort_by"]
-    return rows.order_by(f"-{by}", "id") if query["sort_order"] == "desc" else rows.order_by(by, "-id")
+    """In the order of the indexes `job_newest_first` and `job_by_deadline`, or backwards; `id` breaks ties."""
+    field = query["sort_by"]
+    return rows.order_by(f"-{field}", "id") if query["sort_order"] == "desc" else rows.order_by(field, "-id")
 
 
 def _select_columns(rows: QuerySet[Job]) -> Any:
-    """With what the answers show and nothing else; and the database's clock, by which the jobs' times were set."""
+    """Selects only what responses contain, and the database's time, by which the jobs' times were set."""
     return rows.values(*COLUMNS, "claimed_at", now=Now())
 
 
@@ -259,16 +256,16 @@ def _summarize(row: dict[str, Any]) -> dict[str, Any]:
         "job": {name: row[name] for name in COLUMNS},
         "deadline": {
             "expires_at": expires_at,
-            "remaining_ms": _ms(now, expires_at),
+            "remaining_ms": _elapsed_ms(now, expires_at),
             "is_expired": expires_at <= now,
         },
         "metrics": {
-            "queue_wait_ms": _ms(created_at, claimed_at or end),
-            "processing_ms": _ms(claimed_at, end) if claimed_at else None,
-            "total_elapsed_ms": _ms(created_at, end),
+            "queue_wait_ms": _elapsed_ms(created_at, claimed_at or end),
+            "processing_ms": _elapsed_ms(claimed_at, end) if claimed_at else None,
+            "total_elapsed_ms": _elapsed_ms(created_at, end),
         },
     }
 
 
-def _ms(start: datetime, end: datetime) -> int:
+def _elapsed_ms(start: datetime, end: datetime) -> int:
     return max(0, round((end - start).total_seconds() * 1000))

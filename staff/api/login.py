@@ -1,4 +1,4 @@
-"""`POST /api/login`: a name and a password for a token (contract §6)."""
+"""`POST /api/login`: a token in exchange for name and password (contract §6)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from rest_framework_simplejwt.tokens import AccessToken
 
 from core.errors import ApiError
 from staff.api.base import OpenView, get_scopes
-from staff.api.openapi import BODY_REFUSALS, OPEN_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import StrictCharField, StrictSerializer
 
 
 class Credentials(StrictSerializer):
-    refusal_code = "invalid_payload"  # there is no rule about them that could be told
+    refusal_code = "invalid_payload"  # a 400 like any malformed login: there are no rules to explain
 
-    username = StrictCharField(max_length=150, trim_whitespace=False)  # as long as names may be
+    username = StrictCharField(max_length=150, trim_whitespace=False)  # the length of Django's column
     password = StrictCharField(max_length=128, trim_whitespace=False)
 
 
@@ -41,13 +40,13 @@ class LogInView(OpenView):
         about="Good for `expires_in_sec`, and while its owner is staff with this password. Guesses are limited.",
         body=Credentials,
         request_examples={"A member of staff": {"username": "serg", "password": "correct horse battery"}},
-        answer=TokenAnswer,
+        response=TokenAnswer,
         example={"access_token": "eyJhbGciOiJIUzI1NiJ9.e30.c2ln", "token_type": "bearer", "expires_in_sec": 3600},
-        refusals=(*BODY_REFUSALS, "invalid_credentials", "rate_limited", *OPEN_REFUSALS),
+        refusals=("invalid_credentials", "rate_limited"),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
-        username = get_user_model().normalize_username(body["username"])  # as the admin's page does
-        user = authenticate(request._request, username=username, password=body["password"])  # noqa: SLF001 - what axes marks
+        username = get_user_model().normalize_username(body["username"])  # as the admin's login page does
+        user = authenticate(request._request, username=username, password=body["password"])  # noqa: SLF001 - axes marks this one
         if user is None:
             raise ApiError("invalid_credentials", _("User name or password is wrong."))
         user_logged_in.send(sender=type(user), request=request._request, user=user)  # noqa: SLF001

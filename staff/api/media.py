@@ -1,4 +1,4 @@
-"""`/api/media`: a temporary file with a public link, put in by staff; and a purge of what has expired."""
+"""`/api/media`: staff register a temporary file with a public link, or request a purge of what has expired."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from jobs.retention import requests
 from jobs.storage import links, media
 from slots import template_media
 from staff.api.base import FormParser, StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import StrictSerializer
 from staff.api.template_media import refuse_image
@@ -88,18 +87,18 @@ class RegisterMediaView(StaffView):
             "stands upright, like what providers get; an animation becomes its first picture."
         ),
         form=MediaRegistration,
-        answer=MediaAnswer,
+        response=MediaAnswer,
         example=MEDIA,
         status=201,
         headers=("Location",),
-        refusals=(*BODY_REFUSALS, "not_found", "job_finalized", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found", "job_finalized"),
     )
     def post(self, request: Request, form: dict[str, Any]) -> Response:
         job = _get_job_under_way(form["job_id"]) if "job_id" in form else None
-        published = _publish(form["file"], job)
-        log_change(published, ADDITION, [{"added": {}}], request.user)
-        headers = {"Location": reverse("public-media", args=[published.pk])}
-        return Response(_represent(published), status=201, headers=headers)
+        media_object = _publish(form["file"], job)
+        log_change(media_object, ADDITION, [{"added": {}}], request.user)
+        headers = {"Location": reverse("public-media", args=[media_object.pk])}
+        return Response(_represent(media_object), status=201, headers=headers)
 
 
 class PurgeView(StaffView):
@@ -107,32 +106,31 @@ class PurgeView(StaffView):
         "purgeMediaCache",
         "Remove what has expired now, not at the next scheduled purge",
         tag="media",
-        scope="settings:write",  # it concerns the whole service, no slot
+        scope="settings:write",  # it concerns the whole service, not a slot
         about=(
             "In the background, within seconds; never what has not expired. Asked again before it has begun, it is "
             "still the one purge, with its first `expires_cutoff`."
         ),
         body=PurgeRequest,
         request_examples={"Temporary files and results": {"scope": "full"}},
-        answer=PurgeAnswer,
+        response=PurgeAnswer,
         example=PURGE,
         status=202,
-        refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
         scope = body["scope"]
         run, is_new = requests.request_purge(scope, request.user)
         if is_new:
             log_change(run, ADDITION, [{"added": {}}], request.user)
-        told = {"scope": scope, "job_id": str(run.request_id), "expires_cutoff": run.cutoff_at}
-        return Response({"status": "queued_for_gc", **told}, status=202)
+        details = {"scope": scope, "job_id": str(run.request_id), "expires_cutoff": run.cutoff_at}
+        return Response({"status": "queued_for_gc", **details}, status=202)
 
 
 def _get_job_under_way(job_id: UUID) -> Job:
-    named = Job.objects.filter(pk=job_id)
-    job = named.filter(is_finalized=False, expires_at__gt=Now()).first()
+    matching = Job.objects.filter(pk=job_id)
+    job = matching.filter(is_finalized=False, expires_at__gt=Now()).first()
     if job is None:
-        if named.exists():
+        if matching.exists():
             raise ApiError("job_finalized", _("The job has ended, or its time is over."))
         raise ApiError("not_found", _("There is no such job."))
     return job
@@ -147,16 +145,16 @@ def _publish(upload: Any, job: Job | None) -> MediaObject:
         return media.register(picture, job, seconds)
     except ValidationError as error:
         raise refuse_image(error, limit) from None
-    except images.ImageError:  # what was looked at there in a smaller size
+    except images.ImageError:  # `read_image` decodes a smaller size only
         raise refuse_image(ValidationError(template_media.NO_IMAGE, "unreadable"), limit) from None
 
 
-def _represent(published: MediaObject) -> dict[str, Any]:
+def _represent(media_object: MediaObject) -> dict[str, Any]:
     return {
-        "id": str(published.pk),
-        "public_url": links.media_url(published),
-        "expires_at": published.expires_at,
-        "mime": published.mime_type,
-        "size_bytes": published.size_bytes,
-        "job_id": published.job_id and str(published.job_id),
+        "id": str(media_object.pk),
+        "public_url": links.media_url(media_object),
+        "expires_at": media_object.expires_at,
+        "mime": media_object.mime_type,
+        "size_bytes": media_object.size_bytes,
+        "job_id": media_object.job_id and str(media_object.job_id),
     }

@@ -14,11 +14,11 @@ from drf_spectacular.extensions import OpenApiSerializerExtension
 from core.errors import STATUS_OF
 from staff.api.base import BODY_BYTES
 
-# What may go wrong at any endpoint of the API, and at any that takes a login, or a body.
+# The refusals of every endpoint, of every one that needs a token, and of every one that takes a body.
 OPEN_REFUSALS = ("not_acceptable", "queue_unavailable", "internal_error")
 STAFF_REFUSALS = ("invalid_credentials", "forbidden", *OPEN_REFUSALS)
 BODY_REFUSALS = ("invalid_payload", "payload_too_large", "unsupported_media_type")
-REFUSALS = "x-refusals"  # of an operation, until `add_refusals` has written them out
+REFUSALS = "x-refusals"  # a key of operations, until `add_refusals` replaces it
 
 MEANINGS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "invalid_payload": ("The request is malformed; details name the fields, if it is one of them.", {}),
@@ -91,7 +91,7 @@ ERROR = {
     },
 }
 TEXT, TIME = {"type": "string"}, {"type": "string", "format": "date-time"}
-# Of answers: what each says, its schema, and whether it is always there.
+# Response headers: description, schema, and whether every response that names the header has it.
 HEADERS: Mapping[str, tuple[str, Mapping[str, Any], bool]] = {
     "X-Correlation-Id": ("Finds this request in the log.", TEXT, True),
     "Retry-After": ("Seconds after which to try again.", {"type": "integer", "minimum": 1}, True),
@@ -114,17 +114,17 @@ HEADERS: Mapping[str, tuple[str, Mapping[str, Any], bool]] = {
     "X-Result-Url": ("The guest's page; not for an `original`.", {"type": "string", "format": "uri"}, False),
     "X-Result-Expires-At": ("Until when it is there; not for an `original`.", TIME, False),
 }
-OF_PICTURE = ("X-Job-Id", "X-Outcome", "Content-Disposition")
-OF_REFUSAL = {
+PICTURE_HEADERS = ("X-Job-Id", "X-Outcome", "Content-Disposition")
+REFUSAL_HEADERS = {
     "401": "WWW-Authenticate",
     "405": "Allow",
     "416": "Content-Range",
     "429": "Retry-After",
     "503": "Retry-After",
 }
-HEADER_NAMES = "x-header-names"  # of an operation's answer, until `add_refusals` has written them out
-# The example of a refusal, where a body of JSON has another than a form.
-OF_JSON: Mapping[str, Mapping[str, Any]] = {
+HEADER_NAMES = "x-header-names"  # a key of operations, until `add_refusals` replaces it
+# Details in the example of a refusal, where they differ between a JSON body and a form.
+JSON_DETAILS: Mapping[str, Mapping[str, Any]] = {
     "payload_too_large": {"limit_bytes": BODY_BYTES},
     "unsupported_media_type": {"allowed": ["application/json"]},
 }
@@ -136,72 +136,72 @@ class BearerToken(SimpleJWTScheme):  # type: ignore[no-untyped-call]
 
 
 class ClosedObjects(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
-    """What `StrictSerializer` refuses, the document refuses."""
+    """Declares that unknown fields are refused, as `StrictSerializer` does."""
 
     target_class = "staff.api.serializers.StrictSerializer"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
-        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)  # noqa: SLF001 - as its manual says
+        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)  # noqa: SLF001 - the documented way
         return {**schema, "additionalProperties": False}
 
 
 def add_refusals(document: dict[str, Any]) -> None:
-    """Writes out each operation's refusals, and what every answer carries."""
+    """Replaces each operation's refusal codes by responses, and adds the headers that every response has."""
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = ERROR
-    components["headers"] = {name: _header(name) for name in HEADERS}
+    components["headers"] = {name: _make_header(name) for name in HEADERS}
     components["responses"] = refusals = {}
     for path in document["paths"].values():
         for each in path.values():
             headers = refer_to_headers("X-Correlation-Id", *each.pop(HEADER_NAMES, ()))
-            for answer in each["responses"].values():
-                answer["headers"] = answer.get("headers", {}) | headers
+            for response in each["responses"].values():
+                response["headers"] = response.get("headers", {}) | headers
             is_form = "multipart/form-data" in each.get("requestBody", {}).get("content", {})
-            for status, codes in _by_status(each.pop(REFUSALS, ())):
-                of_json = {} if is_form else {code: OF_JSON[code] for code in codes if code in OF_JSON}
-                name = "-".join(codes) + ("-json" if of_json else "")
-                refusals[name] = _response(status, codes, of_json)
+            for status, codes in _group_by_status(each.pop(REFUSALS, ())):
+                json_details = {} if is_form else {code: JSON_DETAILS[code] for code in codes if code in JSON_DETAILS}
+                name = "-".join(codes) + ("-json" if json_details else "")
+                refusals[name] = _make_response(status, codes, json_details)
                 each["responses"][status] = {"$ref": f"#/components/responses/{name}"}
 
 
-def _by_status(codes: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
-    """In the order of `STATUS_OF`, so that the same codes are the same refusal wherever they stand."""
+def _group_by_status(codes: Iterable[str]) -> Iterable[tuple[str, list[str]]]:
+    """In the order of `STATUS_OF`, so that the same codes give the same component for every operation."""
     by_status: dict[str, list[str]] = {}
     for code in sorted({*codes}, key=[*STATUS_OF].index):
         by_status.setdefault(str(STATUS_OF[code]), []).append(code)
     return by_status.items()
 
 
-def _response(status: str, codes: list[str], of_json: Mapping[str, Any]) -> dict[str, Any]:
+def _make_response(status: str, codes: list[str], json_details: Mapping[str, Any]) -> dict[str, Any]:
     content = {
         "schema": {"$ref": "#/components/schemas/Error"},
-        "examples": {code: {"value": _example(code, of_json)} for code in codes},
+        "examples": {code: {"value": _make_example(code, json_details)} for code in codes},
     }
-    named = [OF_REFUSAL[status]] if status in OF_REFUSAL else []
-    if "job_cancelled" in codes:  # which nobody need try again
-        named = [f"{name}?" for name in named]
+    names = [REFUSAL_HEADERS[status]] if status in REFUSAL_HEADERS else []
+    if "job_cancelled" in codes:  # it has no Retry-After: a new attempt makes no sense
+        names = [f"{name}?" for name in names]
     return {
         "description": " ".join(f"`{code}`: {MEANINGS[code][0]}" for code in codes),
         "content": {"application/json": content},
-        "headers": refer_to_headers("X-Correlation-Id", *named),
+        "headers": refer_to_headers("X-Correlation-Id", *names),
     }
 
 
-def _example(code: str, of_json: Mapping[str, Any]) -> dict[str, Any]:
+def _make_example(code: str, json_details: Mapping[str, Any]) -> dict[str, Any]:
     message, details = MEANINGS[code]
-    return {"error": {"code": code, "message": message, "details": dict(of_json.get(code, details))}}
+    return {"error": {"code": code, "message": message, "details": dict(json_details.get(code, details))}}
 
 
 def refer_to_headers(*names: str) -> dict[str, Any]:
-    """Headers of an answer. With a question mark: not of each, as `HEADERS` has it."""
+    """References to `HEADERS`. With a question mark: not every response has the header, whatever `HEADERS` says."""
     return {
-        name.rstrip("?"): {"$ref": f"#/components/headers/{name}"} if name in HEADERS else _header(name)
+        name.rstrip("?"): {"$ref": f"#/components/headers/{name}"} if name in HEADERS else _make_header(name)
         for name in names
     }
 
 
-def _header(name: str) -> dict[str, Any]:
+def _make_header(name: str) -> dict[str, Any]:
     text, schema, is_required = HEADERS[name.rstrip("?")]
     required = {"required": True} if is_required and name in HEADERS else {}
     return {"description": text, **required, "schema": dict(schema)}

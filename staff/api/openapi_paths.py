@@ -1,6 +1,6 @@
 """The document's paths that are not DRF's: those of booths, guests, providers and operators.
 
-`tests/photoslot/test_openapi.py` holds it to the addresses that there are, and to what they answer.
+In `tests/staff/api/`, `test_openapi.py` compares them with the URLs, `test_response_coverage.py` with the responses.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from staff.api.openapi import OF_PICTURE, REFUSALS, add_refusals, refer_to_headers
+from staff.api.openapi import PICTURE_HEADERS, REFUSALS, add_refusals, refer_to_headers
 
 PICTURE_TYPES = ("image/jpeg", "image/png", "image/webp")
 PHOTO_REFUSALS = (
@@ -79,50 +79,50 @@ READY = {
 
 
 def complete_document(result: dict[str, Any], **_more: Any) -> dict[str, Any]:
-    """drf-spectacular's hook: the whole document."""
+    """drf-spectacular's postprocessing hook: completes the document."""
     result["paths"] |= _describe_paths()
     result["paths"] = dict(sorted(result["paths"].items()))
     add_refusals(result)
-    _tidy(result)
+    _remove_enum_ids(result)
     return result
 
 
-def _tidy(part: Any) -> None:
-    """Without the generator's own marks, which it makes of the choices' names in the language of the day."""
+def _remove_enum_ids(part: Any) -> None:
+    """Removes the generator's hashes of enum labels, which depend on the active language."""
     if isinstance(part, dict):
         part.pop("x-spec-enum-id", None)
     for each in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
-        _tidy(each)
+        _remove_enum_ids(each)
 
 
 def _describe_paths() -> dict[str, Any]:
     return {
-        "/ingest/{slot_id}": {"post": _ingest("postPhoto", "Post a photo and wait for its picture")},
-        "/api/ingest/{slot_id}": {"post": _ingest("postPhotoToApi", "The same as /ingest/{slot_id}")},
-        "/api/providers/{provider_id}/operations/{operation_id}/schema": _read(
+        "/ingest/{slot_id}": {"post": _describe_ingest("postPhoto", "Post a photo and wait for its picture")},
+        "/api/ingest/{slot_id}": {"post": _describe_ingest("postPhotoToApi", "The same as /ingest/{slot_id}")},
+        "/api/providers/{provider_id}/operations/{operation_id}/schema": _describe_read(
             "getOperationSchema",
             "JSON Schema of an operation's settings",
             "providers",
-            {"200": _json("JSON Schema, draft 2020-12.", JSON_OBJECT)},
+            {"200": _json_response("JSON Schema, draft 2020-12.", JSON_OBJECT)},
             ("not_found", "method_not_allowed"),
-            _in_path("provider_id"),
-            _in_path("operation_id"),
+            _path_parameter("provider_id"),
+            _path_parameter("operation_id"),
         ),
-        "/api/schema": _read(
+        "/api/schema": _describe_read(
             "getDocument",
             "This document",
             "document",
             {"200": {"description": "OpenAPI 3.1.", "content": DOCUMENT_CONTENT}},
             ("method_not_allowed", "not_acceptable"),
         ),
-        "/api/docs": _read(
+        "/api/docs": _describe_read(
             "getDocs",
             "A page to read this document",
             "document",
-            {"200": _page("It loads nothing from elsewhere.")},
+            {"200": _html_response("It loads nothing from elsewhere.")},
             ("method_not_allowed", "not_acceptable"),
         ),
-        "/public/results/{job_id}": _read(
+        "/public/results/{job_id}": _describe_read(
             "getResult",
             "A job's picture",
             "public",
@@ -133,37 +133,37 @@ def _describe_paths() -> dict[str, Any]:
                 }
             },
             ("result_not_found", "result_expired", *READ_REFUSALS),
-            _in_path("job_id", UUID),
-            _download(),
+            _path_parameter("job_id", UUID),
+            _download_parameter(),
         ),
-        "/public/files/{token}": _read(
+        "/public/files/{token}": _describe_read(
             "getFile",
             "The bytes that a signed link leads to",
             "public",
-            _bytes("Content-Disposition", *LIFETIME),
+            _file_responses("Content-Disposition", *LIFETIME),
             ("result_not_found", "result_expired", "range_not_satisfiable", *READ_REFUSALS),
-            _in_path("token"),
-            _download(),
+            _path_parameter("token"),
+            _download_parameter(),
             *CONDITIONS,
         ),
-        "/public/media/{media_id}": _read(
+        "/public/media/{media_id}": _describe_read(
             "getMedia",
             "A temporary file, for a provider that fetches it",
             "public",
-            _bytes(),
+            _file_responses(),
             ("media_not_found", "media_expired", "range_not_satisfiable", *READ_REFUSALS),
-            _in_path("media_id", UUID),
+            _path_parameter("media_id", UUID),
             *CONDITIONS,
         ),
-        "/r/{job_id}": _read(
+        "/r/{job_id}": _describe_read(
             "getGuestPage",
             "The guest's page",
             "public",
-            {status: _page(text, *GUEST_HEADERS.get(status, ())) for status, text in GUEST_PAGES.items()},
+            {status: _html_response(text, *GUEST_HEADERS.get(status, ())) for status, text in GUEST_PAGES.items()},
             ("method_not_allowed",),
-            _in_path("job_id", UUID),
+            _path_parameter("job_id", UUID),
         ),
-        **_operators(),
+        **_describe_operator_paths(),
     }
 
 
@@ -177,29 +177,30 @@ GUEST_PAGES = {
 GUEST_HEADERS = {"200": LIFETIME, "503": ("Retry-After",)}
 
 
-def _operators() -> dict[str, Any]:
-    alive = {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}}
-    ready = {"200": _json("Ready.", READY), "503": _json("Not ready; the checks say why.", READY)}
+def _describe_operator_paths() -> dict[str, Any]:
+    status = {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}}
+    alive = {"200": _json_response("It does.", status)}
+    ready = {"200": _json_response("Ready.", READY), "503": _json_response("Not ready; the checks say why.", READY)}
     text = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    guarded = ("invalid_credentials", *READ_REFUSALS)
+    refusals = ("invalid_credentials", *READ_REFUSALS)
     return {
-        "/healthz": _read("getHealth", "Whether the process serves", "operators", {"200": _json("It does.", alive)}),
-        "/readyz": _read("getReadiness", "Whether photos can be taken", "operators", ready, ("method_not_allowed",)),
-        "/metrics": _read(
-            "getMetrics", "Metrics; METRICS_TOKEN, if set, is their bearer token", "operators", {"200": text}, guarded
+        "/healthz": _describe_read("getHealth", "Whether the process serves", "operators", alive),
+        "/readyz": _describe_read("getReadiness", "Whether photos can be taken", "operators", ready),
+        "/metrics": _describe_read(
+            "getMetrics", "Metrics; METRICS_TOKEN, if set, is their bearer token", "operators", {"200": text}, refusals
         ),
     }
 
 
-def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
+def _describe_ingest(operation_id: str, summary: str) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in (*PICTURE_TYPES, "multipart/form-data")}
-    headers = refer_to_headers(*OF_PICTURE, "X-Result-Url", "X-Result-Expires-At")
+    headers = refer_to_headers(*PICTURE_HEADERS, "X-Result-Url", "X-Result-Expires-At")
     return {
         "operationId": operation_id,
         "summary": summary,
         "description": ABOUT_PHOTOS,
         "tags": ["booth"],
-        "parameters": [_in_path("slot_id")],
+        "parameters": [_path_parameter("slot_id")],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
@@ -209,20 +210,20 @@ def _ingest(operation_id: str, summary: str) -> dict[str, Any]:
     }
 
 
-def _read(
+def _describe_read(
     operation_id: str,
     summary: str,
     tag: str,
-    answers: dict[str, Any],
+    responses: dict[str, Any],
     refusals: Iterable[str] = ("method_not_allowed",),
     *parameters: dict[str, Any],
 ) -> dict[str, Any]:
     about = {"operationId": operation_id, "summary": summary, "tags": [tag], "parameters": list(parameters)}
-    return {"get": about | {"responses": answers, REFUSALS: tuple(refusals)}}
+    return {"get": about | {"responses": responses, REFUSALS: tuple(refusals)}}
 
 
-def _bytes(*more: str) -> dict[str, Any]:
-    """A file, whole or in part; what else its answers carry."""
+def _file_responses(*more: str) -> dict[str, Any]:
+    """The responses of a file, whole or in part; `more` names further headers."""
     content: dict[str, Any] = {kind: {} for kind in PICTURE_TYPES}
     headers = refer_to_headers("ETag", "Accept-Ranges", *more)
     part = headers | refer_to_headers("Content-Range")
@@ -233,19 +234,19 @@ def _bytes(*more: str) -> dict[str, Any]:
     }
 
 
-def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _json_response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _page(description: str, *headers: str) -> dict[str, Any]:
+def _html_response(description: str, *headers: str) -> dict[str, Any]:
     content = {"text/html": {"schema": {"type": "string"}}}
     return {"description": description, "content": content, "headers": refer_to_headers(*headers)}
 
 
-def _in_path(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+def _path_parameter(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema or {"type": "string"}}
 
 
-def _download() -> dict[str, Any]:
+def _download_parameter() -> dict[str, Any]:
     text = "`1`: as an attachment, to be saved."
     return {"name": "download", "in": "query", "description": text, "schema": {"type": "string"}}

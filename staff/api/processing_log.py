@@ -1,4 +1,4 @@
-"""The processing log as the API shows it: `ProcessingLog` and `ProcessingLogList` of the published document."""
+"""The processing log in the API: `ProcessingLog` and `ProcessingLogList` of the published document."""
 
 from __future__ import annotations
 

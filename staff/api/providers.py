@@ -1,5 +1,5 @@
-"""The providers of this installation and what they do, and the JSON Schema of an operation's settings, for whoever
-writes them by program."""
+"""`/api/providers`: the installed providers and their operations, and the JSON Schema of an operation's settings, for
+programs that write them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from providers import declaration, registry
 from providers.base import Operation, Provider
 from providers.models import ProviderAccount
 from staff.api.base import StaffView
-from staff.api.openapi import STAFF_REFUSALS
 from staff.api.operation import operation
 
 
@@ -60,9 +59,8 @@ class ProvidersView(StaffView):
         "The providers that a slot may name",
         tag="providers",
         scope="slots:write",
-        answer=ProviderList,
+        response=ProviderList,
         example={"providers": [STUDIO]},
-        refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
         return Response({"providers": [_summarize(provider) for provider in registry.classes().values()]})
@@ -74,41 +72,41 @@ class ProviderView(StaffView):
         "A provider and what it does",
         tag="providers",
         scope="slots:write",
-        answer=ProviderAnswer,
+        response=ProviderAnswer,
         example=STUDIO | {"requires_public_media": False, "is_configured": True, "operations": [LOOK]},
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, provider_id: str) -> Response:
         provider = registry.classes().get(provider_id)
         if provider is None:
             raise ApiError("not_found", gettext("There is no such provider."))
         account = ProviderAccount.objects.filter(pk=provider_id).first() or ProviderAccount(provider_id=provider_id)
-        about = {
+        details = {
             "requires_public_media": provider.requires_public_media,
             "is_configured": account.is_configured,
             "operations": [_represent_operation(provider_id, each) for each in provider.operations],
         }
-        return Response(_summarize(provider) | about)
+        return Response(_summarize(provider) | details)
 
 
 @never_cache
 @csrf_exempt
 @require_safe
 def operation_schema(request: HttpRequest, provider_id: str, operation_id: str) -> JsonResponse:
-    known = registry.operation(provider_id, operation_id)
-    if known is None:
+    provider_operation = registry.operation(provider_id, operation_id)
+    if provider_operation is None:
         raise ApiError("not_found", gettext("There is no such provider or operation."))
-    return JsonResponse(declaration.json_schema(provider_id, known))
+    return JsonResponse(declaration.json_schema(provider_id, provider_operation))
 
 
 def _summarize(provider: type[Provider[Any]]) -> dict[str, str]:
     return {"id": provider.id, "name": str(provider.name)}
 
 
-def _represent_operation(provider_id: str, known: Operation) -> dict[str, Any]:
+def _represent_operation(provider_id: str, provider_operation: Operation) -> dict[str, Any]:
     return {
-        "id": known.id,
-        "name": str(known.name),
-        "needs": [setting.path for setting in declaration.settings(known) if setting.is_required],
-        "schema_ref": declaration.schema_ref(provider_id, known.id),
+        "id": provider_operation.id,
+        "name": str(provider_operation.name),
+        "needs": [setting.path for setting in declaration.settings(provider_operation) if setting.is_required],
+        "schema_ref": declaration.schema_ref(provider_id, provider_operation.id),
     }

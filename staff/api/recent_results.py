@@ -1,4 +1,4 @@
-"""`/api/stats/{slot_id}/recent_results`: a slot's latest pictures, which its own resource shows too."""
+"""`/api/stats/{slot_id}/recent_results`: a slot's latest pictures, which the slot's own resource has too."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from rest_framework import serializers
 from jobs.models import Job
 from jobs.storage import links
 
-RECENT = 10
+RECENT_COUNT = 10
 
-CHUNK = 1000  # jobs read at once, when the ten newest are not enough
+CHUNK = 1000  # jobs per query, after the ten newest were not enough
 
 RECENT_HOURS = timedelta(hours=72)  # contract §6
 
@@ -52,20 +52,20 @@ RESULT = {
 }
 
 
-def recent_results(slot_id: str) -> list[dict[str, Any]]:
+def get_recent_results(slot_id: str) -> list[dict[str, Any]]:
     """The latest pictures that can still be fetched, newest first."""
     now = timezone.now()
-    there = (job for job in _newest_first(slot_id) if job.result_file_path)
-    latest = (job for job in there if job.result_expires_at and job.result_expires_at > now)
-    recent = (job for job in latest if job.finalized_at and job.finalized_at > now - RECENT_HOURS)
-    ten = sorted(islice(recent, RECENT), key=lambda job: str(job.finalized_at), reverse=True)
-    return [_result(job) for job in ten]
+    stored = (job for job in _iterate_newest_first(slot_id) if job.result_file_path)
+    unexpired = (job for job in stored if job.result_expires_at and job.result_expires_at > now)
+    recent = (job for job in unexpired if job.finalized_at and job.finalized_at > now - RECENT_HOURS)
+    newest = sorted(islice(recent, RECENT_COUNT), key=lambda job: str(job.finalized_at), reverse=True)
+    return [_represent(job) for job in newest]
 
 
-def _newest_first(slot_id: str) -> Iterator[Job]:
-    """Ten at first, which are enough but where the time of some is up: of the newest and not of older ones, once
-    results are kept for less than before. Jobs are admitted one by one, so no two are of the same instant."""
-    rows, count = recent_jobs(slot_id), RECENT
+def _iterate_newest_first(slot_id: str) -> Iterator[Job]:
+    """Reads ten jobs, then `CHUNK` at a time: ten are enough unless some have expired. The newest may expire before
+    older ones, if the retention was shortened. Jobs are admitted one by one, so no two have the same `created_at`."""
+    rows, count = recent_jobs(slot_id), RECENT_COUNT
     while chunk := list(rows[:count]):
         yield from chunk
         if len(chunk) < count:
@@ -74,9 +74,8 @@ def _newest_first(slot_id: str) -> Iterator[Job]:
 
 
 def recent_jobs(slot_id: str) -> QuerySet[Job]:
-    """Of which those that are there still may be shown, newest first: to be read from the top of `job_newest_of_slot`.
-    Whose time is up is not asked here: such a condition would have Postgres expect next to none, and read through
-    another index."""
+    """The candidates, newest first, to be read from the top of the index `job_newest_of_slot`. No condition on
+    `result_expires_at`: with one, Postgres expects almost no rows and reads through another index."""
     rows = Job.objects.filter(
         slot_id=slot_id,
         created_at__gt=Now() - RECENT_HOURS - LONGEST_JOB,
@@ -90,7 +89,7 @@ def recent_jobs(slot_id: str) -> QuerySet[Job]:
 RESULT_FIELDS = ("finalized_at", "result_file_path", "result_expires_at", "result_mime_type", "result_size_bytes")
 
 
-def _result(job: Job) -> dict[str, Any]:
+def _represent(job: Job) -> dict[str, Any]:
     picture = reverse("public-result", args=[job.pk])
     return {
         "job_id": str(job.pk),

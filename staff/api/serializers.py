@@ -1,5 +1,4 @@
-"""Serializers that take what the document names and nothing else: other fields and other types are refused, not
-converted."""
+"""Serializers that accept only what the document declares: other fields and other types are refused, not converted."""
 
 from __future__ import annotations
 
@@ -14,18 +13,18 @@ from rest_framework import exceptions, serializers
 from rest_framework.request import Request
 from rest_framework.utils import json
 
-from staff.api.exceptions import make_unknown_field, refuse_fields
+from staff.api.exceptions import make_unknown_field_error, refuse_fields
 
 
 # Fields that are not declared are refused by name. (Not a docstring: the document would show it.)
 class StrictSerializer(serializers.Serializer[Any]):
-    refusal_code = "validation_failed"  # of the envelope, when a value is not accepted
+    refusal_code = "validation_failed"  # the envelope's code for a value that is not accepted
 
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, Mapping) and self.parent is None:
             raise exceptions.ParseError
         if isinstance(data, Mapping) and (unknown := data.keys() - self.fields.keys()):
-            raise serializers.ValidationError({name: [make_unknown_field()] for name in sorted(unknown)})
+            raise serializers.ValidationError({name: [make_unknown_field_error()] for name in sorted(unknown)})
         return super().to_internal_value(data)
 
 
@@ -57,7 +56,7 @@ class StrictBooleanField(serializers.BooleanField):
 
 
 class QueryIntegerField(serializers.IntegerField):
-    """An integer in a query string: digits, as many as fit into a column."""
+    """An integer in a query string: at most 18 digits, which fit into a bigint."""
 
     def to_internal_value(self, data: Any) -> int:
         if not re.fullmatch(r"-?[0-9]{1,18}", data):
@@ -99,11 +98,11 @@ class PageMeta(serializers.Serializer[Any]):
 
 
 def paginate(rows: QuerySet[Any, Any], query: Mapping[str, Any], represent: Callable[[Any], Any]) -> dict[str, Any]:
-    """The page that `PageQuery` asks for."""
+    """The page that the query, a `PageQuery`, selects. `represent` makes the JSON of a row."""
     page, size = query["page"], query["page_size"]
-    found = rows[(page - 1) * size : page * size]
+    page_rows = rows[(page - 1) * size : page * size]
     meta = {"page": page, "page_size": size, "total": rows.count()}
-    return {"data": [represent(row) for row in found], "meta": meta}
+    return {"data": [represent(row) for row in page_rows], "meta": meta}
 
 
 def parse_query(request: Request, serializer: type[StrictSerializer]) -> dict[str, Any]:
@@ -119,20 +118,20 @@ def parse_body(request: Request, serializer: type[StrictSerializer]) -> dict[str
 def parse_form(request: Request, serializer: type[StrictSerializer]) -> dict[str, Any]:
     """The validated parts of a form with a `file`, each at most once. Raises `ApiError`: without a file the form is
     malformed, as for booths."""
-    parts: Any = request.data or QueryDict()  # of no body, DRF makes a dict
+    parts: Any = request.data or QueryDict()  # without a body, DRF gives a dict
     return _validate(serializer, _flatten(parts))
 
 
 def _validate(serializer: type[StrictSerializer], data: Any) -> dict[str, Any]:
-    given = serializer(data=data)
-    if not given.is_valid():
-        code = "invalid_payload" if "file" in given.errors else serializer.refusal_code
-        raise refuse_fields(given.errors, code)
-    return dict(given.validated_data)
+    bound = serializer(data=data)
+    if not bound.is_valid():
+        code = "invalid_payload" if "file" in bound.errors else serializer.refusal_code
+        raise refuse_fields(bound.errors, code)
+    return dict(bound.validated_data)
 
 
-def _flatten(given: QueryDict) -> dict[str, Any]:
-    repeated = {name: [_("Give it once.")] for name, values in given.lists() if len(values) > 1}
+def _flatten(data: QueryDict) -> dict[str, Any]:
+    repeated = {name: [_("Give it once.")] for name, values in data.lists() if len(values) > 1}
     if repeated:
         raise refuse_fields(repeated, "invalid_payload")
-    return given.dict()
+    return data.dict()

@@ -1,5 +1,5 @@
-"""`/api/settings`: what staff set for all booths, and how each provider is reached. Keys and passwords go in and never
-come out, but for a password that was generated, which is in that one answer."""
+"""`/api/settings`: the settings of all booths and the providers' accounts. Keys and passwords are write-only, but a
+generated password is in the response to the request that generated it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from ingest.models import IngestSettings
 from providers import account_validators, accounts, registry
 from providers.models import ProviderAccount
 from staff.api.base import StaffView, log_change
-from staff.api.exceptions import make_unknown_field
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
+from staff.api.exceptions import make_unknown_field_error
 from staff.api.operation import operation
 from staff.api.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 
 SECONDS: dict[str, Any] = {"min_value": 10, "max_value": 60}  # contract §2
-# The largest is the column's.
+# The maximum is the column's.
 LIMIT: dict[str, Any] = {"min_value": 1, "max_value": 2_147_483_647, "allow_null": True, "required": False}
-KEY_LENGTH = 1000  # some times the longest of today
+KEY_LENGTH = 1000  # characters: several times the longest key of today's providers
 
 
 class NewPassword(StrictSerializer):
@@ -90,7 +89,7 @@ class SettingsChanges(StrictSerializer):
 
     def validate_provider_keys(self, value: dict[str, Any]) -> dict[str, Any]:
         if unknown := value.keys() - registry.classes().keys():
-            raise serializers.ValidationError({name: [make_unknown_field()] for name in sorted(unknown)})
+            raise serializers.ValidationError({name: [make_unknown_field_error()] for name in sorted(unknown)})
         return value
 
 
@@ -163,9 +162,8 @@ class SettingsView(StaffView):
         "What holds for all booths, and how providers are reached",
         tag="settings",
         scope="settings:read",
-        answer=SettingsAnswer,
+        response=SettingsAnswer,
         example=EXAMPLE,
-        refusals=("invalid_payload", *STAFF_REFUSALS),
     )
     def get(self, request: Request) -> Response:
         return Response(_represent_settings())
@@ -177,22 +175,21 @@ class SettingsView(StaffView):
         scope="settings:write",
         body=SettingsChanges,
         request_examples=REQUESTS,
-        answer=SettingsAnswer,
+        response=SettingsAnswer,
         example=EXAMPLE,
-        refusals=(*BODY_REFUSALS, "validation_failed", *STAFF_REFUSALS),
     )
     def put(self, request: Request, body: dict[str, Any]) -> Response:
         assert request.user.is_authenticated
         generated = _change(body, request.user)
-        answer = _represent_settings()
+        settings_now = _represent_settings()
         if generated:
-            answer["dslr_password"]["generated_value"] = generated
-        return Response(answer)
+            settings_now["dslr_password"]["generated_value"] = generated
+        return Response(settings_now)
 
 
 @transaction.atomic
 def _change(changes: Mapping[str, Any], by: AbstractBaseUser) -> str:
-    """All of it or nothing. The password, if one was generated."""
+    """Applies all changes or none. Returns the password, if one was generated, else an empty string."""
     generated, changed = "", []
     if new := changes.get("dslr_password"):
         plain = password.rotate(new.get("value", ""), by)
@@ -202,12 +199,12 @@ def _change(changes: Mapping[str, Any], by: AbstractBaseUser) -> str:
         IngestSettings.objects.filter(pk=1).update(sync_response_seconds=seconds, updated_at=Now())
         changed.append("sync_response_timeout_sec")
     if changed:
-        log_change(IngestSettings.objects.get(), CHANGE, _changed_fields(changed), by)
-    for provider_id, wanted in sorted(changes.get("provider_keys", {}).items()):  # in one order: nobody waits in a ring
+        log_change(IngestSettings.objects.get(), CHANGE, _describe_change(changed), by)
+    for provider_id, values in sorted(changes.get("provider_keys", {}).items()):  # sorted: no deadlock
         account, _created = ProviderAccount.objects.get_or_create(pk=provider_id)
-        if wanted:
-            accounts.save(account, accounts.apply(account, wanted), by)
-            log_change(account, CHANGE, _changed_fields(wanted), by)
+        if values:
+            accounts.save(account, accounts.apply(account, values), by)
+            log_change(account, CHANGE, _describe_change(values), by)
     return generated
 
 
@@ -223,7 +220,7 @@ def _represent_settings() -> dict[str, Any]:
         "provider_keys": {
             pk: _represent_account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.classes()
         },
-        # An artefact of a job lives as long as the job may take (contract §2).
+        # A job's files live as long as the job may take (contract §2).
         "ingest": {
             "sync_response_timeout_sec": row.sync_response_seconds,
             "ingest_ttl_sec": row.sync_response_seconds,
@@ -235,7 +232,7 @@ def _represent_settings() -> dict[str, Any]:
     }
 
 
-def _changed_fields(names: Iterable[str]) -> list[Any]:
+def _describe_change(names: Iterable[str]) -> list[Any]:
     return [{"changed": {"fields": list(names)}}]
 
 

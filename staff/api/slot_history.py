@@ -1,4 +1,4 @@
-"""`/api/slots/{slot_id}/history`: who changed what of a slot."""
+"""`/api/slots/{slot_id}/history`: who changed what in a slot."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from slots.history import differences
+from slots.history import list_differences
 from slots.models import Slot, SlotChange
 from staff.api.base import StaffView
-from staff.api.openapi import STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import PageMeta, PageQuery, StrictCharField, paginate
 from staff.api.slots import get_slot
@@ -29,7 +28,7 @@ class DifferenceAnswer(serializers.Serializer[Any]):
     )
 
     def get_fields(self) -> dict[str, Any]:
-        """`from` is no name for an attribute."""
+        """Adds `from`, which Python does not allow as an attribute's name."""
         values = {name: serializers.JSONField(help_text="null: not set.") for name in ("from", "to")}
         return {**super().get_fields(), **values}
 
@@ -73,9 +72,9 @@ class HistoryView(StaffView):
             "user is removed; the slot's and each image's are entries of their own."
         ),
         query=HistoryQuery,
-        answer=HistoryAnswer,
+        response=HistoryAnswer,
         example={"data": [CHANGE], "meta": {"page": 1, "page_size": 20, "total": 1}},
-        refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         rows = SlotChange.objects.filter(slot=get_slot(Slot.objects, slot_id)).order_by("-id")
@@ -90,5 +89,5 @@ def _represent(entry: SlotChange) -> dict[str, Any]:
         "at": entry.at,
         "user": entry.username,
         "action": "created" if entry.before is None else "changed",
-        "changes": differences(entry),
+        "changes": list_differences(entry),
     }

@@ -1,4 +1,4 @@
-"""`POST /api/slots/{slot_id}/test-run`: staff try a slot's settings on a photo, which takes the way of a booth's."""
+"""`POST /api/slots/{slot_id}/test-run`: staff try a slot's settings on a photo, processed like a booth's."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from jobs import lifecycle
 from jobs.models import Job
 from slots.models import Slot
 from staff.api.base import FormParser, PictureRenderer, StaffView
-from staff.api.openapi import BODY_REFUSALS, OF_PICTURE, STAFF_REFUSALS
+from staff.api.openapi import PICTURE_HEADERS
 from staff.api.operation import operation
 from staff.api.serializers import JSONTextField, StrictCharField, StrictSerializer
 from staff.api.slots import get_slot, validate_slot
 
-BOOTHS_OWN = ("reply", "finish_late")  # how its answer is wrapped, and a picture after it: neither is for staff
+BOOTH_SETTINGS = ("reply", "finish_late")  # a wrapped response, a picture after the deadline: not for staff
 ABOUT = (
     "What is given of `provider_id`, `operation_id` and `settings_json` counts, for this photo only, as if it had been "
     "saved; the rest is as it is saved. The slot may be off. The photo goes the way of a booth's, with its checks, its "
@@ -59,19 +59,16 @@ class SlotTestRunView(StaffView):
         scope="slots:write",
         about=ABOUT,
         form=SlotTestRun,
-        answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in FORMATS},
-        headers=OF_PICTURE,
+        response={(200, mime_type): OpenApiTypes.BINARY for mime_type in FORMATS},
+        headers=PICTURE_HEADERS,
         refusals=(
-            *BODY_REFUSALS,
             "not_found",
-            "validation_failed",
             "queue_busy",
             "budget_exhausted",
             "provider_error",
             "job_cancelled",
             "provider_unavailable",
             "sync_timeout",
-            *STAFF_REFUSALS,
         ),
     )
     def post(self, request: Request, slot_id: str, form: dict[str, Any]) -> HttpResponseBase:
@@ -82,8 +79,8 @@ class SlotTestRunView(StaffView):
                 setattr(slot, name, value)
             validate_slot(slot)
         state = request.scope["state"]  # type: ignore[attr-defined]
-        connection.close()  # back to the pool: a test run may wait for a minute, and ten of them would have it all
-        # On the server's own event loop, which the ingest state belongs to.
+        connection.close()  # back to the pool: a test run may wait a minute, and ten would exhaust the pool
+        # On the server's event loop, to which the ingest state belongs.
         by = request.user.get_username()
         return async_to_sync(_run)(state["ingest"], slot, upload, by, state["disconnected"])
 
@@ -91,8 +88,8 @@ class SlotTestRunView(StaffView):
 async def _run(
     state: IngestState, slot: Slot, upload: UploadedFile[Any], by: str, disconnected: asyncio.Event
 ) -> HttpResponseBase:
-    """Runs in a task of its own. Shutdown waits for the task, and so does this function when it is cancelled: the task
-    still has the upload to read, or the job to cancel."""
+    """Does the work in a task. Shutdown waits for the task, and so does this function when it is cancelled: the task
+    may still have to read the upload or to cancel the job."""
     task = asyncio.create_task(_admit_and_respond(state, slot, upload, by, disconnected), name="test run")
     state.test_runs.add(task)
     task.add_done_callback(state.test_runs.discard)
@@ -106,7 +103,7 @@ async def _run(
 async def _admit_and_respond(
     state: IngestState, slot: Slot, upload: UploadedFile[Any], by: str, disconnected: asyncio.Event
 ) -> HttpResponseBase:
-    settings_json = {name: value for name, value in slot.settings_json.items() if name not in BOOTHS_OWN}
+    settings_json = {name: value for name, value in slot.settings_json.items() if name not in BOOTH_SETTINGS}
     unsaved = {"provider_id": slot.provider_id, "operation_id": slot.operation_id, "settings_json": settings_json}
     snapshot = await take_snapshot(state.database, slot.pk, unsaved | {"is_active": True})
     if snapshot.slot_id is None:  # archived just now
@@ -118,14 +115,14 @@ async def _admit_and_respond(
 
 
 async def _respond_or_cancel(state: IngestState, admission: Admission, disconnected: asyncio.Event) -> HttpResponseBase:
-    """Nobody can come back for the picture: once nobody waits for it, no more is spent on it."""
+    """Cancels the job when the client disconnects: a picture that nobody can fetch is worth no more calls."""
     responding = asyncio.create_task(wait_and_respond(state, admission, disconnected), name="respond")
-    leaving = asyncio.create_task(disconnected.wait(), name="wait for disconnect")
+    disconnecting = asyncio.create_task(disconnected.wait(), name="wait for disconnect")
     try:
-        await asyncio.wait((responding, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((responding, disconnecting), return_when=asyncio.FIRST_COMPLETED)
         if not responding.done():
             await lifecycle.cancel(state.queue, admission.ticket.job_id, by=None)
         return await responding
     finally:
         responding.cancel()
-        leaving.cancel()
+        disconnecting.cancel()

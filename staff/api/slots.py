@@ -1,4 +1,4 @@
-"""`/api/slots`: the list, a new slot, and one slot: read it, change or archive the version that was seen."""
+"""`/api/slots`: list, create and read slots; change or archive the version that the client has seen."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from jobs.models import Job
 from slots import settings_validation
 from slots.models import Slot
 from staff.api.base import StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
-from staff.api.recent_results import RESULT, RecentResult, recent_results
+from staff.api.recent_results import RESULT, RecentResult, get_recent_results
 from staff.api.serializers import (
     PageMeta,
     PageQuery,
@@ -104,7 +103,7 @@ class OneSlotAnswer(SlotAnswer):
 
 
 class SlotList(serializers.Serializer[Any]):
-    data = SlotAnswer(many=True)  # type: ignore[assignment]  # a field, which DRF takes off the class
+    data = SlotAnswer(many=True)  # type: ignore[assignment]  # a field: DRF removes it from the class
     meta = PageMeta()
 
 
@@ -139,9 +138,8 @@ class SlotsView(StaffView):
         tag="slots",
         scope="slots:write",
         query=SlotQuery,
-        answer=SlotList,
+        response=SlotList,
         example={"data": [SLOT], "meta": {"page": 1, "page_size": 20, "total": 1}},
-        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         direction = "-" if query["sort_order"] == "desc" else ""
@@ -156,11 +154,11 @@ class SlotsView(StaffView):
         about="It has no template images yet: settings that point to one are set once it is registered.",
         body=NewSlot,
         request_examples={"The next free id": RECIPE},
-        answer=SlotAnswer,
+        response=SlotAnswer,
         example=SLOT,
         status=201,
         headers=("ETag", "Location"),
-        refusals=(*BODY_REFUSALS, "slot_exists", "validation_failed", *STAFF_REFUSALS),
+        refusals=("slot_exists",),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
         slot = _create(body, request.user)
@@ -175,15 +173,15 @@ class SlotView(StaffView):
         "A slot, its latest pictures and, as ETag, its version",
         tag="slots",
         scope="slots:write",
-        answer=OneSlotAnswer,
+        response=OneSlotAnswer,
         example=SLOT | {"recent_results": [RESULT]},
         headers=("ETag",),
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, slot_id: str) -> Response:
         slot = get_slot(Slot.objects, slot_id)
         return Response(
-            represent_slot(slot) | {"recent_results": recent_results(slot_id)}, headers={"ETag": etag(slot)}
+            represent_slot(slot) | {"recent_results": get_recent_results(slot_id)}, headers={"ETag": etag(slot)}
         )
 
     @operation(
@@ -195,10 +193,10 @@ class SlotView(StaffView):
         parameters=[IF_MATCH],
         body=VersionedChanges,
         request_examples={"With If-Match": RECIPE, "Without": RECIPE | {"updated_at": SLOT["updated_at"]}},
-        answer=VersionAnswer,
+        response=VersionAnswer,
         example={"id": SLOT["id"], "updated_at": SLOT["updated_at"]},
         headers=("ETag",),
-        refusals=(*BODY_REFUSALS, *VERSIONS, "validation_failed", *STAFF_REFUSALS),
+        refusals=(*VERSIONS,),
     )
     def put(self, request: Request, slot_id: str, body: dict[str, Any]) -> Response:
         seen = body.pop("updated_at", None)
@@ -215,9 +213,9 @@ class SlotView(StaffView):
         about="Booths get 404 from then on. Its figures and pictures stay; the admin can take it out again.",
         query=ArchiveQuery,
         parameters=[IF_MATCH_REQUIRED],
-        answer=None,
+        response=None,
         status=204,
-        refusals=("invalid_payload", *VERSIONS, "jobs_under_way", "validation_failed", *STAFF_REFUSALS),
+        refusals=(*VERSIONS, "jobs_under_way"),
     )
     def delete(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         force = query["force"]
@@ -237,7 +235,7 @@ def represent_slot(slot: Slot) -> dict[str, Any]:
 
 
 def get_slot(rows: Any, slot_id: str) -> Slot:
-    """The one of the rows that an address means. Raises the 404 where there is none."""
+    """The slot of this id among the rows. Raises `ApiError` (404)."""
     slot: Slot | None = rows.filter(pk=slot_id).first() if re.fullmatch(SLOT_ID.regex, slot_id) else None
     if slot is None:
         raise ApiError("not_found", _("There is no such slot."))
@@ -245,39 +243,39 @@ def get_slot(rows: Any, slot_id: str) -> Slot:
 
 
 def etag(slot: Slot) -> str:
-    """A version of it: every change of a slot moves `updated_at`."""
+    """The slot's version: every change of a slot sets `updated_at`."""
     return f'"{slot.updated_at.isoformat()}"'
 
 
 def validate_slot(slot: Slot) -> None:
-    """Raises the 422 of a slot that breaks a rule."""
+    """Raises `ApiError` (422) if the slot breaks a rule."""
     try:
         slot.full_clean(validate_unique=False)
     except ValidationError as error:
         message = _("Some fields are missing, unknown or not as they must be: see details.")
         refusal = ApiError("validation_failed", message)
-        refusal.details = dict(settings_validation.by_field(error))
+        refusal.details = dict(settings_validation.group_by_field(error))
         raise refusal from None
 
 
 def _filter(query: Mapping[str, Any]) -> Q:
     same = {name: query[name] for name in ("provider_id", "operation_id", "is_active") if name in query}
-    wanted = Q(**same, archived_at__isnull=not query["archived"])
+    condition = Q(**same, archived_at__isnull=not query["archived"])
     if text := query.get("search"):
-        wanted &= Q(id__icontains=text) | Q(name__icontains=text)
-    return wanted
+        condition &= Q(id__icontains=text) | Q(name__icontains=text)
+    return condition
 
 
-def _create(given: Mapping[str, Any], by: Any) -> Slot:
-    """Of two who add a slot at once, each gets one of its own, or its 409."""
+def _create(values: Mapping[str, Any], by: Any) -> Slot:
+    """Two concurrent requests never share a slot: the next free id is tried again, a requested id gets 409."""
     while True:
-        slot = Slot(**{"id": Slot.next_id(), **given})
+        slot = Slot(**{"id": Slot.next_id(), **values})
         validate_slot(slot)
         try:
             with transaction.atomic():
                 slot.save(force_insert=True)
-        except IntegrityError:  # the id, which is all that is unique
-            if "id" in given:
+        except IntegrityError:  # on the id: nothing else is unique
+            if "id" in values:
                 raise ApiError("slot_exists", _("There is a slot with this id already."), id=slot.pk) from None
         else:
             slot.refresh_from_db()
@@ -285,12 +283,12 @@ def _create(given: Mapping[str, Any], by: Any) -> Slot:
 
 
 def _lock_version(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
-    """The slot, which nobody else changes until the transaction ends. Raises unless it is as the client has seen it."""
-    given = request.headers.get("If-Match")
-    if given is None and updated_at is None:
+    """Locks the slot until the transaction ends. Raises `ApiError` unless the client has seen its current version."""
+    if_match = request.headers.get("If-Match")
+    if if_match is None and updated_at is None:
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
-    slot = get_slot(Slot.objects.select_for_update(no_key=True), slot_id)  # photos that come in meanwhile do not wait
-    tags = ["*"] if given is None else parse_etags(given)
+    slot = get_slot(Slot.objects.select_for_update(no_key=True), slot_id)  # `no_key`: arriving photos do not wait
+    tags = ["*"] if if_match is None else parse_etags(if_match)
     if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")
         raise ApiError("version_conflict", message, updated_at=slot.updated_at.isoformat())

@@ -1,4 +1,4 @@
-"""`/api/stats`: how many photos came to what end, of all slots or of one; and a slot's new beginning."""
+"""`/api/stats`: how many photos had which outcome, in all slots or in one; and resetting a slot's statistics."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ from rest_framework.response import Response
 
 from slots.models import Slot
 from staff.api.base import StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
-from staff.api.recent_results import RESULT, RecentResult, RecentResults, recent_results
+from staff.api.recent_results import RESULT, RecentResult, RecentResults, get_recent_results
 from staff.api.serializers import PageMeta, PageQuery, StrictCharField
 from staff.api.slots import SLOT, get_slot
-from staff.api.tables import OF_TABLE, TableQuery, TableView, as_json_or_csv
+from staff.api.tables import TABLE_HEADERS, TableQuery, TableView, as_json_or_csv
 from stats import reports
 from stats.models import SlotFigures
-from stats.periods import Window, beginning, ending, first_of, length
+from stats.periods import Window, duration, end_in_utc, first_period, start_in_utc
 from stats.reports import COUNTERS
 
 GLOBAL_SECONDS, SLOT_SECONDS = 60, 300  # how old a report may be, contract §6
@@ -61,31 +60,35 @@ ZONES = (
 
 
 class PeriodQuery(TableQuery):
-    usual = most = 0  # days of the window
+    default_days = max_days = 0  # of the window
     tz = StrictCharField(default="UTC", max_length=64, help_text=ZONES)
 
     def get_fields(self) -> dict[str, Any]:
-        usual = f"Without: the first period that begins in the {self.usual} days before the end."
-        since = f"A day, or a time with its offset, of which the hour counts. {usual}"
-        until = f"The last day, or the time of the end. Without: today. At most {self.most} days in all."
+        default = f"Without: the first period that begins in the {self.default_days} days before the end."
+        since = f"A day, or a time with its offset, of which the hour counts. {default}"
+        until = f"The last day, or the time of the end. Without: today. At most {self.max_days} days in all."
         window = {"from": since, "to": until}
         return {name: Moment(required=False, help_text=text) for name, text in window.items()} | super().get_fields()
 
     def validate_tz(self, name: str) -> str:
-        if name not in _zones():
+        if name not in _list_zones():
             raise serializers.ValidationError(_("There is no such time zone."))
         return name
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         zone, group_by = ZoneInfo(attrs["tz"]), attrs["group_by"]
-        end = ending(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
-        start = beginning(attrs["from"], zone) if "from" in attrs else first_of(end, self.usual, group_by, zone)
+        end = end_in_utc(attrs.get("to", timezone.now().astimezone(zone).date()), zone)
+        start = (
+            start_in_utc(attrs["from"], zone)
+            if "from" in attrs
+            else first_period(end, self.default_days, group_by, zone)
+        )
         if start >= end:
             raise serializers.ValidationError({"from": [_("It must begin before it ends.")]})
-        if length(start, end, zone) > timedelta(self.most):  # as given: the hours that they fall into may be more
-            text = _("A report is of at most %(count)s days.") % {"count": self.most}
+        if duration(start, end, zone) > timedelta(self.max_days):  # before rounding to whole hours
+            text = _("A report is of at most %(count)s days.") % {"count": self.max_days}
             raise serializers.ValidationError({"from": [text]})
-        attrs["window"] = window = Window.around(start, end, group_by, zone)
+        attrs["window"] = window = Window.from_range(start, end, group_by, zone)
         if not window.has_whole_hours():
             text = _("Figures are kept by the hour of UTC, and days of this time zone do not begin with one.")
             raise serializers.ValidationError({"tz": [text]})
@@ -93,7 +96,7 @@ class PeriodQuery(TableQuery):
 
 
 class GlobalQuery(PeriodQuery, PageQuery):
-    usual, most = 56, 90
+    default_days, max_days = 56, 90
     group_by = serializers.ChoiceField(("day", "week", "month"), default="week", help_text="Weeks begin on Monday.")
     provider_id = StrictCharField(required=False, max_length=32, help_text="Of the slot when the photo came in.")
     slot_id = StrictCharField(required=False, max_length=32)
@@ -102,7 +105,7 @@ class GlobalQuery(PeriodQuery, PageQuery):
 
 
 class SlotQuery(PeriodQuery):
-    usual, most = 14, 31
+    default_days, max_days = 14, 31
     group_by = serializers.ChoiceField(("hour", "day", "week"), default="day", help_text="Weeks begin on Monday.")
 
 
@@ -145,7 +148,7 @@ class GlobalMeta(PageMeta):
 
 class GlobalAnswer(serializers.Serializer[Any]):
     summary = GlobalSummary(help_text="Of the whole window, whatever the page.")
-    data = PeriodAnswer(many=True)  # type: ignore[assignment]  # a field, which DRF takes off the class
+    data = PeriodAnswer(many=True)  # type: ignore[assignment]  # a field: DRF removes it from the class
     meta = GlobalMeta()
 
 
@@ -164,7 +167,6 @@ class SlotStatsAnswer(serializers.Serializer[Any]):
 FIGURES = {"success": 118, "timeouts": 3, "provider_errors": 2, "cancelled": 1, "errors": 0, "ingest_count": 124}
 WEEK = {"period_start": "2026-11-16T00:00:00+01:00", "period_end": "2026-11-23T00:00:00+01:00"}
 RANGE = {"from": WEEK["period_start"], "to": WEEK["period_end"], "group_by": "week", "tz": "Europe/Berlin"}
-REFUSALS = ("invalid_payload", "validation_failed", *STAFF_REFUSALS)
 
 
 class GlobalStatsView(TableView):
@@ -182,18 +184,17 @@ class GlobalStatsView(TableView):
             "fresh as soon as a job ends. As CSV: the rows of the page."
         ),
         query=GlobalQuery,
-        answer=as_json_or_csv(GlobalAnswer),
-        headers=OF_TABLE,
+        response=as_json_or_csv(GlobalAnswer),
+        headers=TABLE_HEADERS,
         example={
             "summary": FIGURES | {"total_runs": FIGURES["ingest_count"]},
             "data": [WEEK | FIGURES],
             "meta": {"page": 1, "page_size": 20, "total": 1, "range": RANGE},
         },
-        refusals=REFUSALS,
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
-        of = {name: query[name] for name in ("provider_id", "slot_id") if name in query}
-        rows = reports.report(query["window"], GLOBAL_SECONDS, reports.version_of_all(), **of)
+        filters = {name: query[name] for name in ("provider_id", "slot_id") if name in query}
+        rows = reports.get_report(query["window"], GLOBAL_SECONDS, reports.sum_versions(), **filters)
         rows = sorted(rows, key=lambda row: row[query["sort_by"]], reverse=query["sort_order"] == "desc")
         page, size = query["page"], query["page_size"]
         summary = reports.total(rows)
@@ -226,29 +227,29 @@ class SlotStatsView(TableView):
             "the rows of `metrics`."
         ),
         query=SlotQuery,
-        answer=as_json_or_csv(SlotStatsAnswer),
-        headers=OF_TABLE,
+        response=as_json_or_csv(SlotStatsAnswer),
+        headers=TABLE_HEADERS,
         example={
             "slot_id": "slot-002",
             "range": RANGE,
             "summary": FIGURES | {"title": "Film noir", "last_reset_at": None},
             "metrics": [WEEK | FIGURES],
         },
-        refusals=("not_found", *REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         window = query["window"]
         slot = get_slot(Slot.objects.select_related("figures"), slot_id)
         figures = getattr(slot, "figures", None) or SlotFigures(version=0, reset_generation=0)
-        rows = reports.report(
+        rows = reports.get_report(
             window, SLOT_SECONDS, figures.version, slot_id=slot_id, reset_generation=figures.reset_generation
         )
-        about = {"title": slot.name, "last_reset_at": figures.last_reset_at}
+        details = {"title": slot.name, "last_reset_at": figures.last_reset_at}
         return Response(
             {
                 "slot_id": slot_id,
                 "range": _represent_range(window),
-                "summary": reports.total(rows) | about,
+                "summary": reports.total(rows) | details,
                 "metrics": rows,
             }
         )
@@ -261,9 +262,9 @@ class ResetView(StaffView):
         tag="statistics",
         scope="slots:write",
         about="Its report counts the photos that come in from now on. The figures of all slots, and metrics, go on.",
-        answer=None,
+        response=None,
         status=204,
-        refusals=(*BODY_REFUSALS, "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def post(self, request: Request, slot_id: str) -> Response:
         slot = get_slot(Slot.objects, slot_id)
@@ -284,19 +285,19 @@ class RecentResultsView(TableView):
         scope="stats:read",
         about="The ten newest of the last 72 hours that can still be fetched; without test runs.",
         query=TableQuery,
-        answer=as_json_or_csv(RecentResults),
-        headers=OF_TABLE,
+        response=as_json_or_csv(RecentResults),
+        headers=TABLE_HEADERS,
         example={"slot_id": SLOT["id"], "results": [RESULT]},
-        refusals=("invalid_payload", "not_found", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         get_slot(Slot.objects, slot_id)
-        return Response({"slot_id": slot_id, "results": recent_results(slot_id)})
+        return Response({"slot_id": slot_id, "results": get_recent_results(slot_id)})
 
 
 @cache
-def _zones() -> set[str]:
-    """Looking for them takes a walk through the disk."""
+def _list_zones() -> set[str]:
+    """Cached: the list is read from the disk."""
     return available_timezones()
 
 

@@ -1,4 +1,4 @@
-"""Answers that are a table, as JSON or, for a spreadsheet, its rows as CSV."""
+"""Responses with a table: as JSON or, for a spreadsheet, the rows as CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rest_framework.utils.encoders import JSONEncoder
 from staff.api.base import StaffView
 from staff.api.serializers import StrictSerializer
 
-OF_TABLE = ("Content-Disposition?",)  # of the CSV
+TABLE_HEADERS = ("Content-Disposition?",)  # of the CSV
 
 
 class TableQuery(StrictSerializer):
@@ -28,8 +28,8 @@ class TableQuery(StrictSerializer):
 
 
 class CSVRenderer(BaseRenderer):
-    """The rows that the JSON has, under their names. None of their cells is a text that people wrote, which a
-    spreadsheet could take for a formula."""
+    """The rows of the JSON, below a header line. No cell holds text that people wrote, which a spreadsheet could take
+    for a formula."""
 
     media_type = "text/csv"
     format = "csv"
@@ -45,32 +45,32 @@ class CSVRenderer(BaseRenderer):
         out = io.StringIO()
         writer = csv.DictWriter(out, [*view.row().fields])
         writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in data[view.table])
+        writer.writerows({name: _format_cell(value) for name, value in row.items()} for row in data[view.table])
         return out.getvalue().encode()
 
 
 class ByFormat(DefaultContentNegotiation):
-    """`format`, where it names one of them, outdoes the header: it was written for this very request."""
+    """The query's `format` takes precedence over the Accept header, which many clients send with every request."""
 
     def select_renderer(
         self, request: Request, renderers: Any, format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
-        wanted = [each for each in renderers if each.format == request.query_params.get("format")]
-        return (wanted[0], wanted[0].media_type) if wanted else super().select_renderer(request, renderers)
+        matching = [each for each in renderers if each.format == request.query_params.get("format")]
+        return (matching[0], matching[0].media_type) if matching else super().select_renderer(request, renderers)
 
 
 class TableView(StaffView):
     renderer_classes = (JSONRenderer, CSVRenderer)
     content_negotiation_class = ByFormat
-    table: str  # under what the answer has its rows
-    row: type[serializers.Serializer[Any]]  # what each has
+    table: str  # the response's key for the rows
+    row: type[serializers.Serializer[Any]]  # of one row
 
 
-def as_json_or_csv(answer: Any) -> dict[tuple[int, str], Any]:
-    """For the document."""
-    return {(200, "application/json"): answer, (200, "text/csv"): OpenApiTypes.STR}
+def as_json_or_csv(serializer: Any) -> dict[tuple[int, str], Any]:
+    """For the `response` of `operation`."""
+    return {(200, "application/json"): serializer, (200, "text/csv"): OpenApiTypes.STR}
 
 
-def _cell(value: Any) -> Any:
-    """A time as JSON has it."""
+def _format_cell(value: Any) -> Any:
+    """A time in the format of the JSON."""
     return JSONEncoder().default(value) if isinstance(value, datetime) else value

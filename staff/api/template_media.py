@@ -1,4 +1,4 @@
-"""`/api/template-media`: the lasting images that slots' settings point to by key, for staff and nobody else."""
+"""`/api/template-media`: the permanent images that slots' settings refer to by key. Only staff can fetch them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from jobs.models import Job
 from slots import settings_validation, template_media
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from staff.api.base import FormParser, PictureRenderer, StaffView, log_change
-from staff.api.openapi import BODY_REFUSALS, STAFF_REFUSALS
 from staff.api.operation import operation
 from staff.api.serializers import (
     PageMeta,
@@ -127,9 +126,8 @@ class TemplatesView(StaffView):
         tag="template media",
         scope="slots:write",
         query=TemplateQuery,
-        answer=TemplateList,
+        response=TemplateList,
         example={"data": [TEMPLATE], "meta": {"page": 1, "page_size": 20, "total": 1}},
-        refusals=("invalid_payload", "validation_failed", *STAFF_REFUSALS),
     )
     def get(self, request: Request, query: dict[str, Any]) -> Response:
         uses = _list_uses().order_by("-created_at", "id", "slot_id", "setting_key")
@@ -146,18 +144,18 @@ class RegisterView(StaffView):
         tag="template media",
         scope="slots:write",
         form=Registration,
-        answer=RegisteredAnswer,
+        response=RegisteredAnswer,
         example=REGISTERED,
         status=201,
         headers=("Location",),
-        refusals=(*BODY_REFUSALS, "not_found", "key_taken", "validation_failed", *STAFF_REFUSALS),
+        refusals=("not_found", "key_taken"),
     )
     def post(self, request: Request, form: dict[str, Any]) -> Response:
         media = _register(form, request.user)
         log_change(media, ADDITION, [{"added": {}}], request.user)
-        registered = _represent(media)
-        address = reverse("template-image", args=[media.pk])
-        return Response({name: registered[name] for name in REGISTERED}, status=201, headers={"Location": address})
+        row = _represent(media)
+        location = reverse("template-image", args=[media.pk])
+        return Response({name: row[name] for name in REGISTERED}, status=201, headers={"Location": location})
 
 
 class TemplateView(StaffView):
@@ -166,9 +164,9 @@ class TemplateView(StaffView):
         "A template image and where it is used",
         tag="template media",
         scope="slots:write",
-        answer=OneTemplateAnswer,
+        response=OneTemplateAnswer,
         example=TEMPLATE | {"used_by": [USE]},
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        refusals=("not_found",),
     )
     def get(self, request: Request, media_id: UUID) -> Response:
         found = _list_uses().filter(pk=media_id).order_by("slot_id", "setting_key").first()
@@ -187,16 +185,9 @@ class TemplateView(StaffView):
             "settings still point to it, or photos under way need it, unless `force` is given."
         ),
         query=RemovalQuery,
-        answer=None,
+        response=None,
         status=204,
-        refusals=(
-            "invalid_payload",
-            "not_found",
-            "template_in_use",
-            "jobs_under_way",
-            "validation_failed",
-            *STAFF_REFUSALS,
-        ),
+        refusals=("not_found", "template_in_use", "jobs_under_way"),
     )
     def delete(self, request: Request, media_id: UUID, query: dict[str, Any]) -> Response:
         with transaction.atomic():
@@ -219,47 +210,47 @@ class PreviewView(StaffView):
         "A small copy of a template image",
         tag="template media",
         scope="slots:write",
-        answer={(200, mime_type): OpenApiTypes.BINARY for mime_type in ("image/jpeg", "image/png")},
-        refusals=("invalid_payload", "not_found", *STAFF_REFUSALS),
+        response={(200, mime_type): OpenApiTypes.BINARY for mime_type in ("image/jpeg", "image/png")},
+        refusals=("not_found",),
     )
     def get(self, request: Request, media_id: UUID) -> HttpResponse:
         media = TemplateMedia.objects.filter(pk=media_id).first()
         try:
             if media is None:
                 raise FileNotFoundError
-            picture = template_media.preview(media)
+            picture = template_media.make_preview(media)
         except FileNotFoundError:
             raise _make_not_found() from None
         return HttpResponse(picture.data, picture.mime_type, headers={"X-Content-Type-Options": "nosniff"})
 
 
 def _list_uses() -> Any:
-    """A row for each use of each image, and one for those without."""
+    """A row for each use of each image, and one for each unused image."""
     rows = TemplateMedia.objects.select_related("uploaded_by")
     return rows.annotate(slot_id=F("bindings__slot_id"), setting_key=F("bindings__setting_key"))
 
 
 def _represent(use: Any) -> dict[str, Any]:
-    same = ("slot_id", "setting_key", "label", "checksum", "size_bytes", "created_at")
+    names = ("slot_id", "setting_key", "label", "checksum", "size_bytes", "created_at")
     return {
         "id": str(use.pk),
-        **{name: getattr(use, name) for name in same},
+        **{name: getattr(use, name) for name in names},
         "mime": use.mime_type,
         "uploaded_by": use.uploaded_by.get_username() if use.uploaded_by else None,
         "preview_url": settings.PUBLIC_BASE_URL + reverse("template-preview", args=[use.pk]),
     }
 
 
-def _register(given: dict[str, Any], by: Any) -> Any:
-    """The file is written before the transaction that gives it to the slot; what is refused there is removed again."""
-    _check_free(given)  # before the work of looking at the picture
-    media = TemplateMedia(label=given.get("label", ""), uploaded_by=by)
-    _fill(media, given["file"])
+def _register(form: dict[str, Any], by: Any) -> Any:
+    """Writes the file before the transaction that binds it to the slot, and removes it again if that fails."""
+    _check_key_is_free(form)  # before the expensive check of the image
+    media = TemplateMedia(label=form.get("label", ""), uploaded_by=by)
+    _fill(media, form["file"])
     media.save(force_insert=True)
     try:
         with transaction.atomic():
-            _check_free(given, is_locked=True)
-            names = {"slot_id": given["slot_id"], "setting_key": given["setting_key"]}
+            _check_key_is_free(form, is_locked=True)
+            names = {"slot_id": form["slot_id"], "setting_key": form["setting_key"]}
             TemplateBinding.objects.update_or_create(**names, defaults={"media": media})
             return _list_uses().get(pk=media.pk)
     except Exception:
@@ -267,12 +258,12 @@ def _register(given: dict[str, Any], by: Any) -> Any:
         raise
 
 
-def _check_free(given: dict[str, Any], *, is_locked: bool = False) -> None:
+def _check_key_is_free(form: dict[str, Any], *, is_locked: bool = False) -> None:
     slots = Slot.objects.select_for_update(no_key=True) if is_locked else Slot.objects
-    if slots.filter(pk=given["slot_id"]).first() is None:
+    if slots.filter(pk=form["slot_id"]).first() is None:
         raise ApiError("not_found", _("There is no such slot."))
-    key = given["setting_key"]
-    if not given["replace"] and TemplateBinding.objects.filter(slot_id=given["slot_id"], setting_key=key).exists():
+    key = form["setting_key"]
+    if not form["replace"] and TemplateBinding.objects.filter(slot_id=form["slot_id"], setting_key=key).exists():
         raise ApiError("key_taken", _("The slot has an image under this key already."), setting_key=key)
 
 
@@ -284,7 +275,7 @@ def _fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
 
 
 def refuse_image(error: ValidationError, limit_bytes: int) -> ApiError:
-    """The answer to what `templates` found in an upload: that of the booths' door."""
+    """The refusal for an error of `template_media.read_image`: the same as for a booth's photo."""
     text = error.messages[0]
     match error.code:
         case "too_large":
@@ -295,13 +286,14 @@ def refuse_image(error: ValidationError, limit_bytes: int) -> ApiError:
 
 
 def _count_jobs_under_way(media_id: UUID) -> int:
-    """How many photos under way came in while their slot had this template image."""
+    """How many jobs under way were admitted while their slot had this template image."""
     jobs = Job.objects.filter(is_finalized=False, expires_at__gt=Now()).values_list("template_media", flat=True)
     return sum(str(media_id) in images.values() for images in jobs)
 
 
 def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
-    """Raises the 409 unless the named use is its only one, and is none any more."""
+    """Removes all uses. Unless forced, raises `ApiError` (409) for each use that the query does not name, and for the
+    named one while the slot's settings refer to the image. Raises the 404 if there is no such use."""
     bindings = media.bindings.order_by("slot_id", "setting_key")
     named = (query.get("slot_id"), query.get("setting_key"))
     uses = [(each.slot_id, each.setting_key) for each in bindings]
@@ -309,15 +301,15 @@ def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
         raise _make_not_found()
     locked = Slot.objects.select_for_update(no_key=True).filter(pk__in={slot_id for slot_id, _key in uses})
     pointing = {(slot.pk, key) for slot in locked.order_by("pk") for key in _named_keys(slot)}
-    in_the_way = [use for use in uses if use != named or use in pointing]
-    if in_the_way and not query["force"]:
-        used_by = [{"slot_id": slot_id, "setting_key": key} for slot_id, key in in_the_way]
+    blocking = [use for use in uses if use != named or use in pointing]
+    if blocking and not query["force"]:
+        used_by = [{"slot_id": slot_id, "setting_key": key} for slot_id, key in blocking]
         raise ApiError("template_in_use", _("The image is in use."), used_by=used_by)
     bindings.delete()
 
 
 def _named_keys(slot: Slot) -> set[str]:
-    return settings_validation.named_keys(slot.provider_id, slot.operation_id, slot.settings_json)
+    return settings_validation.find_template_keys(slot.provider_id, slot.operation_id, slot.settings_json)
 
 
 def _make_not_found() -> ApiError:

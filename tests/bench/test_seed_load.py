@@ -20,13 +20,13 @@ from stats import journal
 from stats.journal import Tally
 from stats.models import ProcessingLog
 from tests import log_rows
-from tests.jobs.test_admin import job
+from tests.jobs.test_admin import make_job
 from tests.queue_helpers import sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
 JOBS = 400
-COUNTED = (
+COUNTERS = (
     "SELECT * FROM stats_hourlycounter ORDER BY hour, slot_id, provider_id, source",
     "SELECT * FROM stats_hourlytotal ORDER BY hour, provider_id",
     "SELECT * FROM stats_slotfigures ORDER BY slot_id",
@@ -39,42 +39,42 @@ def seed() -> int:
     return seed_load.main(["--jobs", str(JOBS), "--days", "6"])
 
 
-def indexes() -> list[Any]:
+def list_indexes() -> list[Any]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY indexdef")
         found: list[Any] = cursor.fetchall()
     return found
 
 
-def tally(one: Job) -> Tally:
-    """What the queue would have had counted, the attempts as the log tells them."""
-    assert one.finalized_at
-    asked = ProcessingLog.objects.filter(job_id=one.pk, status="provider_responded")
-    attempts = [] if one.failure_reason == "cancelled" else list(asked)
+def make_tally(job: Job) -> Tally:
+    """What the queue would have counted for the job, with the attempts in its log."""
+    assert job.finalized_at
+    responses = ProcessingLog.objects.filter(job_id=job.pk, status="provider_responded")
+    attempts = [] if job.failure_reason == "cancelled" else list(responses)
     outcomes = {None: "success", "timeout": "timeouts", "provider_error": "provider_errors"}
     return Tally(
-        slot_id=one.slot_id,
-        provider_id=one.provider_id,
-        source=one.source,
-        received_at=one.created_at,
-        outcome="errors" if one.error_reason == "internal" else outcomes.get(one.failure_reason, "cancelled"),
-        duration_seconds=(one.finalized_at - one.created_at).total_seconds(),
-        wait_seconds=(one.claimed_at - one.created_at).total_seconds() if one.claimed_at else None,
+        slot_id=job.slot_id,
+        provider_id=job.provider_id,
+        source=job.source,
+        received_at=job.created_at,
+        outcome="errors" if job.error_reason == "internal" else outcomes.get(job.failure_reason, "cancelled"),
+        duration_seconds=(job.finalized_at - job.created_at).total_seconds(),
+        wait_seconds=(job.claimed_at - job.created_at).total_seconds() if job.claimed_at else None,
         attempts=len(attempts),
         attempt_errors=sum("error" in step.details for step in attempts),
         provider_seconds=sum(step.provider_latency_ms or 0 for step in attempts) / 1000,
     )
 
 
-def test_there_is_what_was_asked_for(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_adds_the_requested_rows(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
     settings.PUBLIC_BASE_URL = "https://photos.example"  # as Turbotext's slots need it
-    before, now = indexes(), timezone.now()
+    before, now = list_indexes(), timezone.now()
     assert seed() == 0
     assert f"{JOBS} jobs" in capsys.readouterr().out
-    assert indexes() == before
+    assert list_indexes() == before
     assert Job.objects.filter(created_at__gt=now - timedelta(days=6), finalized_at__lt=now).count() == JOBS
     steps = ProcessingLog.objects.values("job_id").annotate(steps=Count("id"))
-    assert [each["steps"] for each in steps] == [10] * JOBS
+    assert [row["steps"] for row in steps] == [10] * JOBS
     assert Job.objects.filter(source="test").count() == JOBS // 200
     for slot in Slot.objects.all():
         slot.full_clean()
@@ -82,7 +82,7 @@ def test_there_is_what_was_asked_for(settings: Settings, capsys: pytest.CaptureF
 
 def test_the_log_reads_as_the_services_own() -> None:
     assert seed() == 0
-    assert log_rows.faults() == []
+    assert log_rows.find_invalid_rows() == []
     with translation.override("ru"):
         for step in ProcessingLog.objects.order_by("message").distinct("message"):
             assert step.message_for_staff != step.message
@@ -92,24 +92,24 @@ def test_the_log_reads_as_the_services_own() -> None:
     assert first.occurred_at < last.occurred_at
 
 
-async def counted(queue: Queue) -> list[dict[str, Any]]:
-    rows = [row for statement in COUNTED for row in await sql(queue, statement)]
+async def fetch_counters(queue: Queue) -> list[dict[str, Any]]:
+    rows = [row for statement in COUNTERS for row in await sql(queue, statement)]
     return [{name: value for name, value in row.items() if name not in ("id", "version")} for row in rows]
 
 
 async def test_the_counters_are_those_that_the_queue_would_have_written(queue: Queue) -> None:
     await in_thread(seed)
-    seeded = await counted(queue)
+    seeded = await fetch_counters(queue)
     await sql(queue, "TRUNCATE stats_hourlycounter, stats_hourlytotal, stats_slotfigures")
-    for each in await in_thread(lambda: [tally(one) for one in Job.objects.all()]):
-        async with queue.database.connection() as opened:
-            await journal.count(opened, each)
-    for was, becomes in zip(seeded, await counted(queue), strict=True):
-        assert was == becomes | {name: pytest.approx(becomes[name], abs=0.05) for name in SECONDS & becomes.keys()}
+    for tally in await in_thread(lambda: [make_tally(job) for job in Job.objects.all()]):
+        async with queue.database.connection() as pooled:
+            await journal.count(pooled, tally)
+    for row, expected in zip(seeded, await fetch_counters(queue), strict=True):
+        assert row == expected | {name: pytest.approx(expected[name], abs=0.05) for name in SECONDS & expected.keys()}
 
 
 def test_a_database_in_use_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    job()
+    make_job()
     assert seed() == 1
     assert "jobs_job has rows already" in capsys.readouterr().err
     assert Job.objects.count() == 1

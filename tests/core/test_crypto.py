@@ -18,13 +18,13 @@ SECRET = "AIza-tres-secret-ключ"
 OLD, NEW = Fernet.generate_key().decode(), Fernet.generate_key().decode()
 
 
-def encrypted_with(settings: fixtures.Settings, *keys: str) -> str:
+def encrypt_with(settings: fixtures.Settings, *keys: str) -> str:
     settings.FERNET_KEYS = list(keys)
     return crypto.encrypt(SECRET)
 
 
 def test_what_is_stored_does_not_show_the_secret(settings: fixtures.Settings) -> None:
-    first, second = encrypted_with(settings, OLD), encrypted_with(settings, OLD)
+    first, second = encrypt_with(settings, OLD), encrypt_with(settings, OLD)
     assert SECRET not in first
     assert first != second
     assert crypto.decrypt(first) == crypto.decrypt(second) == SECRET
@@ -35,7 +35,7 @@ def test_nothing_stays_nothing() -> None:
 
 
 def test_an_older_key_still_reads_and_the_first_one_writes(settings: fixtures.Settings) -> None:
-    token = encrypted_with(settings, OLD)
+    token = encrypt_with(settings, OLD)
     settings.FERNET_KEYS = [NEW, OLD]
     assert crypto.decrypt(token) == SECRET
     rotated = crypto.rotate(token)
@@ -44,13 +44,13 @@ def test_an_older_key_still_reads_and_the_first_one_writes(settings: fixtures.Se
 
 
 @pytest.mark.parametrize("token", ["", "x", "not a token", "ключ"])
-def test_what_no_key_reads_is_said_without_a_trace_of_it(settings: fixtures.Settings, token: str) -> None:
-    token = token or encrypted_with(settings, OLD)
+def test_what_no_key_decrypts_is_reported_without_a_trace_of_it(settings: fixtures.Settings, token: str) -> None:
+    token = token or encrypt_with(settings, OLD)
     settings.FERNET_KEYS = [NEW]
     with pytest.raises(crypto.UnreadableSecretError) as raised:
         crypto.decrypt(token)
-    said = "".join(traceback.format_exception(raised.value))
-    assert all(secret not in said for secret in (SECRET, OLD, NEW))
+    text = "".join(traceback.format_exception(raised.value))
+    assert all(secret not in text for secret in (SECRET, OLD, NEW))
     assert str(raised.value) == ""
 
 
@@ -58,7 +58,7 @@ def test_what_no_key_reads_is_said_without_a_trace_of_it(settings: fixtures.Sett
 def test_what_is_no_key_is_refused_at_the_start_without_showing_it(key: str) -> None:
     with pytest.raises(ImproperlyConfigured) as raised:
         check_fernet_keys([OLD, key])
-    said = "".join(traceback.format_exception(raised.value))
-    assert "Key 2 of FERNET_KEYS is no Fernet key (32 bytes in URL-safe base64, 44 characters)." in said
-    assert f"{key!r}" not in said
-    assert OLD not in said
+    text = "".join(traceback.format_exception(raised.value))
+    assert "Key 2 of FERNET_KEYS is no Fernet key (32 bytes in URL-safe base64, 44 characters)." in text
+    assert f"{key!r}" not in text
+    assert OLD not in text

@@ -21,7 +21,7 @@ def halves(size: tuple[int, int] = (60, 40)) -> Image.Image:
     return image
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     buffer = BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -40,14 +40,14 @@ def looks_like_halves(image: Image.Image, tolerance: int = 12) -> bool:
 @pytest.mark.parametrize(
     "data",
     [
-        encoded(halves(), "JPEG", quality=95),
-        encoded(halves(), "PNG"),
-        encoded(halves(), "WEBP", quality=95),
-        encoded(halves(), "HEIF", quality=95),
-        encoded(halves().quantize(4), "PNG"),
-        encoded(halves(), "WEBP", save_all=True, append_images=[ImageOps.mirror(halves())], lossless=True),
-        encoded(halves(), "PNG", save_all=True, append_images=[ImageOps.mirror(halves())]),
-        encoded(halves(), "MPO", save_all=True, append_images=[ImageOps.mirror(halves())], quality=95),
+        encode(halves(), "JPEG", quality=95),
+        encode(halves(), "PNG"),
+        encode(halves(), "WEBP", quality=95),
+        encode(halves(), "HEIF", quality=95),
+        encode(halves().quantize(4), "PNG"),
+        encode(halves(), "WEBP", save_all=True, append_images=[ImageOps.mirror(halves())], lossless=True),
+        encode(halves(), "PNG", save_all=True, append_images=[ImageOps.mirror(halves())]),
+        encode(halves(), "MPO", save_all=True, append_images=[ImageOps.mirror(halves())], quality=95),
     ],
     ids=["jpeg", "png", "webp", "heic", "palette", "animated webp", "animated png", "mpo"],
 )
@@ -59,17 +59,17 @@ def test_every_kind_of_file_becomes_the_same_picture(data: bytes) -> None:
 
 
 def test_cmyk_becomes_rgb() -> None:
-    assert looks_like_halves(images.decode(encoded(halves().convert("CMYK"), "JPEG", quality=95)))
+    assert looks_like_halves(images.decode(encode(halves().convert("CMYK"), "JPEG", quality=95)))
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
-    image = images.decode(encoded(Image.new("I;16", (4, 4), 0x8000), "PNG"))
+    image = images.decode(encode(Image.new("I;16", (4, 4), 0x8000), "PNG"))
     assert image.getpixel((0, 0)) == (128, 128, 128)
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "LA"])
 def test_grey_becomes_rgb(mode: str) -> None:
-    image = images.decode(encoded(Image.new("L", (4, 4), 255).convert(mode), "PNG"))
+    image = images.decode(encode(Image.new("L", (4, 4), 255).convert(mode), "PNG"))
     assert image.mode == ("RGBA" if mode == "LA" else "RGB")
     assert image.getpixel((0, 0))[:3] == WHITE  # type: ignore[index]
 
@@ -77,7 +77,7 @@ def test_grey_becomes_rgb(mode: str) -> None:
 def test_transparency_is_kept() -> None:
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([*RED, *BLUE])
-    image = images.decode(encoded(palette, "PNG", transparency=0))
+    image = images.decode(encode(palette, "PNG", transparency=0))
     assert image.getpixel((0, 0)) == (*RED, 0)
 
 
@@ -89,7 +89,7 @@ def test_exif_orientation_is_applied_and_gone(orientation: int) -> None:
     stored = corner if orientation == 1 else corner.transpose(Image.Transpose(undo[orientation]))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(stored, "JPEG", exif=exif, quality=95)
+    data = encode(stored, "JPEG", exif=exif, quality=95)
     image = images.decode(data)
     assert image.size == (64, 48)
     assert near(image.getpixel((4, 4)), RED)
@@ -100,14 +100,12 @@ def test_exif_orientation_is_applied_and_gone(orientation: int) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's own remark on it
 def test_garbled_exif_does_not_cost_the_photo() -> None:
-    assert looks_like_halves(
-        images.decode(encoded(halves(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
-    )
+    assert looks_like_halves(images.decode(encode(halves(), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")))
 
 
 def test_a_colour_profile_is_converted() -> None:
     swapped = _profile_with_red_and_blue_exchanged()
-    image = images.decode(encoded(halves(), "PNG", icc_profile=swapped))
+    image = images.decode(encode(halves(), "PNG", icc_profile=swapped))
     red, _, blue = image.getpixel((5, 20))  # type: ignore[misc]
     assert blue > red + 100
 
@@ -122,11 +120,11 @@ def _profile_with_red_and_blue_exchanged() -> bytes:
     "profile", [b"no profile at all", ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
 )
 def test_a_useless_profile_is_ignored(profile: bytes) -> None:
-    assert looks_like_halves(images.decode(encoded(halves(), "JPEG", quality=95, icc_profile=profile)))
+    assert looks_like_halves(images.decode(encode(halves(), "JPEG", quality=95, icc_profile=profile)))
 
 
-JPEG, PNG = encoded(scene(300, 200), "JPEG"), encoded(scene(300, 200), "PNG")
-HEIC = encoded(scene(300, 200), "HEIF")
+JPEG, PNG = encode(scene(300, 200), "JPEG"), encode(scene(300, 200), "PNG")
+HEIC = encode(scene(300, 200), "HEIF")
 
 
 @pytest.mark.parametrize(
@@ -160,21 +158,21 @@ def test_probe_reads_a_header_and_checks_the_type() -> None:
 
 
 def test_a_cmyk_file_is_not_plain() -> None:
-    assert not images.probe(encoded(halves().convert("CMYK"), "JPEG")).is_plain
+    assert not images.probe(encode(halves().convert("CMYK"), "JPEG")).is_plain
 
 
 @pytest.mark.parametrize(("description", "plain"), [("sRGB IEC61966", True), ("Wide Gamut, X", False)])
 def test_a_file_is_plain_if_its_profile_says_srgb(description: str, plain: bool) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     named = profile.replace("sRGB built-in".encode("utf-16-be"), description.encode("utf-16-be"))
-    assert images.probe(encoded(halves(), "JPEG", icc_profile=named)).is_plain == plain
+    assert images.probe(encode(halves(), "JPEG", icc_profile=named)).is_plain == plain
 
 
 @pytest.mark.parametrize("size", [(1200, 800), (800, 1200)])
 def test_a_picture_is_scaled_down_to_the_useful_pixels(size: tuple[int, int]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = images.decode(encoded(Image.new("RGB", size), "JPEG", exif=exif), useful_pixels=150_000)
+    image = images.decode(encode(Image.new("RGB", size), "JPEG", exif=exif), useful_pixels=150_000)
     assert image.size == ((316, 474) if size[0] > size[1] else (474, 316))
 
 
@@ -229,7 +227,7 @@ def test_overlay_stretches_the_frame_and_shows_the_photo_through_its_hole() -> N
     frame.paste((0, 0, 0, 0), (5, 5, 15, 15))
     result = images.overlay(halves(), frame)
     assert result.size == (60, 40)
-    assert [result.getpixel(place) for place in [(1, 1), (26, 20), (36, 20)]] == [(0, 200, 0), RED, BLUE]
+    assert [result.getpixel(point) for point in [(1, 1), (26, 20), (36, 20)]] == [(0, 200, 0), RED, BLUE]
 
 
 def test_overlay_leaves_the_picture_itself_alone() -> None:
@@ -247,15 +245,15 @@ def test_the_demo_photo_is_a_cameras_and_always_the_same() -> None:
     assert scene(300, 200).tobytes() == scene(300, 200).tobytes()
 
 
-def too_wide(mode: str = "RGB") -> bytes:
-    return encoded(Image.new(mode, (images.MAX_SIDE + 1, 1)), "PNG")
+def encode_too_wide(mode: str = "RGB") -> bytes:
+    return encode(Image.new(mode, (images.MAX_SIDE + 1, 1)), "PNG")
 
 
 def test_a_side_that_no_jpeg_can_have_is_refused() -> None:
     for use in (images.probe, images.decode):
         with pytest.raises(images.TooManyPixels):
-            use(too_wide())
-    assert images.decode(encoded(Image.new("L", (images.MAX_SIDE, 1)), "PNG")).width == images.MAX_SIDE
+            use(encode_too_wide())
+    assert images.decode(encode(Image.new("L", (images.MAX_SIDE, 1)), "PNG")).width == images.MAX_SIDE
 
 
 @pytest.mark.parametrize(("format", "side"), [("jpeg", images.MAX_SIDE), ("webp", 16_383)])

@@ -27,7 +27,7 @@ def job(booth: Booth) -> Job:
 
 @pytest.fixture
 def get(job: Job, web: httpx.Client) -> Callable[..., httpx.Response]:
-    """Asks for the picture's file with the given headers."""
+    """Requests the picture's file with the given headers."""
     return lambda method="GET", **headers: web.request(
         method, file_url(job), headers={name.replace("_", "-"): value for name, value in headers.items()}
     )

@@ -29,7 +29,7 @@ def test_the_booths_answer_names_it(booth: Booth, web: httpx.Client) -> None:
     assert web.get(path).status_code == 200
 
 
-def test_it_tells_nothing_to_others(booth: Booth, web: httpx.Client) -> None:
+def test_its_headers_reveal_nothing(booth: Booth, web: httpx.Client) -> None:
     headers = web.get(f"/r/{make_picture(booth).pk}").headers
     assert headers["Referrer-Policy"] == "same-origin"
     assert headers["X-Frame-Options"] == "DENY"

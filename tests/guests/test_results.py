@@ -17,7 +17,7 @@ from tests.sandbox.server import Sandbox, developed
 pytestmark = pytest.mark.contract
 
 
-def error_of(response: httpx.Response) -> tuple[int, str]:
+def get_error(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
@@ -72,7 +72,7 @@ def test_an_unfinished_job_is_404(booth: Booth, web: httpx.Client, sandbox: Sand
     use_sandbox("instant", "hold")
     reply = in_background(lambda: booth.post(jpeg()))
     sandbox.wait_for_calls(1)
-    assert error_of(web.get(f"/public/results/{Job.objects.get().pk}")) == (404, "result_not_found")
+    assert get_error(web.get(f"/public/results/{Job.objects.get().pk}")) == (404, "result_not_found")
     sandbox.let_go()
     assert reply().status == 200
 
@@ -80,15 +80,15 @@ def test_an_unfinished_job_is_404(booth: Booth, web: httpx.Client, sandbox: Sand
 def test_a_failed_job_is_404(booth: Booth, web: httpx.Client) -> None:
     use_sandbox("instant", "refuses")
     assert booth.post(jpeg()).status == 502
-    assert error_of(web.get(f"/public/results/{Job.objects.get().pk}")) == (404, "result_not_found")
+    assert get_error(web.get(f"/public/results/{Job.objects.get().pk}")) == (404, "result_not_found")
 
 
 def test_a_test_run_of_staff_is_not_public(booth: Booth, web: httpx.Client) -> None:
     job = make_picture(booth)
     location = web.get(f"/public/results/{job.pk}").headers["Location"]
     Job.objects.update(source=Job.Source.TEST)
-    assert error_of(web.get(f"/public/results/{job.pk}")) == (404, "result_not_found")
-    assert error_of(web.get(location)) == (404, "result_not_found")
+    assert get_error(web.get(f"/public/results/{job.pk}")) == (404, "result_not_found")
+    assert get_error(web.get(location)) == (404, "result_not_found")
 
 
 def test_past_its_time_it_is_gone_though_the_file_is_there(booth: Booth, web: httpx.Client) -> None:
@@ -99,7 +99,7 @@ def test_past_its_time_it_is_gone_though_the_file_is_there(booth: Booth, web: ht
     age(job, 0.1)
     for path in (f"/public/results/{job.pk}", f"/public/results/{job.pk}?download=1", location):
         response = web.get(path)
-        assert error_of(response) == (410, "result_expired")
+        assert get_error(response) == (410, "result_expired")
         assert response.headers["Cache-Control"] == "no-store"
     assert result_file(job).exists()
 
@@ -108,5 +108,5 @@ def test_past_its_time_it_is_gone_though_the_file_is_there(booth: Booth, web: ht
 def test_it_is_only_read(booth: Booth, web: httpx.Client, method: str) -> None:
     job = make_picture(booth)
     response = web.request(method, f"/public/results/{job.pk}")
-    assert error_of(response) == (405, "method_not_allowed")
+    assert get_error(response) == (405, "method_not_allowed")
     assert response.headers["Allow"] == "GET, HEAD"

@@ -1,4 +1,4 @@
-"""What the tests of the door share: posts of every kind, and what a refusal must look like."""
+"""Shared by the tests of ingest: posts of every kind, and what a refusal must look like."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from ingest.models import IngestSettings
 from jobs.lifecycle import cancel_job
 from jobs.models import Job
 from jobs.queue.records import NewJob
-from photoslot.booth_client import Reply
 from stats.models import HourlyCounter, ProcessingLog
+from tests.booth_client import Reply
 from tests.conftest import PASSWORD, Processes, stored_files
 
 MEGABYTE = 1024 * 1024
@@ -45,11 +45,11 @@ def gif() -> bytes:
     return out.getvalue()
 
 
-def padded(photo: bytes, size: int = MEGABYTE + 1) -> bytes:
+def pad(photo: bytes, size: int = MEGABYTE + 1) -> bytes:
     return photo + bytes(size - len(photo))
 
 
-def full_queue() -> Job:
+def fill_queue() -> Job:
     return Job.objects.create(
         slot_id="slot-002",
         provider_id="nobody",
@@ -85,7 +85,7 @@ def nothing_left() -> bool:
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
-    """Looks until the condition holds, for what comes after an answer; fails when it never does."""
+    """Polls until the condition holds, for what follows a response; fails if it never does."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, "what was waited for did not come"
@@ -93,12 +93,12 @@ def eventually(condition: Callable[[], Any], seconds: float = 15) -> Any:
     return found
 
 
-def raw_post(url: str, slot: str = "slot-001", headers: Mapping[str, str] | None = None, **content: Any) -> bytes:
-    """The bytes of a request, for tests that send it their own way."""
-    return raw(httpx.Request("POST", f"{url}/ingest/{slot}", headers=dict(headers or {}), **content))
+def serialize_post(url: str, slot: str = "slot-001", headers: Mapping[str, str] | None = None, **content: Any) -> bytes:
+    """The bytes of a request, for tests that send it themselves."""
+    return serialize_request(httpx.Request("POST", f"{url}/ingest/{slot}", headers=dict(headers or {}), **content))
 
 
-def raw(request: httpx.Request) -> bytes:
+def serialize_request(request: httpx.Request) -> bytes:
     lines = [f"POST {request.url.path} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + request.read()
 
@@ -113,7 +113,7 @@ def use_password(password: str, algorithm: str = "default") -> None:
 
 
 def cancel(job_id: UUID) -> bool:
-    """As staff do it."""
+    """Cancels the job as staff do."""
     return cancel_job(job_id, "serg")
 
 
@@ -122,7 +122,7 @@ def new_job() -> NewJob:
     return NewJob(
         id=job_id,
         slot_id="slot-001",
-        provider_id="by hand",  # no worker takes it
+        provider_id="by hand",  # no worker claims it
         operation_id="none",
         settings_json={},
         template_media={},
@@ -133,8 +133,8 @@ def new_job() -> NewJob:
 
 
 @contextmanager
-def no_worker(shared: Processes) -> Iterator[None]:
-    """The shared worker is away meanwhile."""
+def without_worker(shared: Processes) -> Iterator[None]:
+    """The shared worker is stopped meanwhile."""
     shared.stop_worker()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The admin's page for what holds for all booths: the waiting time and the ingest password."""
+"""The admin's page of the settings for all booths: the waiting time and the ingest password."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from django.urls import reverse
 
 from ingest.models import IngestSettings
 from ingest.password import rotate
-from tests.admin_client import browser, errors_of, person, text_of
+from tests.admin_client import browser, errors_of, make_staff_user, text_of
 from tests.conftest import PASSWORD, Booth, in_background, jpeg, use_sandbox
 from tests.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 PAGE = reverse("admin:ingest_ingestsettings_change", args=[1])
 NEW = "cheese at eight"
@@ -37,7 +37,7 @@ def is_password(value: str) -> bool:
     return check_password(value, IngestSettings.objects.get().password_hash)
 
 
-def generated(answer: Any) -> str:
+def read_generated_password(answer: Any) -> str:
     content: str = answer.content.decode()
     return content.partition('<code class="secret">')[2].partition("<")[0]
 
@@ -63,7 +63,7 @@ def test_a_waiting_time_out_of_range_is_refused(admin: Client, seconds: str) -> 
 
 
 def test_a_typed_password_holds_and_says_who_and_when() -> None:
-    staff = person("ingest.change_ingestsettings")
+    staff = make_staff_user("ingest.change_ingestsettings")
     client = Client()
     client.force_login(staff)
     assert save(client, new_password=NEW).status_code == 302
@@ -78,7 +78,7 @@ def test_a_typed_password_holds_and_says_who_and_when() -> None:
 
 def test_a_generated_password_is_in_one_answer_and_nowhere_else(admin: Client, caplog: Any) -> None:
     answer = save(admin, generate="on")
-    plain = generated(answer)
+    plain = read_generated_password(answer)
     assert len(plain) == 16
     assert is_password(plain)
     assert "no-store" in answer.headers["Cache-Control"]
@@ -146,7 +146,7 @@ def test_a_rotation_cuts_off_no_photo_and_holds_for_the_next(admin: Client, boot
     use_sandbox("instant", "hold")
     wait = in_background(lambda: booth.post(jpeg()))
     sandbox.wait_for_calls(1)
-    plain = generated(save(admin, generate="on"))
+    plain = read_generated_password(save(admin, generate="on"))
     sandbox.let_go()
     assert wait().status == 200
     assert booth.post(jpeg()).status == 401

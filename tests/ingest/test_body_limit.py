@@ -11,9 +11,9 @@ import httpx
 import pytest
 from django.conf import settings
 
-from photoslot.booth_client import Reply, post_photo
+from tests.booth_client import Reply, post_photo
 from tests.conftest import Booth, Processes, jpeg
-from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, raw_post, refusal
+from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, refusal, serialize_post
 
 pytestmark = pytest.mark.contract
 
@@ -28,13 +28,13 @@ def limited(processes: Processes) -> Processes:
     return processes
 
 
-def reply_on(connection: socket.socket) -> Reply:
+def read_reply(connection: socket.socket) -> Reply:
     response = HTTPResponse(connection, method="POST")
     response.begin()
     return Reply(response.status, dict(response.getheaders()), response.read(), body_was_sent=True)
 
 
-def spooled(processes: Processes) -> list[str]:
+def list_spooled_files(processes: Processes) -> list[str]:
     """Files that the web process holds open where uploads go, also those without a name."""
     found = []
     for descriptor in Path(f"/proc/{processes.started[0].pid}/fd").iterdir():
@@ -54,10 +54,11 @@ def test_a_body_that_is_too_large_is_never_asked_for(limited: Processes) -> None
 
 def test_the_connection_of_a_body_not_asked_for_is_closed(limited: Processes) -> None:
     """Else the next request on it would be taken for the body."""
-    head = raw_post(limited.url, headers={"Expect": "100-continue"}, **form(bytes(OVER))).partition(b"\r\n\r\n")[0]
+    post = serialize_post(limited.url, headers={"Expect": "100-continue"}, **form(bytes(OVER)))
+    head = post.partition(b"\r\n\r\n")[0]
     with connect(limited.url) as connection:
         connection.sendall(head + b"\r\n\r\n")
-        reply = reply_on(connection)
+        reply = read_reply(connection)
         refusal(reply, 413, "payload_too_large")
         assert reply.headers["connection"] == "close"
         assert connection.recv(1) == b""
@@ -69,7 +70,7 @@ def test_without_expect_the_answer_comes_all_the_same(limited: Processes) -> Non
 
 
 def test_chunks_beyond_the_limit_are_refused_while_they_are_sent(limited: Processes) -> None:
-    head = raw_post(limited.url, headers=CHUNKED | {"Content-Type": "multipart/form-data; boundary=x"})
+    head = serialize_post(limited.url, headers=CHUNKED | {"Content-Type": "multipart/form-data; boundary=x"})
     chunk = f"{CHUNK:x}\r\n".encode() + bytes(CHUNK) + b"\r\n"
     with connect(limited.url) as connection:
         connection.sendall(head)
@@ -78,9 +79,9 @@ def test_chunks_beyond_the_limit_are_refused_while_they_are_sent(limited: Proces
             connection.sendall(chunk)
             sent += CHUNK
             assert sent < 100 * OVER, "never refused"
-        assert refusal(reply_on(connection), 413, "payload_too_large") == {"limit_bytes": MEGABYTE}
+        assert refusal(read_reply(connection), 413, "payload_too_large") == {"limit_bytes": MEGABYTE}
     assert sent > 2 * MEGABYTE
-    eventually(lambda: spooled(limited) == [])
+    eventually(lambda: list_spooled_files(limited) == [])
     assert nothing_left()
 
 

@@ -1,4 +1,4 @@
-"""The checks of the door (contract §4): each refusal's code and envelope, their order, and nothing left behind."""
+"""The checks of admission (contract §4): each refusal's code and envelope, their order, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.ingest.helpers import (
     MEGABYTE,
     connect,
     eventually,
+    fill_queue,
     form,
-    full_queue,
     gif,
     nothing_left,
-    padded,
-    raw_post,
+    pad,
     refusal,
+    serialize_post,
 )
 
 pytestmark = pytest.mark.contract
@@ -60,7 +60,7 @@ def test_each_refusal_has_its_code_and_leaves_nothing(
 
 @pytest.mark.parametrize("path", ["/ingest/slot-001", "/api/ingest/slot-001"])
 @pytest.mark.parametrize("part", ["fileToUpload", "file"])
-def test_both_paths_and_both_parts_lead_in(web: httpx.Client, path: str, part: str) -> None:
+def test_both_paths_and_both_parts_are_accepted(web: httpx.Client, path: str, part: str) -> None:
     assert web.post(path, **form(jpeg(), part=part)).status_code == 200
 
 
@@ -112,7 +112,7 @@ def test_a_body_cut_inside_the_photo_is_refused(web: httpx.Client) -> None:
 
 
 def test_a_booth_that_breaks_off_while_sending_leaves_nothing(web: httpx.Client) -> None:
-    whole = raw_post(str(web.base_url).rstrip("/"), **form(padded(jpeg(), 4 * MEGABYTE)))
+    whole = serialize_post(str(web.base_url).rstrip("/"), **form(pad(jpeg(), 4 * MEGABYTE)))
     with connect(str(web.base_url)) as connection:
         connection.sendall(whole[: 3 * MEGABYTE])
     assert web.get("/healthz").status_code == 200
@@ -169,10 +169,10 @@ def test_a_host_that_cannot_be_has_the_envelope_too(web: httpx.Client) -> None:
 def test_a_slot_may_lower_the_size(web: httpx.Client) -> None:
     set_slot(size_limit_mb=1)
     use_sandbox("instant")
-    reply = web.post("/ingest/slot-001", **form(padded(jpeg())))
+    reply = web.post("/ingest/slot-001", **form(pad(jpeg())))
     assert refusal(reply, 413, "payload_too_large") == {"limit_bytes": MEGABYTE}
     assert nothing_left()
-    assert web.post("/ingest/slot-001", **form(padded(jpeg(), MEGABYTE))).status_code == 200
+    assert web.post("/ingest/slot-001", **form(pad(jpeg(), MEGABYTE))).status_code == 200
 
 
 def test_pixels_are_limited(processes: Processes) -> None:
@@ -204,15 +204,15 @@ def test_a_correlation_id_is_taken_over_once(web: httpx.Client) -> None:
     assert reply.headers["X-Correlation-Id"] != "a b"
 
 
-Wish = dict[str, Any]
+Post = dict[str, Any]
 # In the contract's order; the last one, a full queue, needs nothing wrong with the post. Each changes a good post.
-FAULTS: dict[str, tuple[Callable[[Wish], Wish], int, str]] = {
+FAULTS: dict[str, tuple[Callable[[Post], Post], int, str]] = {
     "form": (lambda post: post | {f"field{i}": "x" for i in range(65)}, 400, "The form"),
     "password": (lambda post: post | {"password": "wrong"}, 401, "The ingest password"),
     "slot": (lambda post: post | {"slot": "slot-999"}, 404, "There is no such slot"),
     "photo": (lambda post: post | {"photo": HALF}, 400, "The file is not an image"),
     "type": (lambda post: post | {"photo": gif()}, 415, "Photos of this type"),
-    "size": (lambda post: post | {"photo": padded(post["photo"])}, 413, "The photo is larger"),
+    "size": (lambda post: post | {"photo": pad(post["photo"])}, 413, "The photo is larger"),
     "queue": (lambda post: post, 429, "As many photos are under way"),
 }
 ORDER = ("form", "password", "slot", "photo", "size", "type", "queue")
@@ -221,12 +221,12 @@ ORDER = ("form", "password", "slot", "photo", "size", "type", "queue")
 def test_an_earlier_check_goes_before_a_later_one(processes: Processes) -> None:
     processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="1")
     set_slot(size_limit_mb=1)
-    full_queue()
+    fill_queue()
     with httpx.Client(base_url=processes.url, timeout=20) as web:
         for first, second in combinations(ORDER, 2):
             if (first, second) == ("photo", "type"):
                 continue  # of a type that is refused anyway only the header is looked at
-            post: Wish = {"slot": "slot-001", "photo": jpeg()}
+            post: Post = {"slot": "slot-001", "photo": jpeg()}
             for fault, (spoil, _, _) in FAULTS.items():
                 post = spoil(post) if fault in (first, second) else post
             reply = web.post(f"/ingest/{post.pop('slot')}", **form(**post))
@@ -237,9 +237,9 @@ def test_an_earlier_check_goes_before_a_later_one(processes: Processes) -> None:
     assert stored_files() == []
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again(processes: Processes) -> None:
+def test_a_full_queue_refuses_and_says_when_to_retry(processes: Processes) -> None:
     processes.web(QUEUE_MAX_IN_FLIGHT_JOBS="1")
-    full_queue()
+    fill_queue()
     reply = httpx.post(f"{processes.url}/ingest/slot-001", **form(jpeg()))
     refusal(reply, 429, "queue_busy")
     assert int(reply.headers["Retry-After"]) > 0
@@ -247,5 +247,5 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(processes: Processes) 
 
 
 def test_large_uploads_that_are_refused_leave_no_temporary_file(web: httpx.Client) -> None:
-    refusal(web.post("/ingest/slot-001", **form(padded(HALF, 4 * MEGABYTE))), 400, "invalid_payload")
+    refusal(web.post("/ingest/slot-001", **form(pad(HALF, 4 * MEGABYTE))), 400, "invalid_payload")
     eventually(nothing_left)

@@ -1,4 +1,4 @@
-"""The database goes away and comes back: booths are told at once, and the service recovers by itself."""
+"""The database becomes unavailable and comes back: booths are refused at once, and the service recovers by itself."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = pytest.mark.contract
 
 
 def close_own_connections() -> None:
-    """This process's, that is: they would be dead afterwards."""
+    """Those of this process: they would be dead afterwards."""
     connection.close()
     cast(DatabaseWrapper, connection).close_pool()
 
 
 @contextmanager
 def database_away() -> Iterator[None]:
-    """For everybody but this test's connection, which is to another database of the same server."""
+    """For all connections but this one, which is to another database of the same server."""
     kwargs = connection_kwargs()
     name = kwargs["dbname"]
     with psycopg.connect(**kwargs | {"dbname": "postgres"}, autocommit=True) as server:
@@ -51,13 +51,13 @@ def post(booth: Booth, slot: str = "slot-001") -> httpx.Response:
 
 
 @pytest.fixture(autouse=True)
-def recovers(booth: Booth) -> Iterator[None]:
-    """Whatever a test did to it, the service takes photos again, without anybody's help."""
+def check_recovery(booth: Booth) -> Iterator[None]:
+    """Whatever a test did to it, the service takes photos again, by itself."""
     yield
     assert eventually(lambda: post(booth, "slot-002").status_code == 200)
 
 
-def test_a_booth_is_told_at_once_and_may_come_again(booth: Booth) -> None:
+def test_a_booth_is_refused_at_once_and_may_retry(booth: Booth) -> None:
     use_sandbox("instant")
     close_own_connections()
     with database_away():
@@ -88,10 +88,10 @@ def test_a_booth_that_waits_meanwhile_gets_its_picture(booth: Booth, sandbox: Sa
 
 def test_who_looks_while_it_is_away_goes_on_waiting() -> None:
     close_own_connections()
-    asyncio.run(looks_while_it_is_away())
+    asyncio.run(look_while_it_is_away())
 
 
-async def looks_while_it_is_away() -> None:
+async def look_while_it_is_away() -> None:
     async with open_queue() as queue:
         waiters = Waiters(queue)
         ticket = await queue.admit(new_job(), 30)
@@ -103,14 +103,14 @@ async def looks_while_it_is_away() -> None:
                 with pytest.raises(DatabaseUnavailable):
                     await queue.get_outcome(ticket.job_id)
             assert not waiting.done()
-        while not await cancelled(queue, ticket):
+        while not await try_to_cancel(queue, ticket):
             pass
         waiters.wake_all()
         assert (await waiting).failure_reason == "cancelled"
 
 
-async def cancelled(queue: Queue, ticket: Ticket) -> bool:
-    """Whether it could be; the first tries may find dead connections."""
+async def try_to_cancel(queue: Queue, ticket: Ticket) -> bool:
+    """Whether it succeeded; the first attempts may meet dead connections."""
     try:
         return await queue.cancel(ticket.job_id, "serg") is not None
     except DatabaseUnavailable:

@@ -1,4 +1,4 @@
-"""The ingest password: a slow hash that no photo pays for, rotation, and who guesses is slowed down."""
+"""The ingest password: a slow hash that no photo pays for, rotation, and guessing is slowed down."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SLOT = "/ingest/slot-001"
 
 
 def status_from(url: str, address: str, password: str) -> int:
-    """The answer to a post from another machine, as far as one machine can be two."""
+    """The status of a post from another loopback address, which stands for another machine."""
     request = httpx.Request("POST", url + SLOT, **form(jpeg(), password))
     where = httpx.URL(url)
     connection = http.client.HTTPConnection(where.host, where.port, 70, source_address=(address, 0))
@@ -43,7 +43,7 @@ def guess(url: str, times: int) -> list[int]:
     return [httpx.post(url + SLOT, **form(jpeg(), f"guess {i}")).status_code for i in range(times)]
 
 
-def test_a_slow_hash_opens_the_door(web: httpx.Client) -> None:
+def test_a_password_with_a_slow_hash_is_accepted(web: httpx.Client) -> None:
     use_password("slow but sure", "pbkdf2_sha256")
     assert web.post(SLOT, **form(jpeg(), "slow but sure")).status_code == 200
     refusal(web.post(SLOT, **form(jpeg(), PASSWORD)), 401, "invalid_credentials")
@@ -107,7 +107,7 @@ def test_rotation_takes_effect_at_once(web: httpx.Client) -> None:
     assert web.post(SLOT, **form(jpeg(), "new")).status_code == 200
 
 
-def test_a_booth_that_kept_posting_the_old_password_is_in_at_once_with_the_new_one(web: httpx.Client) -> None:
+def test_a_booth_that_kept_posting_the_old_password_is_admitted_at_once_with_the_new_one(web: httpx.Client) -> None:
     assert web.post(SLOT, **form(None)).status_code == 400
     use_password("new")
     replies = [web.post(SLOT, **form(jpeg())).status_code for _ in range(FAILURES_ALLOWED + 5)]
@@ -143,65 +143,65 @@ def test_the_password_is_written_nowhere(processes: Processes, capfd: pytest.Cap
     assert "s3cret" not in out + err + stored
 
 
-class Counted(MD5PasswordHasher):
-    """Stands for a slow hash: counts how often it is paid for."""
+class CountingHasher(MD5PasswordHasher):
+    """Stands for a slow hash; counts how often it is computed."""
 
     algorithm = "counted"
-    paid = 0
+    calls = 0
 
     def verify(self, password: str, encoded: str) -> bool:
-        Counted.paid += 1
+        CountingHasher.calls += 1
         return super().verify(password, encoded)
 
 
 @pytest.fixture
-def gate(queue: Queue, settings: Settings) -> PasswordChecker:
-    settings.PASSWORD_HASHERS = [f"{__name__}.Counted"]
-    Counted.paid = 0
+def checker(queue: Queue, settings: Settings) -> PasswordChecker:
+    settings.PASSWORD_HASHERS = [f"{__name__}.CountingHasher"]
+    CountingHasher.calls = 0
     return PasswordChecker(queue.database)
 
 
-async def test_only_the_first_photo_pays_for_the_slow_hash(gate: PasswordChecker) -> None:
+async def test_only_the_first_photo_pays_for_the_slow_hash(checker: PasswordChecker) -> None:
     encoded = make_password("right", hasher="counted")
     for _ in range(50):
-        await gate.check("right", encoded, "10.0.0.1")
-    assert Counted.paid == 1
+        await checker.check("right", encoded, "10.0.0.1")
+    assert CountingHasher.calls == 1
 
 
-async def test_a_booth_that_keeps_posting_a_wrong_password_costs_one_slow_hash(gate: PasswordChecker) -> None:
+async def test_a_booth_that_keeps_posting_a_wrong_password_costs_one_slow_hash(checker: PasswordChecker) -> None:
     encoded = make_password("right", hasher="counted")
     for _ in range(FAILURES_ALLOWED):
         with pytest.raises(WrongPassword):
-            await gate.check("wrong", encoded, "10.0.0.1")
-    assert Counted.paid == 1
+            await checker.check("wrong", encoded, "10.0.0.1")
+    assert CountingHasher.calls == 1
 
 
-async def test_after_a_rotation_the_slow_hash_is_paid_once_more(gate: PasswordChecker) -> None:
+async def test_after_a_rotation_the_slow_hash_is_paid_once_more(checker: PasswordChecker) -> None:
     for password in ("first", "second"):
         encoded = make_password(password, hasher="counted")
-        await gate.check(password, encoded, "10.0.0.1")
-        await gate.check(password, encoded, "10.0.0.1")
-    assert Counted.paid == 2
+        await checker.check(password, encoded, "10.0.0.1")
+        await checker.check(password, encoded, "10.0.0.1")
+    assert CountingHasher.calls == 2
 
 
-async def test_a_blocked_address_costs_no_slow_hash(gate: PasswordChecker) -> None:
+async def test_a_blocked_address_costs_no_slow_hash(checker: PasswordChecker) -> None:
     encoded = make_password("right", hasher="counted")
-    await gate.check("right", encoded, "10.0.0.1")
+    await checker.check("right", encoded, "10.0.0.1")
     for i in range(FAILURES_ALLOWED):
         with pytest.raises(WrongPassword):
-            await gate.check(f"guess {i}", encoded, "10.0.0.2")
-    paid = Counted.paid
+            await checker.check(f"guess {i}", encoded, "10.0.0.2")
+    calls = CountingHasher.calls
     with pytest.raises(TooManyFailures):
-        await gate.check("another guess", encoded, "10.0.0.2")
-    assert Counted.paid == paid
+        await checker.check("another guess", encoded, "10.0.0.2")
+    assert CountingHasher.calls == calls
 
 
 @pytest.mark.parametrize("address", ["", "unix:", "::ffff:10.0.0.9", "fe80::1", "10.0.0.9"])
-async def test_any_peer_can_be_counted(gate: PasswordChecker, address: str) -> None:
+async def test_any_peer_can_be_counted(checker: PasswordChecker, address: str) -> None:
     encoded = make_password("right", hasher="counted")
     for _ in range(FAILURES_ALLOWED):
         with pytest.raises(WrongPassword):
-            await gate.check("wrong", encoded, address)
-    await gate.check("right", encoded, address)
+            await checker.check("wrong", encoded, address)
+    await checker.check("right", encoded, address)
     with pytest.raises(TooManyFailures):
-        await gate.check("wrong again", encoded, "10.0.0.9" if address.endswith("10.0.0.9") else address)
+        await checker.check("wrong again", encoded, "10.0.0.9" if address.endswith("10.0.0.9") else address)

@@ -32,24 +32,24 @@ def scene(mode: str = "RGB") -> Image.Image:
     return image.convert(mode)
 
 
-def encoded(file_format: str, mode: str = "RGB", **options: Any) -> bytes:
+def encode(file_format: str, mode: str = "RGB", **options: Any) -> bytes:
     out = io.BytesIO()
     scene(mode).save(out, file_format, **options)
     return out.getvalue()
 
 
-def animated(file_format: str) -> bytes:
-    return encoded(file_format, save_all=True, append_images=[Image.new("RGB", SIZE, "red")])
+def encode_animated(file_format: str) -> bytes:
+    return encode(file_format, save_all=True, append_images=[Image.new("RGB", SIZE, "red")])
 
 
-def turned(orientation: int) -> bytes:
+def encode_turned(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
     exif[0x010F] = "Secret Camera"
-    return encoded("JPEG", exif=exif)
+    return encode("JPEG", exif=exif)
 
 
-def png_claiming(width: int, height: int) -> bytes:
+def forge_png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -57,7 +57,7 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-def made_of(reply: httpx.Response) -> Image.Image:
+def open_picture(reply: httpx.Response) -> Image.Image:
     """The picture of an answer, which must say what it is."""
     assert reply.status_code == 200, reply.text
     image = Image.open(io.BytesIO(reply.content))
@@ -74,24 +74,24 @@ def brightness(image: Image.Image, where: tuple[float, float]) -> int:
 
 
 PHOTOS = {
-    "JPEG": encoded("JPEG"),
-    "progressive JPEG": encoded("JPEG", progressive=True),
-    "grey JPEG": encoded("JPEG", "L"),
-    "CMYK JPEG": encoded("JPEG", "CMYK"),
-    "PNG": encoded("PNG"),
-    "PNG with palette": encoded("PNG", "P"),
-    "PNG with 16 bits": encoded("PNG", "I;16"),
-    "WebP": encoded("WEBP"),
-    "HEIC": encoded("HEIF", quality=90),
-    "JPEG with a tail": encoded("JPEG") + TAIL,
-    "PNG with a tail": encoded("PNG") + TAIL,
+    "JPEG": encode("JPEG"),
+    "progressive JPEG": encode("JPEG", progressive=True),
+    "grey JPEG": encode("JPEG", "L"),
+    "CMYK JPEG": encode("JPEG", "CMYK"),
+    "PNG": encode("PNG"),
+    "PNG with palette": encode("PNG", "P"),
+    "PNG with 16 bits": encode("PNG", "I;16"),
+    "WebP": encode("WEBP"),
+    "HEIC": encode("HEIF", quality=90),
+    "JPEG with a tail": encode("JPEG") + TAIL,
+    "PNG with a tail": encode("PNG") + TAIL,
 }
 
 
 @pytest.mark.parametrize("photo", PHOTOS.values(), ids=PHOTOS)
 def test_each_kind_of_photo_comes_back_as_a_picture(web: httpx.Client, photo: bytes) -> None:
     reply = web.post(SLOT, **form(photo))
-    image = made_of(reply)
+    image = open_picture(reply)
     assert image.size == SIZE
     assert brightness(image, (0.95, 0.5)) - brightness(image, (0.05, 0.5)) > 100
     assert TAIL not in reply.content
@@ -101,8 +101,8 @@ def test_each_kind_of_photo_comes_back_as_a_picture(web: httpx.Client, photo: by
 def test_a_photo_lying_on_its_side_comes_back_upright(
     web: httpx.Client, orientation: int, dark: tuple[float, float]
 ) -> None:
-    reply = web.post(SLOT, **form(turned(orientation)))
-    image = made_of(reply)
+    reply = web.post(SLOT, **form(encode_turned(orientation)))
+    image = open_picture(reply)
     assert image.size == (SIZE if orientation == 3 else SIZE[::-1])
     assert not image.getexif()
     assert b"Secret Camera" not in reply.content
@@ -112,31 +112,31 @@ def test_a_photo_lying_on_its_side_comes_back_upright(
 def test_a_cut_out_stays_one(web: httpx.Client) -> None:
     out = io.BytesIO()
     Image.new("RGBA", SIZE, (200, 0, 0, 0)).save(out, "PNG")
-    image = made_of(web.post(SLOT, **form(out.getvalue())))
+    image = open_picture(web.post(SLOT, **form(out.getvalue())))
     assert image.getchannel("A").getextrema() == (0, 0)
 
 
 @pytest.mark.parametrize("mime_type", ["text/plain", "image/gif", "application/x-php"])
 def test_name_and_declared_type_are_not_believed(web: httpx.Client, mime_type: str) -> None:
-    files = {"fileToUpload": ("../../shell.php\x00.gif", encoded("PNG"), mime_type)}
-    assert made_of(web.post(SLOT, data=form(b"")["data"], files=files)).size == SIZE
+    files = {"fileToUpload": ("../../shell.php\x00.gif", encode("PNG"), mime_type)}
+    assert open_picture(web.post(SLOT, data=form(b"")["data"], files=files)).size == SIZE
 
 
 REFUSED = {
-    "GIF": (encoded("GIF"), 415, "unsupported_media_type"),
-    "animated GIF": (animated("GIF"), 415, "unsupported_media_type"),
-    "animated PNG": (animated("PNG"), 415, "unsupported_media_type"),
-    "animated WebP": (animated("WEBP"), 415, "unsupported_media_type"),
-    "BMP": (encoded("BMP"), 415, "unsupported_media_type"),
-    "TIFF": (encoded("TIFF"), 415, "unsupported_media_type"),
+    "GIF": (encode("GIF"), 415, "unsupported_media_type"),
+    "animated GIF": (encode_animated("GIF"), 415, "unsupported_media_type"),
+    "animated PNG": (encode_animated("PNG"), 415, "unsupported_media_type"),
+    "animated WebP": (encode_animated("WEBP"), 415, "unsupported_media_type"),
+    "BMP": (encode("BMP"), 415, "unsupported_media_type"),
+    "TIFF": (encode("TIFF"), 415, "unsupported_media_type"),
     "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "unsupported_media_type"),
-    "HTML called a photo": (b"<html>" + encoded("JPEG"), 400, "invalid_payload"),
+    "HTML called a photo": (b"<html>" + encode("JPEG"), 400, "invalid_payload"),
     "half a JPEG": (jpeg()[:-300], 400, "invalid_payload"),
-    "half a PNG": (encoded("PNG")[:-20], 400, "invalid_payload"),
-    "half a WebP": (encoded("WEBP")[:-20], 400, "invalid_payload"),
-    "half a HEIC": (encoded("HEIF")[:-100], 400, "invalid_payload"),
-    "a bomb": (png_claiming(10_001, 10_000), 413, "payload_too_large"),
-    "a huge bomb": (png_claiming(2**31 - 1, 2**31 - 1), 413, "payload_too_large"),
+    "half a PNG": (encode("PNG")[:-20], 400, "invalid_payload"),
+    "half a WebP": (encode("WEBP")[:-20], 400, "invalid_payload"),
+    "half a HEIC": (encode("HEIF")[:-100], 400, "invalid_payload"),
+    "a bomb": (forge_png(10_001, 10_000), 413, "payload_too_large"),
+    "a huge bomb": (forge_png(2**31 - 1, 2**31 - 1), 413, "payload_too_large"),
 }
 
 
@@ -147,14 +147,13 @@ def test_what_is_no_photo_for_a_booth_is_refused(web: httpx.Client, photo: bytes
 
 
 def test_a_photo_that_breaks_only_when_it_is_decoded_is_named_as_the_cause(web: httpx.Client) -> None:
-    """The door decodes no pixel; a photo whole from outside and empty inside is found by the provider."""
-    details = refusal(web.post(SLOT, **form(png_claiming(100, 100))), 502, "provider_error")
+    """Admission decodes no pixel, so the provider finds a photo with a whole container and no pixels."""
+    details = refusal(web.post(SLOT, **form(forge_png(100, 100))), 502, "provider_error")
     assert details["reason"] == "bad_photo"
 
 
 def test_a_slot_with_a_print_size_gives_exactly_that(booth: Booth) -> None:
-    recipe = {"look": "warm", "output": {"width": 300, "height": 450, "format": "png"}}
-    set_slot(settings_json=recipe)
-    reply = booth.post(encoded("JPEG"))
+    set_slot(settings_json={"look": "warm", "output": {"width": 300, "height": 450, "format": "png"}})
+    reply = booth.post(encode("JPEG"))
     assert reply.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(reply.body)).size == (300, 450)

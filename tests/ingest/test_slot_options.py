@@ -1,4 +1,4 @@
-"""What a slot may add (contract §8), at the booth's door."""
+"""The options of a slot (contract §8), as a booth sees them."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ NEGATIVE: dict[str, Any] = {"provider_id": "instant", "operation_id": "image_edi
 ORIGINAL = {"on_failure": "original"}
 
 
-def rotated() -> bytes:
+def make_rotated_photo() -> bytes:
     """Wider than high as it is stored, higher than wide as it is meant."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return jpeg(exif=exif)
 
 
-def log(job_id: UUID) -> list[str]:
+def list_steps(job_id: UUID) -> list[str]:
     return [step.status for step in ProcessingLog.objects.filter(job_id=job_id).order_by("id")]
 
 
-def keep_waiting(seconds: int) -> None:
+def set_deadline(seconds: int) -> None:
     IngestSettings.objects.update(sync_response_seconds=seconds)
 
 
@@ -57,10 +57,10 @@ def test_a_fallback_makes_the_picture_when_the_provider_fails_for_good(booth: Bo
     assert (reply.status, reply.headers["x-outcome"], reply.body) == (200, "fallback", developed(photo))
     job = Job.objects.get()
     assert (job.failure_reason, job.used_fallback) == (None, True)
-    assert log(job.pk) == ["received", "dispatched", "provider_responded", "provider_responded", "succeeded"]
+    assert list_steps(job.pk) == ["received", "dispatched", "provider_responded", "provider_responded", "succeeded"]
 
 
-def test_without_a_failure_the_fallback_has_no_turn(booth: Booth, sandbox: Sandbox) -> None:
+def test_without_a_failure_the_fallback_is_not_called(booth: Booth, sandbox: Sandbox) -> None:
     use_sandbox("instant", fallback=NEGATIVE)
     assert booth.post(jpeg()).headers["x-outcome"] == "made"
     assert len(sandbox.journal) == 1
@@ -102,9 +102,9 @@ def test_the_photo_comes_back_and_the_job_records_the_failure(booth: Booth, scen
 
 
 def test_at_the_deadline_the_photo_comes_back_in_time(booth: Booth, sandbox: Sandbox) -> None:
-    keep_waiting(10)
+    set_deadline(10)
     use_sandbox("instant", "hold", **ORIGINAL)
-    reply = booth.post(rotated())
+    reply = booth.post(make_rotated_photo())
     header = images.probe(reply.body)
     assert (reply.status, reply.headers["x-outcome"]) == (200, "original")
     assert (header.width, header.height, header.is_plain) == (240, 320, True)
@@ -146,7 +146,7 @@ def test_with_the_provider_off_the_photo_comes_back(booth: Booth) -> None:
 
 
 def test_a_picture_that_is_late_is_under_the_public_link(booth: Booth, sandbox: Sandbox, web: httpx.Client) -> None:
-    keep_waiting(10)
+    set_deadline(10)
     use_sandbox("instant", "hold", finish_late=True)
     photo = jpeg()
     reply = booth.post(photo)
@@ -213,8 +213,8 @@ def test_with_the_budget_used_up_the_photo_comes_back_if_the_slot_wants_it(booth
     assert sandbox.journal == []
     job = Job.objects.get()
     assert job.error_reason == "quota"
-    assert log(job.pk) == ["received", "dispatched", "failed"]
-    assert HourlyCounter.objects.get().attempts == 0  # nobody was asked
+    assert list_steps(job.pk) == ["received", "dispatched", "failed"]
+    assert HourlyCounter.objects.get().attempts == 0  # no provider was called
 
 
 # max_concurrent
@@ -240,9 +240,9 @@ def test_json_and_picture_as_two_parts(booth: Booth) -> None:
     reply = booth.post(photo)
     head = f"Content-Type: {reply.headers['content-type']}\r\n\r\n".encode()
     about, picture = message_from_bytes(head + reply.body, policy=email.policy.default).iter_parts()
-    said = json.loads(about.get_content())
-    assert said["job_id"] == reply.headers["x-job-id"]
-    assert (said["outcome"], said["result_url"]) == ("made", reply.headers["x-result-url"])
+    metadata = json.loads(about.get_content())
+    assert metadata["job_id"] == reply.headers["x-job-id"]
+    assert (metadata["outcome"], metadata["result_url"]) == ("made", reply.headers["x-result-url"])
     assert picture.get_content_type() == "image/jpeg"
     assert developed(photo) in reply.body
     assert eventually(lambda: Job.objects.get().delivered_at)

@@ -21,24 +21,24 @@ from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import Claim, JobOutcome, JobReport, Result, Ticket
 from jobs.queue.verbs import Queue
-from photoslot.booth_client import Reply
 from stats.models import HourlyCounter
+from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
-from tests.ingest.helpers import cancel, connect, eventually, form, new_job, no_worker, raw_post, refusal
+from tests.ingest.helpers import cancel, connect, eventually, form, new_job, refusal, serialize_post, without_worker
 from tests.sandbox.server import Sandbox, developed
 
 pytestmark = pytest.mark.contract
 
 
-def short_deadline() -> None:
+def shorten_deadline() -> None:
     IngestSettings.objects.update(sync_response_seconds=10)
 
 
-def timed(booth: Booth, photo: bytes, slot: str = "slot-001") -> tuple[Reply, datetime]:
+def post_timed(booth: Booth, photo: bytes, slot: str = "slot-001") -> tuple[Reply, datetime]:
     return booth.post(photo, slot), datetime.now(UTC)
 
 
-def late_by(reply: Reply, at: datetime) -> float:
+def measure_delay(reply: Reply, at: datetime) -> float:
     """Seconds after its job's deadline that a 504 came, once it is the 504 that it must be."""
     details = refusal(reply, 504, "sync_timeout")
     job = Job.objects.get(pk=details["job_id"])
@@ -48,14 +48,14 @@ def late_by(reply: Reply, at: datetime) -> float:
     return (at - job.expires_at).total_seconds()
 
 
-def test_at_the_deadline_the_booth_is_told_and_nothing_is_kept(booth: Booth, sandbox: Sandbox) -> None:
-    short_deadline()
+def test_at_the_deadline_the_booth_gets_504_and_nothing_is_kept(booth: Booth, sandbox: Sandbox) -> None:
+    shorten_deadline()
     use_sandbox("instant", "hold", "slot-001")
     use_sandbox("queued", "never", "slot-002")
-    use_sandbox("instant", "overloaded:30", "slot-003")  # come again in 30 s: that would be too late
-    replies = [in_background(partial(timed, booth, jpeg(), slot)) for slot in ("slot-001", "slot-002")]
+    use_sandbox("instant", "overloaded:30", "slot-003")  # retry after 30 s: that would be too late
+    replies = [in_background(partial(post_timed, booth, jpeg(), slot)) for slot in ("slot-001", "slot-002")]
     assert refusal(booth.post(jpeg(), "slot-003"), 502, "provider_error")["reason"] == "overloaded"
-    late = [late_by(*reply()) for reply in replies]
+    late = [measure_delay(*reply()) for reply in replies]
     assert min(late) >= 0
     assert min(late) <= 0.1  # the other may meet a busy machine
     sandbox.wait_for_calls(1, "DELETE")
@@ -66,9 +66,9 @@ def test_at_the_deadline_the_booth_is_told_and_nothing_is_kept(booth: Booth, san
 def test_without_any_worker_the_deadline_is_the_same(
     booth: Booth, shared_processes: Processes, web: httpx.Client
 ) -> None:
-    short_deadline()
-    with no_worker(shared_processes):
-        late = late_by(*timed(booth, jpeg()))
+    shorten_deadline()
+    with without_worker(shared_processes):
+        late = measure_delay(*post_timed(booth, jpeg()))
         assert 0 <= late <= 1
         assert stored_files() == []
     job = Job.objects.get()
@@ -77,7 +77,7 @@ def test_without_any_worker_the_deadline_is_the_same(
 
 
 def test_a_picture_made_at_the_very_deadline_is_delivered_or_not_there(booth: Booth, sandbox: Sandbox) -> None:
-    short_deadline()
+    shorten_deadline()
     use_sandbox("instant", "hold")
     replies = [in_background(partial(booth.post, jpeg(), id=str(number))) for number in range(4)]
     sandbox.wait_for_calls(4)
@@ -91,7 +91,7 @@ def test_a_picture_made_at_the_very_deadline_is_delivered_or_not_there(booth: Bo
     assert Job.objects.filter(is_finalized=True).count() == 4
 
 
-async def finished_around_the_deadline(queue: Queue, claim: Claim, until: float, offset: float) -> bool:
+async def finish_around_the_deadline(queue: Queue, claim: Claim, until: float, offset: float) -> bool:
     """Whether the worker's result was the one that counted."""
     await asyncio.sleep(until + offset - asyncio.get_running_loop().time())
     result = Result(f"results/{claim.id}.jpg", "image/jpeg", 1, "0" * 64)
@@ -108,7 +108,7 @@ async def test_of_deadline_and_result_exactly_one_wins(queue: Queue, settings: S
     async def race(ticket: Ticket, offset: float) -> tuple[bool, JobOutcome]:
         claim = claims[ticket.job_id]
         until = asyncio.get_running_loop().time() + claim.seconds_left
-        work = finished_around_the_deadline(queue, claim, until, offset)
+        work = finish_around_the_deadline(queue, claim, until, offset)
         return await asyncio.gather(work, wait_for_end(queue, waiters, ticket))
 
     ended = await asyncio.gather(*map(race, tickets, offsets))
@@ -125,7 +125,7 @@ async def test_of_deadline_and_result_exactly_one_wins(queue: Queue, settings: S
 def test_a_booth_that_hangs_up_does_not_end_its_job(booth: Booth, web: httpx.Client, sandbox: Sandbox) -> None:
     use_sandbox("instant", "hold")
     with connect(booth.url) as connection:
-        connection.sendall(raw_post(booth.url, **form(jpeg())))
+        connection.sendall(serialize_post(booth.url, **form(jpeg())))
         sandbox.wait_for_calls(1)
     assert web.get("/healthz").status_code == 200
     sandbox.let_go()
@@ -174,14 +174,14 @@ def test_a_fault_of_ours_is_a_500_with_an_id_to_find_it_by(booth: Booth) -> None
     details = refusal(reply, 500, "internal_error")
     assert details["correlation_id"] == reply.headers["x-correlation-id"]
     assert details["reason"] == "internal"
-    assert b"results" not in reply.body  # nothing about our insides
+    assert b"results" not in reply.body  # no internals
     assert HourlyCounter.objects.get().errors == 1
 
 
 def test_the_hand_off_copy_goes_once_the_booth_has_its_picture(booth: Booth, sandbox: Sandbox) -> None:
     use_sandbox("instant", "hold")
     with connect(booth.url) as connection:
-        connection.sendall(raw_post(booth.url, **form(jpeg(), id="1")))
+        connection.sendall(serialize_post(booth.url, **form(jpeg(), id="1")))
         sandbox.wait_for_calls(1)
     sandbox.let_go()
     left = eventually(lambda: Job.objects.filter(is_finalized=True).first())

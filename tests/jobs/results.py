@@ -1,4 +1,4 @@
-"""A picture as a booth got it, and its time running out."""
+"""Results that a booth received, and moving their times into the past."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def make_picture(booth: Booth) -> Job:
 
 
 def age(job: Job, hours: float) -> None:
-    """As if it had all happened so long ago: the database's clock stays, the row's times move."""
+    """Moves all times of the job's row so many hours into the past."""
     ago = timedelta(hours=hours)
     times = ("created_at", "claimed_at", "expires_at", "finalized_at", "delivered_at", "result_expires_at")
     Job.objects.filter(pk=job.pk).update(**{time: F(time) - ago for time in times})

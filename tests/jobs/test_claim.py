@@ -1,4 +1,4 @@
-"""Claiming: oldest first, each job once, never more than asked for; and the fence around a worker's claim."""
+"""Claiming: oldest first, each job once, never more than the limit; and the fencing of a worker's claim."""
 
 from __future__ import annotations
 
@@ -14,81 +14,92 @@ from jobs.queue.statements import CLAIM
 from jobs.queue.verbs import Queue
 from providers.base import Reason
 from tests.conftest import open_queue
-from tests.queue_helpers import PICTURE, REPORT, admitted, blocked, claimed, end_lease, make_overdue, row, sql, steps
+from tests.queue_helpers import (
+    PICTURE,
+    REPORT,
+    admit_job,
+    claim_job,
+    end_lease,
+    make_overdue,
+    row,
+    sql,
+    steps,
+    wait_for_blocked,
+)
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
-CLAIMERS = 8
+WORKERS = 8
 VALUES = {"providers": ["instant"], "limit": 1, "lease": "8 s", "window": 61}
 
 
 async def test_oldest_first(queue: Queue) -> None:
-    ids = [await admitted(queue) for _ in range(5)]
+    ids = [await admit_job(queue) for _ in range(5)]
     await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 s' WHERE id = %s", ids[3])
     first = await queue.claim(["instant"], 2)
     rest = await queue.claim(["instant"], 9)
     assert [claim.id for claim in first + rest] == [ids[3], ids[0], ids[1], ids[2], ids[4]]
 
 
-async def test_only_the_providers_asked_for(queue: Queue) -> None:
-    await admitted(queue, provider_id="studio")
-    wanted = {await admitted(queue, provider_id="queued"), await admitted(queue)}
+async def test_only_the_given_providers(queue: Queue) -> None:
+    await admit_job(queue, provider_id="studio")
+    wanted = {await admit_job(queue, provider_id="queued"), await admit_job(queue)}
     assert {claim.id for claim in await queue.claim(["queued", "instant"], 9)} == wanted
     assert await queue.claim([], 9) == []
 
 
 async def test_without_the_lock_two_workers_get_the_same_job(queue: Queue) -> None:
-    await admitted(queue)
+    await admit_job(queue)
     unguarded = CLAIM.replace("FOR UPDATE OF job SKIP LOCKED", "")
     assert unguarded != CLAIM
     async with queue.database.connection() as one, queue.database.connection() as two:
         async with one.transaction():
             mine = await (await one.execute(unguarded, VALUES)).fetchall()
             same = asyncio.create_task(two.execute(unguarded, VALUES))
-            await blocked(queue, 1)
+            await wait_for_blocked(queue, 1)
         assert [job[0] for job in mine] == [job[0] for job in await (await same).fetchall()]
 
 
 async def test_a_job_that_is_being_claimed_is_passed_over(queue: Queue) -> None:
-    first, second = await admitted(queue), await admitted(queue)
+    first, second = await admit_job(queue), await admit_job(queue)
     async with queue.database.connection() as connection, connection.transaction():
         mine = await (await connection.execute(CLAIM, VALUES)).fetchall()
         assert [job[0] for job in mine] == [first]
         assert [claim.id for claim in await queue.claim(["instant"], 9)] == [second]
 
 
-async def test_many_at_once_get_each_job_once_and_never_more_than_they_asked_for(queue: Queue) -> None:
-    waiting = {await admitted(queue) for _ in range(12)}
-    start = asyncio.Barrier(CLAIMERS)
+async def test_many_at_once_get_each_job_once_and_never_more_than_their_limit(queue: Queue) -> None:
+    waiting = {await admit_job(queue) for _ in range(12)}
+    start = asyncio.Barrier(WORKERS)
 
-    async def claimer() -> list[list[Claim]]:
+    async def claim_all() -> list[list[Claim]]:
         got = []
         async with open_queue(connections=1) as own:
-            await own.list_overdue()  # connected
+            await own.list_overdue()  # connects
             await start.wait()
             while claims := await own.claim(["instant"], 2):
                 got.append(claims)
         return got
 
-    batches = list(chain(*await asyncio.gather(*(claimer() for _ in range(CLAIMERS)))))
+    batches = list(chain(*await asyncio.gather(*(claim_all() for _ in range(WORKERS)))))
     ids = [claim.id for batch in batches for claim in batch]
     assert all(len(batch) <= 2 for batch in batches)
     assert len(ids) == len(set(ids))
     assert set(ids) <= waiting
-    # Whoever finds nothing may only have met others' locks; but nobody holds one any more.
+    # A worker that found nothing may only have met others' locks; now no lock is held.
     assert set(ids) | {claim.id for claim in await queue.claim(["instant"], 12)} == waiting
 
 
 async def test_a_job_past_its_deadline_is_never_claimed(queue: Queue) -> None:
-    await make_overdue(queue, await admitted(queue))
-    taken = await claimed(queue)
-    await end_lease(queue, taken.id)
-    await make_overdue(queue, taken.id)
+    await make_overdue(queue, await admit_job(queue))
+    claim = await claim_job(queue)
+    await end_lease(queue, claim.id)
+    await make_overdue(queue, claim.id)
     assert await queue.claim(["instant"], 9) == []
 
 
 async def test_a_claim_is_a_lease(queue: Queue) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     job = await row(queue, claim.id)
     assert job["claim_token"] == claim.token
     assert (
@@ -99,8 +110,8 @@ async def test_a_claim_is_a_lease(queue: Queue) -> None:
     assert await queue.claim(["instant"], 9) == []
 
 
-async def test_a_job_whose_lease_ran_out_is_taken_up_again(queue: Queue) -> None:
-    first = await claimed(queue)
+async def test_a_job_whose_lease_ran_out_is_claimed_again(queue: Queue) -> None:
+    first = await claim_job(queue)
     await queue.store_provider_reference(first, "q-7")
     await end_lease(queue, first.id)
     (second,) = await queue.claim(["instant"], 9)
@@ -111,13 +122,13 @@ async def test_a_job_whose_lease_ran_out_is_taken_up_again(queue: Queue) -> None
 
 
 async def test_a_heartbeat_keeps_the_lease(queue: Queue) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await end_lease(queue, claim.id)
     assert await queue.extend([claim]) == {claim.id}
     assert await queue.claim(["instant"], 9) == []
 
 
-ZOMBIE: dict[str, Callable[[Queue, Claim], Awaitable[object]]] = {
+ZOMBIE_ACTIONS: dict[str, Callable[[Queue, Claim], Awaitable[object]]] = {
     "finalize with a picture": lambda queue, claim: queue.finalize(claim, PICTURE, REPORT),
     "finalize with a failure": lambda queue, claim: queue.finalize(claim, Failure(Reason.AUTH, "no"), REPORT),
     "extend": lambda queue, claim: queue.extend([claim]),
@@ -126,12 +137,12 @@ ZOMBIE: dict[str, Callable[[Queue, Claim], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("deed", ZOMBIE)
-async def test_a_worker_that_lost_its_job_changes_nothing(queue: Queue, deed: str) -> None:
-    zombie = await claimed(queue)
+@pytest.mark.parametrize("action", ZOMBIE_ACTIONS)
+async def test_a_worker_that_lost_its_job_changes_nothing(queue: Queue, action: str) -> None:
+    zombie = await claim_job(queue)
     await end_lease(queue, zombie.id)
     (owner,) = await queue.claim(["instant"], 1)
     before = await row(queue, owner.id)
-    assert not await ZOMBIE[deed](queue, zombie)
+    assert not await ZOMBIE_ACTIONS[action](queue, zombie)
     assert await row(queue, owner.id) == before
     assert await queue.finalize(owner, PICTURE, REPORT)

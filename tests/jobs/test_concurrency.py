@@ -1,4 +1,4 @@
-"""The places of a worker: who waits goes before who is new, and none is lost."""
+"""The semaphore of a worker: returning jobs go before new ones, and no permit is lost."""
 
 from __future__ import annotations
 
@@ -12,89 +12,89 @@ pytestmark = pytest.mark.unit
 
 
 class Worker:
-    def __init__(self, places: int) -> None:
-        self.heard = 0
-        self.places = JobSemaphore(places, self.hear)
+    def __init__(self, permits: int) -> None:
+        self.wakes = 0
+        self.semaphore = JobSemaphore(permits, self.wake)
 
-    def hear(self) -> None:
-        self.heard += 1
-
-
-def resting(worker: Worker) -> asyncio.Task[None]:
-    return asyncio.create_task(worker.places.reacquire())
+    def wake(self) -> None:
+        self.wakes += 1
 
 
-async def settle() -> None:
-    """Lets what can run now run."""
+def start_reacquiring(worker: Worker) -> asyncio.Task[None]:
+    return asyncio.create_task(worker.semaphore.reacquire())
+
+
+async def run_ready_tasks() -> None:
+    """Runs all tasks that can run now."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
-async def test_a_place_given_back_is_free_and_the_worker_hears_of_it() -> None:
+async def test_a_released_permit_is_free_and_wakes_the_worker() -> None:
     worker = Worker(1)
-    worker.places.acquire_all()
-    assert worker.places.free == 0
-    worker.places.release()
-    assert (worker.places.free, worker.heard) == (1, 1)
+    worker.semaphore.acquire_all()
+    assert worker.semaphore.free == 0
+    worker.semaphore.release()
+    assert (worker.semaphore.free, worker.wakes) == (1, 1)
 
 
-async def test_whoever_comes_back_takes_a_free_place_at_once() -> None:
+async def test_a_returning_job_takes_a_free_permit_at_once() -> None:
     worker = Worker(1)
-    await worker.places.reacquire()
-    assert worker.places.free == 0
+    await worker.semaphore.reacquire()
+    assert worker.semaphore.free == 0
 
 
-async def test_jobs_that_come_back_go_before_new_ones_the_first_first() -> None:
+async def test_returning_jobs_go_before_new_ones_in_their_order() -> None:
     worker = Worker(1)
-    worker.places.acquire_all()
-    first, second = resting(worker), resting(worker)
-    await settle()
-    worker.places.release()
-    await settle()
-    assert (first.done(), second.done(), worker.places.free, worker.heard) == (True, False, 0, 0)
-    worker.places.release()
+    worker.semaphore.acquire_all()
+    first, second = start_reacquiring(worker), start_reacquiring(worker)
+    await run_ready_tasks()
+    worker.semaphore.release()
+    await run_ready_tasks()
+    assert (first.done(), second.done(), worker.semaphore.free, worker.wakes) == (True, False, 0, 0)
+    worker.semaphore.release()
     await second
-    worker.places.release()
-    assert (worker.places.free, worker.heard) == (1, 1)
+    worker.semaphore.release()
+    assert (worker.semaphore.free, worker.wakes) == (1, 1)
 
 
-async def test_one_that_is_cancelled_while_it_waits_is_passed_over() -> None:
+async def test_a_waiter_that_was_cancelled_is_passed_over() -> None:
     worker = Worker(1)
-    worker.places.acquire_all()
-    gone, next_one = resting(worker), resting(worker)
-    await settle()
-    gone.cancel()
-    await settle()
-    worker.places.release()
-    await next_one
-    assert worker.places.free == 0
+    worker.semaphore.acquire_all()
+    cancelled, next_waiter = start_reacquiring(worker), start_reacquiring(worker)
+    await run_ready_tasks()
+    cancelled.cancel()
+    await run_ready_tasks()
+    worker.semaphore.release()
+    await next_waiter
+    assert worker.semaphore.free == 0
 
 
-async def test_one_that_is_cancelled_just_as_it_is_given_a_place_gives_it_back() -> None:
+async def test_a_waiter_cancelled_just_as_it_gets_a_permit_releases_it() -> None:
     worker = Worker(1)
-    worker.places.acquire_all()
-    waiting = resting(worker)
-    await settle()
-    worker.places.release()
+    worker.semaphore.acquire_all()
+    waiting = start_reacquiring(worker)
+    await run_ready_tasks()
+    worker.semaphore.release()
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert (worker.places.free, worker.heard) == (1, 1)
+    assert (worker.semaphore.free, worker.wakes) == (1, 1)
 
 
-async def test_while_jobs_are_claimed_for_them_free_places_are_nobody_elses() -> None:
-    """Else a job that comes back just then would make one more at once than there are places."""
+async def test_permits_reserved_for_claims_are_not_given_to_returning_jobs() -> None:
+    """Otherwise a job returning just then would exceed the number of permits."""
     worker = Worker(2)
-    reserved = worker.places.acquire_all()
-    back = resting(worker)
-    await settle()
-    assert (len(reserved), back.done()) == (2, False)
-    worker.places.release_unused(reserved[1:])
-    await back
-    assert (worker.places.free, worker.heard) == (0, 0)
+    reserved = worker.semaphore.acquire_all()
+    returning = start_reacquiring(worker)
+    await run_ready_tasks()
+    assert (len(reserved), returning.done()) == (2, False)
+    worker.semaphore.release_unused(reserved[1:])
+    await returning
+    assert (worker.semaphore.free, worker.wakes) == (0, 0)
 
 
-def test_places_that_no_job_came_for_are_free_without_another_look() -> None:
+def test_permits_without_a_job_are_free_and_wake_nobody() -> None:
     worker = Worker(2)
-    worker.places.release_unused(worker.places.acquire_all())
-    assert (worker.places.free, worker.heard) == (2, 0)
+    worker.semaphore.release_unused(worker.semaphore.acquire_all())
+    assert (worker.semaphore.free, worker.wakes) == (2, 0)

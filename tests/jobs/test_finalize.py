@@ -16,7 +16,7 @@ from jobs.queue.records import Claim, EndedJob, Failure, JobReport
 from jobs.queue.verbs import Queue
 from providers.base import Reason
 from stats.journal import OUTCOMES, Step
-from tests.queue_helpers import PICTURE, REPORT, blocked, claimed, counters, make_overdue, row, sql, steps
+from tests.queue_helpers import PICTURE, REPORT, claim_job, counters, make_overdue, row, sql, steps, wait_for_blocked
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
@@ -59,7 +59,7 @@ ENDS: dict[str, tuple[End, str]] = {
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 async def test_each_end_is_counted_and_logged_as_what_it_is(queue: Queue, outcome: str) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     end, step = ENDS[outcome]
     assert await end(queue, claim)
     counted = await counters(queue)
@@ -70,7 +70,7 @@ async def test_each_end_is_counted_and_logged_as_what_it_is(queue: Queue, outcom
 
 async def test_the_sum_of_the_outcomes_is_the_number_of_photos(queue: Queue) -> None:
     for end, _ in [*ENDS.values(), *ENDS.values()]:
-        assert await end(queue, await claimed(queue))
+        assert await end(queue, await claim_job(queue))
     found = await sql(queue, "SELECT * FROM stats_hourlycounter")  # two: overdue ones were moved by an hour
     assert sum(hour["ingest_count"] for hour in found) == 10
     assert all(hour["ingest_count"] == sum(hour[name] for name in OUTCOMES) for hour in found)
@@ -78,14 +78,14 @@ async def test_the_sum_of_the_outcomes_is_the_number_of_photos(queue: Queue) -> 
 
 async def test_the_report_is_counted(queue: Queue) -> None:
     for _ in range(2):
-        await succeed(queue, await claimed(queue))
+        await succeed(queue, await claim_job(queue))
     counted = await counters(queue)
     assert (counted["attempts"], counted["attempt_errors"], counted["polls"]) == (4, 2, 6)
     assert counted["provider_seconds"] == 3.0
 
 
 async def test_a_job_counts_in_the_hour_it_came_in(queue: Queue) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '3 hours'")
     assert await succeed(queue, claim)
     counted = await counters(queue)
@@ -93,7 +93,7 @@ async def test_a_job_counts_in_the_hour_it_came_in(queue: Queue) -> None:
 
 
 async def test_what_cannot_be_counted_has_not_ended(queue: Queue) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     before = await row(queue, claim.id)
     with pytest.raises(psycopg.errors.CheckViolation):
         await queue.finalize(claim, PICTURE, JobReport(attempts=-1))
@@ -104,7 +104,7 @@ async def test_what_cannot_be_counted_has_not_ended(queue: Queue) -> None:
 @pytest.mark.parametrize("hours", [1, 72])
 async def test_a_result_is_kept_for_the_retention_from_its_end_on(queue: Queue, settings: Settings, hours: int) -> None:
     settings.RESULT_RETENTION_HOURS = hours
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await queue.finalize(claim, replace(PICTURE, inline_base64="AAAA"), REPORT)
     job = await row(queue, claim.id)
     assert job["result_expires_at"] == job["finalized_at"] + timedelta(hours=hours)
@@ -115,7 +115,7 @@ async def test_a_result_is_kept_for_the_retention_from_its_end_on(queue: Queue, 
 
 @pytest.mark.parametrize("end", [succeed, fail, fail_by_our_fault])
 async def test_after_the_deadline_only_a_timeout_is_left(queue: Queue, end: End) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await make_overdue(queue, claim.id)
     assert await end(queue, claim) is None
     assert await expire(queue, claim)
@@ -123,7 +123,7 @@ async def test_after_the_deadline_only_a_timeout_is_left(queue: Queue, end: End)
 
 
 async def test_a_late_answer_is_logged_and_counted(queue: Queue) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await make_overdue(queue, claim.id)
     created = (await row(queue, claim.id))["created_at"]
     await expire(queue, claim)
@@ -135,13 +135,13 @@ async def test_a_late_answer_is_logged_and_counted(queue: Queue) -> None:
 
 
 async def test_a_long_error_is_cut_to_the_contracts_length(queue: Queue) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await queue.finalize(claim, Failure(Reason.REFUSED, "x" * 5000), REPORT)
     assert (await row(queue, claim.id))["error_message"] == "x" * 2048
 
 
-async def race(queue: Queue, claim: Claim, before: list[End], after: list[End]) -> list[EndedJob | None]:
-    """All at once: they wait for the row in the order given; between `before` and `after` the deadline passes."""
+async def run_race(queue: Queue, claim: Claim, before: list[End], after: list[End]) -> list[EndedJob | None]:
+    """Runs all at once: they wait for the row in this order; the deadline passes between `before` and `after`."""
     rivals: list[asyncio.Task[EndedJob | None]] = []
     async with queue.database.connection() as connection, connection.transaction():
         await connection.execute("SELECT id FROM jobs_job WHERE id = %s FOR UPDATE", (claim.id,))
@@ -150,7 +150,7 @@ async def race(queue: Queue, claim: Claim, before: list[End], after: list[End]) 
                 wait = "SELECT pg_sleep(extract(epoch FROM expires_at - clock_timestamp())) FROM jobs_job WHERE id = %s"
                 await sql(queue, wait, claim.id)
             rivals.append(asyncio.create_task(end(queue, claim)))
-            await blocked(queue, number)
+            await wait_for_blocked(queue, number)
     return list(await asyncio.gather(*rivals))
 
 
@@ -167,8 +167,8 @@ async def race(queue: Queue, claim: Claim, before: list[End], after: list[End]) 
     ],
 )
 async def test_of_all_who_end_a_job_together_one_does(queue: Queue, before: list[End], after: list[End]) -> None:
-    claim = await claimed(queue, wait_seconds=1 if after else 30)
-    winners = [closed for closed in await race(queue, claim, before, after) if closed]
+    claim = await claim_job(queue, wait_seconds=1 if after else 30)
+    winners = [ended for ended in await run_race(queue, claim, before, after) if ended]
     assert len(winners) == 1
     counted = await counters(queue)
     assert counted["ingest_count"] == sum(counted[name] for name in OUTCOMES) == 1
@@ -177,8 +177,8 @@ async def test_of_all_who_end_a_job_together_one_does(queue: Queue, before: list
 
 async def test_together_without_any_order(queue: Queue) -> None:
     for _ in range(15):
-        claim = await claimed(queue)
+        claim = await claim_job(queue)
         ends = await asyncio.gather(*(end(queue, claim) for end in (succeed, cancel, fail, expire, cancel)))
-        assert len([closed for closed in ends if closed]) == 1
+        assert len([ended for ended in ends if ended]) == 1
     counted = await counters(queue)
     assert counted["ingest_count"] == sum(counted[name] for name in OUTCOMES) == 15

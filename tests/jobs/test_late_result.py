@@ -1,4 +1,4 @@
-"""A picture that comes after the deadline (`finish_late`): which jobs take it, and what it leaves as it was."""
+"""A picture that comes after the deadline (`finish_late`): which jobs accept it, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 from jobs.queue.records import Claim, Failure, JobReport
 from jobs.queue.verbs import Queue
 from providers.base import Reason
-from tests.queue_helpers import PICTURE, claimed, counters, make_overdue, row, sql, steps
+from tests.queue_helpers import PICTURE, claim_job, counters, make_overdue, row, sql, steps
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
 
-async def timed_out(queue: Queue) -> Claim:
-    claim = await claimed(queue)
+async def time_out_job(queue: Queue) -> Claim:
+    claim = await claim_job(queue)
     await make_overdue(queue, claim.id)
     assert await queue.expire(claim.id)
     return claim
 
 
-async def test_a_job_that_has_timed_out_takes_it_once_and_stays_a_timeout(queue: Queue) -> None:
-    claim = await timed_out(queue)
+async def test_a_job_that_has_timed_out_accepts_it_once_and_stays_a_timeout(queue: Queue) -> None:
+    claim = await time_out_job(queue)
     assert await queue.add_late_result(claim, PICTURE, [])
     assert not await queue.add_late_result(claim, replace(PICTURE, checksum="d" * 64), [])
     job = await row(queue, claim.id)
@@ -35,15 +35,15 @@ async def test_a_job_that_has_timed_out_takes_it_once_and_stays_a_timeout(queue:
     assert (counted["timeouts"], counted["success"], counted["late_answers"]) == (1, 0, 0)
 
 
-async def test_another_workers_claim_gives_none(queue: Queue) -> None:
-    claim = await timed_out(queue)
+async def test_another_workers_claim_is_refused(queue: Queue) -> None:
+    claim = await time_out_job(queue)
     assert not await queue.add_late_result(replace(claim, token=uuid4()), PICTURE, [])
     assert (await row(queue, claim.id))["result_checksum"] is None
 
 
 @pytest.mark.parametrize("end", ["unfinished", "cancelled", "failed", "made"])
-async def test_no_other_job_takes_it(queue: Queue, end: str) -> None:
-    claim = await claimed(queue)
+async def test_no_other_job_accepts_it(queue: Queue, end: str) -> None:
+    claim = await claim_job(queue)
     if end == "cancelled":
         await queue.cancel(claim.id, "serg")
     elif end == "failed":

@@ -9,7 +9,7 @@ import pytest
 
 from jobs.queue.statements import ADMIT, CLAIM, GET_OUTCOME, LIST_OVERDUE
 from jobs.queue.verbs import Queue, _admission_values
-from tests.queue_helpers import admitted, new_job, sql
+from tests.queue_helpers import admit_job, new_job, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
@@ -34,7 +34,7 @@ STATEMENTS: dict[str, tuple[str, Any, set[str]]] = {
 async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
     await sql(queue, FINISHED)
     for _ in range(4):
-        await admitted(queue)
+        await admit_job(queue)
     await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, indexes) in STATEMENTS.items():
         async with queue.database.connection() as connection:
@@ -45,7 +45,7 @@ async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
 
 
 async def test_a_claim_writes_into_no_index(queue: Queue) -> None:
-    await admitted(queue)
+    await admit_job(queue)
     async with queue.database.connection() as connection, connection.transaction():
         await connection.execute(CLAIM, STATEMENTS["claim"][1])
         hot = "SELECT pg_stat_get_xact_tuples_updated(t), pg_stat_get_xact_tuples_hot_updated(t)"

@@ -1,4 +1,4 @@
-"""`manage.py purge_expired`: what has expired goes, nothing else does, and it says exactly what went."""
+"""`manage.py purge_expired`: removes what has expired and nothing else, and reports exactly what it removed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.photoslot.waiting import until
 pytestmark = pytest.mark.integration
 
 Purge = Callable[..., tuple[int, int, int, int]]
-SAID = re.compile(r"(Removed|Would remove) (\d+) files \((\d+) bytes\) and (\d+) rows\.")
+OUTPUT = re.compile(r"(Removed|Would remove) (\d+) files \((\d+) bytes\) and (\d+) rows\.")
 
 
 @pytest.fixture
@@ -39,17 +39,17 @@ def purge(processes: Processes) -> Iterator[Purge]:
     def run(*arguments: str, verb: str = "Removed") -> tuple[int, int, int, int]:
         process = processes.command("purge_expired", *arguments)
         output = process.communicate(timeout=60)[0].decode()
-        said = SAID.match(output)
-        assert said, output
-        assert said[1] == verb
-        return process.returncode, int(said[2]), int(said[3]), int(said[4])
+        match = OUTPUT.match(output)
+        assert match, output
+        assert match[1] == verb
+        return process.returncode, int(match[2]), int(match[3]), int(match[4])
 
     yield run
     for left in Path(settings.FILE_UPLOAD_TEMP_DIR).iterdir():
         left.unlink()
 
 
-def put(path: str, size: int = 10, age: float = ORPHAN_SECONDS + 60) -> Path:
+def put_file(path: str, size: int = 10, age: float = ORPHAN_SECONDS + 60) -> Path:
     files.save(path, b"x" * size)
     file = Path(settings.MEDIA_ROOT / path)
     os.utime(file, (time.time() - age,) * 2)
@@ -67,8 +67,8 @@ def add_job(hours_ago: float, *, failed: bool = False, size: int = 100) -> Job:
         "result_expires_at": finished + timedelta(hours=72),
     }
     if not failed:
-        put(f"results/{pk}.jpg", size)
-        put(f"thumbnails/{pk}.jpg", 7)
+        put_file(f"results/{pk}.jpg", size)
+        put_file(f"thumbnails/{pk}.jpg", 7)
     return Job.objects.create(
         id=pk,
         slot_id="slot-001",
@@ -102,11 +102,11 @@ def add_unfinished_job(seconds_left: float) -> Job:
 def add_media(seconds_left: float, path: str, size: int = 10) -> Path:
     expires_at = timezone.now() + timedelta(seconds=seconds_left)
     MediaObject.objects.create(path=path, mime_type="image/jpeg", size_bytes=size, expires_at=expires_at)
-    return put(path, size, age=0)
+    return put_file(path, size, age=0)
 
 
-def waiting() -> int:
-    """How many wait, in this database, for what another transaction has locked."""
+def count_waiting() -> int:
+    """How many sessions of this database wait for another transaction's lock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT FROM pg_locks WHERE NOT granted AND pid IN (SELECT pid FROM pg_locks WHERE database ="
@@ -115,25 +115,25 @@ def waiting() -> int:
         return int(cursor.rowcount)
 
 
-def all_files() -> set[str]:
+def list_files() -> set[str]:
     root = Path(settings.MEDIA_ROOT)
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-def test_after_it_nothing_is_left_of_expired_results(purge: Purge) -> None:
-    gone, kept = add_job(72.1), add_job(71.9)
+def test_nothing_is_left_of_expired_results(purge: Purge) -> None:
+    expired, kept = add_job(72.1), add_job(71.9)
     assert purge("results") == (0, 2, 107, 0)
-    assert all_files() == {f"results/{kept.pk}.jpg", f"thumbnails/{kept.pk}.jpg"}
-    gone.refresh_from_db()
-    assert gone.result_file_path is None
-    assert gone.result_checksum == "0" * 64  # what was is still known
+    assert list_files() == {f"results/{kept.pk}.jpg", f"thumbnails/{kept.pk}.jpg"}
+    expired.refresh_from_db()
+    assert expired.result_file_path is None
+    assert expired.result_checksum == "0" * 64  # the record of the result stays
     assert purge("results") == (0, 0, 0, 0)
 
 
 def test_media_past_its_time_goes_with_its_row(purge: Purge) -> None:
-    gone, kept = add_media(-1, "media/a.jpg", 11), add_media(60, "media/b.jpg")
+    expired, kept = add_media(-1, "media/a.jpg", 11), add_media(60, "media/b.jpg")
     assert purge("media") == (0, 1, 11, 1)
-    assert (gone.exists(), kept.exists()) == (False, True)
+    assert (expired.exists(), kept.exists()) == (False, True)
     assert MediaObject.objects.get().path == "media/b.jpg"
 
 
@@ -146,7 +146,7 @@ def test_a_file_whose_link_is_good_stays_however_old_it_is(purge: Purge) -> None
 
 def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
     finished, overdue, under_way = add_job(1), add_unfinished_job(-1), add_unfinished_job(30)
-    photos = [put(f"payloads/{job.pk}.jpg", 5, age=0) for job in (finished, overdue, under_way)]
+    photos = [put_file(f"payloads/{job.pk}.jpg", 5, age=0) for job in (finished, overdue, under_way)]
     assert purge("media") == (0, 2, 10, 0)
     assert [photo.exists() for photo in photos] == [False, False, True]
 
@@ -155,21 +155,21 @@ def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
     ("folder", "kind"),
     [("payloads", "media"), ("media", "media"), ("tmp", "media"), ("results", "results"), ("thumbnails", "results")],
 )
-def test_what_a_crash_left_goes_when_it_can_be_nobodys(purge: Purge, folder: str, kind: str) -> None:
+def test_what_a_crash_left_goes_when_no_job_can_need_it(purge: Purge, folder: str, kind: str) -> None:
     for name in (f"{uuid4()}.jpg", f".0123456789abcdef.{uuid4()}.jpg"):
-        put(f"{folder}/{name}", 5)
+        put_file(f"{folder}/{name}", 5)
     young = {f"{folder}/{uuid4()}.jpg", f"{folder}/half.upload"}
     for path in young:
-        put(path, 5, age=ORPHAN_SECONDS / 2)
+        put_file(path, 5, age=ORPHAN_SECONDS / 2)
     assert purge(kind) == (0, 2, 10, 0)
-    assert all_files() == young
+    assert list_files() == young
 
 
 def test_a_picture_of_a_job_that_has_no_result_goes_once_it_is_old(purge: Purge) -> None:
     failed = add_job(1, failed=True)
-    late = put(f"results/{failed.pk}.jpg", age=0)
+    late = put_file(f"results/{failed.pk}.jpg", age=0)
     assert purge("results")[1] == 0
-    put(f"results/{failed.pk}.jpg")
+    put_file(f"results/{failed.pk}.jpg")
     assert purge("results")[1] == 1
     assert not late.exists()
 
@@ -182,11 +182,11 @@ def test_the_hand_off_copy_that_a_crash_left_is_cleared(purge: Purge) -> None:
     assert Job.objects.get(pk=waiting.pk).result_inline_base64 == "eA=="
 
 
-def test_the_log_is_kept_as_long_as_asked(purge: Purge) -> None:
+def test_the_log_is_kept_for_its_retention(purge: Purge) -> None:
     old, young = add_job(401 * 24), add_job(399 * 24)
     for job in (old, young):
         ProcessingLog.objects.create(job_id=job.pk, slot_id=job.slot_id, status="received", occurred_at=job.created_at)
-    assert purge("log") == (0, 0, 0, 1)  # the job itself goes when its files are gone
+    assert purge("log") == (0, 0, 0, 1)  # the job itself goes when its files are removed
     purge("results")
     assert purge("log")[3] == 1
     assert list(Job.objects.all()) == [young]
@@ -199,7 +199,7 @@ def test_traces_of_processes_and_old_purges_go(purge: Purge) -> None:
         Process.objects.create(kind="worker", name="w", is_listening=True, seen_at=now - timedelta(minutes=minutes))
     old = now - timedelta(days=31)
     PurgeRun.objects.create(started_at=old, kinds=["media"], cutoff_at=old)
-    PurgeRun.objects.create(started_at=now, kinds=["media"], cutoff_at=old, request_id=uuid4())  # tried again, in vain
+    PurgeRun.objects.create(started_at=now, kinds=["media"], cutoff_at=old, request_id=uuid4())  # kept failing
     assert purge("log")[3] == 3
     assert Process.objects.filter(seen_at__lt=now - timedelta(minutes=5)).count() == 0
     Process.objects.all().delete()
@@ -210,12 +210,12 @@ def test_a_dry_run_says_the_same_and_removes_nothing(purge: Purge) -> None:
     add_job(73)
     overdue = add_unfinished_job(-1)
     add_media(-1, f"payloads/{overdue.pk}.jpg", 11)
-    put(f"tmp/{uuid4()}", 3)
+    put_file(f"tmp/{uuid4()}", 3)
     old = add_job(24 * 500, failed=True)
     MediaObject.objects.create(job=old, path="media/of-old", mime_type="", size_bytes=0, expires_at=old.expires_at)
-    before = all_files(), Job.objects.count(), MediaObject.objects.count()
+    before = list_files(), Job.objects.count(), MediaObject.objects.count()
     forecast = purge("--dry-run", verb="Would remove")
-    assert (all_files(), Job.objects.count(), MediaObject.objects.count()) == before
+    assert (list_files(), Job.objects.count(), MediaObject.objects.count()) == before
     assert not PurgeRun.objects.exists()
     assert not PurgeTotal.objects.exists()
     assert purge() == forecast == (0, 4, 107 + 11 + 3, 3)
@@ -235,9 +235,9 @@ def test_a_file_that_cannot_be_removed_is_reported_and_tried_again(purge: Purge)
 
 
 @pytest.mark.parametrize("kind", ["media", "results"])
-def test_a_folder_among_the_files_is_let_be(purge: Purge, kind: str) -> None:
+def test_a_folder_among_the_files_stays(purge: Purge, kind: str) -> None:
     for folder in ("media", "tmp") if kind == "media" else ("results", "thumbnails"):
-        inside = put(f"{folder}/of somebody else's/a.jpg")
+        inside = put_file(f"{folder}/of somebody else's/a.jpg")
         os.utime(inside.parent, (0, 0))
     assert purge(kind) == (0, 0, 0, 0)
     for folder in ("media", "tmp", "results", "thumbnails"):
@@ -267,20 +267,20 @@ def test_two_at_once_share_the_work(processes: Processes) -> None:
         MediaObject.objects.create(
             path=f"media/{n}.jpg", mime_type="image/jpeg", size_bytes=5, expires_at=timezone.now()
         )
-        put(f"media/{n}.jpg", 5)
+        put_file(f"media/{n}.jpg", 5)
     both = [processes.command("purge_expired") for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0].decode() for process in both]
-    said = [SAID.match(output) for output in outputs]
+    matches = [OUTPUT.match(output) for output in outputs]
     assert [process.returncode for process in both] == [0, 0]
-    sums = [sum(int(match[group]) for match in said if match) for group in (2, 3, 4)]
+    sums = [sum(int(match[group]) for match in matches if match) for group in (2, 3, 4)]
     assert sums == [150 * 2 + 300, 150 * 107 + 300 * 5, 300]
-    assert all_files() == set()
+    assert list_files() == set()
 
 
 def test_of_all_who_remove_a_file_at_once_one_did_it(database: None) -> None:
     paths = [f"media/{n}.jpg" for n in range(200)]
     for path in paths:
-        put(path, 5)
+        put_file(path, 5)
     start = Barrier(4)
 
     def remove_all() -> int:
@@ -296,7 +296,7 @@ def test_rows_that_another_purge_removes_are_not_counted_twice(processes: Proces
     with transaction.atomic():
         MediaObject.objects.all().delete()  # the other purge, about to commit
         process = processes.command("purge_expired", "media")
-        until(lambda: waiting() == 1)
+        until(lambda: count_waiting() == 1)
     assert b" 0 rows." in process.communicate(timeout=60)[0]
 
 
@@ -313,14 +313,14 @@ def add_call(days_ago: float, *, is_open: bool = False) -> ProviderCall:
 
 
 def test_calls_are_kept_as_long_as_the_log(purge: Purge) -> None:
-    gone, kept = add_call(settings.LOG_RETENTION_DAYS + 0.1), add_call(settings.LOG_RETENTION_DAYS - 0.1)
+    expired, kept = add_call(settings.LOG_RETENTION_DAYS + 0.1), add_call(settings.LOG_RETENTION_DAYS - 0.1)
     assert purge("log") == (0, 0, 0, 1)
     assert list(ProviderCall.objects.all()) == [kept]
-    assert gone != kept
+    assert expired != kept
 
 
 def test_a_call_that_a_crash_left_open_is_under_way_no_more(purge: Purge) -> None:
-    """It may have been billed; what is new may still be answered."""
+    """It may have been billed; a new call may still be answered."""
     lost, new = add_call(0.01, is_open=True), add_call(0, is_open=True)
     purge("log", "--dry-run", verb="Would remove")
     assert ProviderCall.objects.filter(ended_at=None).count() == 2

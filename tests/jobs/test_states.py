@@ -10,32 +10,32 @@ import pytest
 from jobs.queue.records import Claim, Failure
 from jobs.queue.verbs import Queue
 from providers.base import Reason
-from tests.queue_helpers import PICTURE, REPORT, admitted, claimed, end_lease, make_overdue, row, sql
+from tests.queue_helpers import PICTURE, REPORT, admit_job, claim_job, end_lease, make_overdue, row, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
 
-Deed = Callable[[Queue, Claim], Awaitable[object]]
+Action = Callable[[Queue, Claim], Awaitable[object]]
 
 
-async def nothing(queue: Queue, claim: Claim) -> None:
+async def do_nothing(queue: Queue, claim: Claim) -> None:
     """It is in the state."""
 
 
-async def overdue(queue: Queue, claim: Claim) -> None:
+async def pass_deadline(queue: Queue, claim: Claim) -> None:
     await make_overdue(queue, claim.id)
 
 
-async def overdue_pending(queue: Queue, claim: Claim) -> None:
+async def release_and_pass_deadline(queue: Queue, claim: Claim) -> None:
     await queue.release([claim])
     await make_overdue(queue, claim.id)
 
 
-async def timed_out(queue: Queue, claim: Claim) -> None:
+async def time_out(queue: Queue, claim: Claim) -> None:
     await make_overdue(queue, claim.id)
     await queue.expire(claim.id)
 
 
-async def lost(queue: Queue, claim: Claim) -> None:
+async def lose_lease(queue: Queue, claim: Claim) -> None:
     await end_lease(queue, claim.id)
 
 
@@ -58,19 +58,19 @@ async def release(queue: Queue, claim: Claim) -> object:
 
 
 # How a claimed job gets into the state, and which moves lead out of it.
-STATES: dict[str, tuple[Deed, str]] = {
+STATES: dict[str, tuple[Action, str]] = {
     "pending": (release, "claim cancel"),
-    "processing": (nothing, "extend refer succeed fail cancel release"),
-    "processing, lease run out": (lost, "claim extend refer succeed fail cancel release"),
-    "pending, overdue": (overdue_pending, "cancel expire"),
-    "processing, overdue": (overdue, "extend refer cancel release expire"),
+    "processing": (do_nothing, "extend refer succeed fail cancel release"),
+    "processing, lease run out": (lose_lease, "claim extend refer succeed fail cancel release"),
+    "pending, overdue": (release_and_pass_deadline, "cancel expire"),
+    "processing, overdue": (pass_deadline, "extend refer cancel release expire"),
     "succeeded": (succeed, ""),
     "failed": (fail, ""),
     "cancelled": (cancel, ""),
-    "timed out": (timed_out, ""),
+    "timed out": (time_out, ""),
 }
 # Each move, and what it leaves in the row.
-MOVES: dict[str, tuple[Deed, dict[str, object]]] = {
+MOVES: dict[str, tuple[Action, dict[str, object]]] = {
     "claim": (lambda queue, claim: queue.claim(["instant"], 9), {"status": "processing", "claims": 2}),
     "extend": (lambda queue, claim: queue.extend([claim]), {"status": "processing", "claims": 1}),
     "refer": (lambda queue, claim: queue.store_provider_reference(claim, "q-1"), {"provider_job_reference": "q-1"}),
@@ -88,13 +88,13 @@ MOVES: dict[str, tuple[Deed, dict[str, object]]] = {
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("state", STATES)
 async def test_every_move_from_every_state(queue: Queue, state: str, move: str) -> None:
-    claim = await claimed(queue)
+    claim = await claim_job(queue)
     await STATES[state][0](queue, claim)
     before = await row(queue, claim.id)
-    says_it_moved = bool(await MOVES[move][0](queue, claim))
+    reports_a_move = bool(await MOVES[move][0](queue, claim))
     after = await row(queue, claim.id)
     is_allowed = move in STATES[state][1].split()
-    assert says_it_moved == (after != before) == is_allowed
+    assert reports_a_move == (after != before) == is_allowed
     if is_allowed:
         assert after | MOVES[move][1] == after
         assert (after["finalized_at"] is not None) == after["is_finalized"]
@@ -120,7 +120,7 @@ async def test_every_move_from_every_state(queue: Queue, state: str, move: str) 
     ],
 )
 async def test_the_database_refuses_what_cannot_be(queue: Queue, constraint: str, change: str) -> None:
-    job_id = await admitted(queue)
+    job_id = await admit_job(queue)
     with pytest.raises(psycopg.errors.CheckViolation) as refusal:
         await sql(queue, f"UPDATE jobs_job SET {change} WHERE id = %s", job_id)  # noqa: S608 - the changes above
     assert refusal.value.diag.constraint_name == constraint

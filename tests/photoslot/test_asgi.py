@@ -13,7 +13,7 @@ import pytest
 
 from jobs.models import Job
 from photoslot.asgi import application
-from tests.api import may
+from tests.api import make_api
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.photoslot.waiting import until
 
@@ -27,7 +27,7 @@ def test_a_held_booth_costs_no_thread_and_all_hear_when_the_process_leaves(proce
     web = processes.web(QUEUE_MAX_IN_FLIGHT_JOBS=str(2 * HELD + 1), WORKER_GRACE_SECONDS="1")
     booth = Booth(processes.url)
     replies = [in_background(lambda i=i: booth.post(jpeg(), id=str(i))) for i in range(HELD)]  # type: ignore[misc]
-    test_run, headers = f"{processes.url}/api/slots/slot-001/test-run", may("slots:write").headers
+    test_run, headers = f"{processes.url}/api/slots/slot-001/test-run", make_api("slots:write").headers
     staff = in_background(lambda: httpx.post(test_run, files={"file": jpeg()}, headers=headers, timeout=60))
     until(lambda: Job.objects.count() == HELD + 1)
     assert len(list(Path(f"/proc/{web.pid}/task").iterdir())) < HELD

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from photoslot.booth_client import Reply, fields, post_photo
+from tests.booth_client import Reply, fields, post_photo
 from tests.conftest import in_background, jpeg
 from tests.photoslot.checkout import Checkout
 from tests.photoslot.waiting import until
@@ -80,6 +80,20 @@ def test_it_says_where_everything_is(checkout: Checkout, welcome: str) -> None:
         assert password not in welcome  # which goes to a pipe here, and not to a terminal
     assert str(checkout.root / "secrets/runtime_credentials.json") in welcome
     assert httpx.get(re.search(r"http\S+/admin/", welcome)[0], follow_redirects=True).status_code == 200  # type: ignore[index]
+
+
+def test_style_sheets_are_compressed_and_kept_for_good(welcome: str) -> None:
+    page = httpx.get(re.search(r"http\S+/admin/", welcome)[0], follow_redirects=True)  # type: ignore[index]
+    sheets = re.findall(r'href="(/static/[^"]+\.css)"', page.text)
+    assert sheets
+    for sheet in sheets:
+        answer = httpx.get(page.url.join(sheet))
+        assert answer.status_code == 200
+        assert answer.headers["Content-Type"].startswith("text/css")
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert "immutable" in answer.headers["Cache-Control"]
+    missing = httpx.get(page.url.join("/static/no.css"))
+    assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_the_line_to_try_works(checkout: Checkout, welcome: str, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from pytest_django import fixtures
 
 from providers.base import Reason
 from providers.models import ProviderAccount
-from tests.admin_client import browser, errors_of, log_in, person, post, text_of
+from tests.admin_client import browser, errors_of, log_in, make_staff_user, post, text_of
 from tests.providers.account_factories import KEYS, create_account
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:providers_provideraccount_changelist")
 PAGE = reverse("admin:providers_provideraccount_change", args=["gemini"])
@@ -236,7 +236,7 @@ def test_all_accounts_are_tested_at_once_and_a_silent_one_does_not_delay_the_pag
 
 def test_in_the_running_service_it_works_too(web: httpx.Client, wires: WireSandbox) -> None:
     create_account(wires.url)
-    log_in(web, person(superuser=True))
+    log_in(web, make_staff_user(superuser=True))
     post(web, LIST, {"action": "test", "_selected_action": "gemini"})
     assert "Google Gemini: the account works." in text_of(web.get(LIST))
 

@@ -16,7 +16,7 @@ from tests.conftest import Processes
 from tests.providers.account_factories import create_account, create_past_calls
 
 LABELS = ("provider", "outcome", "reason")
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 
 def scrape(client: httpx.Client, name: str) -> dict[tuple[str, ...], float]:

@@ -15,18 +15,18 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from photoslot.booth_client import Reply
 from providers.base import Reason
 from providers.models import ProviderAccount
 from stats.models import ProcessingLog
 from tests import leaks
+from tests.booth_client import Reply
 from tests.conftest import Booth, jpeg
 from tests.ingest.helpers import nothing_left, refusal
 from tests.providers.account_factories import KEYS, create_account, use_gemini
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("rolled_back_database")]
 
 
 class Relay(BaseHTTPRequestHandler):

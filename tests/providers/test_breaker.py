@@ -30,7 +30,7 @@ from tests.providers.account_factories import (
     start_call,
     use_gemini,
 )
-from tests.queue_helpers import blocked, sql
+from tests.queue_helpers import sql, wait_for_blocked
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
@@ -130,7 +130,7 @@ async def count_probes_of_two(queue: Queue) -> int:
     async with queue.database.connection() as connection, connection.transaction():
         first = await limits.begin_call(connection, build_call())
         second = asyncio.create_task(begin_call(queue))
-        await blocked(queue, 1)
+        await wait_for_blocked(queue, 1)
     permits = [first, *await asyncio.gather(second, return_exceptions=True)]
     assert all(isinstance(permit, CallPermit | PermanentError) for permit in permits)
     return sum(isinstance(permit, CallPermit) for permit in permits)

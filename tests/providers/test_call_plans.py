@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from core.database import in_thread
-from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_ROOM
+from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_CAPACITY
 from jobs.queue.verbs import Queue
 from providers.limits import COUNT_CALLS, SUM_SPENT_TODAY, WINDOW_SECONDS
 from tests.providers.account_factories import create_account
@@ -43,7 +43,7 @@ STATEMENTS: dict[str, tuple[str, Any, int]] = {
     "the day": (COUNT_CALLS, MINUTE | {"by_day": True}, 8_700),
     "the slot's money": (SUM_SPENT_TODAY, ("slot-001",), 8_700),
     "earlier calls": (GET_EARLIER_CALLS, ([uuid4()],), 0),
-    "room for a fallback": (HAS_ROOM, ("gemini",), 70),
+    "capacity for a fallback": (HAS_CAPACITY, ("gemini",), 70),
     "claim": (CLAIM, CLAIM_VALUES, 80),
 }
 

@@ -13,10 +13,10 @@ from django.urls import reverse
 
 from providers.models import ProviderCall
 from tests.admin_client import browser, text_of
-from tests.plans import goes_by
+from tests.plans import assert_uses_index
 from tests.providers.account_factories import create_past_calls
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:providers_providercall_changelist")
 
@@ -63,7 +63,7 @@ def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: 
     assert len(captured) == 4  # session, user, bounded count, rows
     count, rows = (query["sql"] for query in captured.captured_queries[2:])
     assert "LIMIT 10001" in count
-    goes_by(index, rows, "providers_providercall")
+    assert_uses_index(index, rows, "providers_providercall")
 
 
 def test_what_is_seen_of_a_call(admin: Client) -> None:
@@ -90,6 +90,7 @@ def test_the_address_filters_by_nothing_slow(admin: Client, query: dict[str, Any
     assert admin.get(LIST, query).status_code == 400
 
 
+@pytest.mark.usefixtures("database")
 def test_it_is_read_only_even_for_a_superuser(admin: Client) -> None:
     create_past_calls(1, 3)
     call = ProviderCall.objects.get()

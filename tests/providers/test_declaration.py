@@ -78,7 +78,7 @@ def test_the_schema_is_only_to_be_read() -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
-@pytest.mark.usefixtures("database")
+@pytest.mark.usefixtures("rolled_back_database")
 def test_the_schema_takes_what_the_first_slots_are_set_to_and_no_other_key() -> None:
     slots = Slot.objects.all()
     assert len(slots) == 15

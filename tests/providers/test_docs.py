@@ -30,7 +30,7 @@ def examples(provider_id: str) -> list[dict[str, Any]]:
 
 def accepts(provider_id: str, operation_id: str, example: dict[str, Any]) -> bool:
     try:
-        settings_validation.load(provider_id, operation_id, example)
+        settings_validation.parse(provider_id, operation_id, example)
     except ValidationError:
         return False
     return True

@@ -11,9 +11,9 @@ import pytest
 from django.db.models.functions import Now
 
 from jobs.models import Job
-from photoslot.booth_client import Reply
 from providers.models import ProviderCall
 from stats.models import ProcessingLog
+from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, use_account
 from tests.ingest.helpers import refusal
 from tests.sandbox import gemini, turbotext

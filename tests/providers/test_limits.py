@@ -16,15 +16,15 @@ from core.database import in_thread
 from jobs.models import Process
 from jobs.queue import statements
 from jobs.queue.verbs import CLAIM_LOCK, Queue
-from photoslot.booth_client import Reply
 from providers import limits
 from providers.base import PermanentError, Reason
 from providers.limits import WINDOW_SECONDS
 from providers.models import ProviderAccount, ProviderCall
+from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, jpeg, set_slot
 from tests.photoslot.waiting import until
 from tests.providers.account_factories import begin_call, build_call, create_account, create_past_calls, use_gemini
-from tests.queue_helpers import admitted, blocked, sql
+from tests.queue_helpers import admit_job, sql, wait_for_blocked
 from tests.sandbox.wire import WireSandbox
 
 pytest_plugins = "tests.providers.accounts_fixtures"
@@ -91,7 +91,7 @@ async def test_an_account_that_is_off_makes_no_call(queue: Queue) -> None:
 
 async def wait_until_done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> None:
     """Returns once the task is done or waits for a lock."""
-    waits = asyncio.create_task(blocked(queue, 1))
+    waits = asyncio.create_task(wait_for_blocked(queue, 1))
     await asyncio.wait([task, waits], return_when=asyncio.FIRST_COMPLETED)
     waits.cancel()
 
@@ -121,7 +121,7 @@ async def count_claims_of_two(queue: Queue) -> int:
         "window": WINDOW_SECONDS,
     }
     async with queue.database.connection() as connection, connection.transaction():
-        await connection.execute(statements.CLAIM_TURN, (CLAIM_LOCK,))
+        await connection.execute(statements.LOCK_CLAIMS, (CLAIM_LOCK,))
         first = await (await connection.execute(statements.CLAIM, values)).fetchall()
         taken = [row[0] for row in first]
         await sql(queue, "UPDATE jobs_job SET created_at = created_at - interval '1 h' WHERE id <> ALL(%s)", taken)
@@ -133,18 +133,18 @@ async def count_claims_of_two(queue: Queue) -> int:
 @pytest.mark.parametrize(("turn", "claims"), [(False, 4), (True, 2)], ids=["without turns", "with turns"])
 async def test_the_last_permits_at_once(queue: Queue, monkeypatch: pytest.MonkeyPatch, turn: bool, claims: int) -> None:
     if not turn:
-        monkeypatch.setattr(statements, "CLAIM_TURN", "SELECT %s::bigint")
+        monkeypatch.setattr(statements, "LOCK_CLAIMS", "SELECT %s::bigint")
     await create_account_with_calls(0, 0, max_concurrent=2)
     for _ in range(6):
-        await admitted(queue, provider_id="gemini")
+        await admit_job(queue, provider_id="gemini")
     assert await count_claims_of_two(queue) == claims
 
 
 async def test_a_slot_at_its_limit_leaves_its_providers_capacity_to_other_slots(queue: Queue) -> None:
     await create_account_with_calls(0, 0, max_concurrent=3)
     for _ in range(4):
-        await admitted(queue, provider_id="gemini", settings_json={"max_concurrent": 1})
-    other = await admitted(queue, provider_id="gemini", slot_id="slot-002")
+        await admit_job(queue, provider_id="gemini", settings_json={"max_concurrent": 1})
+    other = await admit_job(queue, provider_id="gemini", slot_id="slot-002")
     first = await queue.claim(["gemini"], 1)
     assert [claim.slot_id for claim in first] == ["slot-001"]
     assert [claim.id for claim in await queue.claim(["gemini"], 4)] == [other]

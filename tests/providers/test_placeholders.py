@@ -42,8 +42,8 @@ def test_a_value_comes_in_one_line_of_bounded_length(sent: dict[str, str], expec
 @pytest.mark.parametrize(("provider", "field"), [("gemini", "prompt"), ("openai", "prompt"), ("turbotext", "prompt")])
 def test_a_slot_with_an_unknown_one_is_refused_and_it_is_named(provider: str, field: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        settings_validation.load(provider, "image_edit", {"prompt": "For {guest} and {name}"})
-    ((path, (sentence,)),) = settings_validation.by_field(caught.value).items()
+        settings_validation.parse(provider, "image_edit", {"prompt": "For {guest} and {name}"})
+    ((path, (sentence,)),) = settings_validation.group_by_field(caught.value).items()
     assert path == f"settings_json.{field}"
     assert "{guest}" in sentence
     assert "{name}" not in sentence

@@ -13,7 +13,7 @@ from core import crypto
 from providers.models import ProviderAccount
 from tests.providers.account_factories import KEYS, create_account
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
 PROXY = "http://user:word@proxy.example:3128"

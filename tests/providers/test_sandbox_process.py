@@ -19,8 +19,8 @@ import httpx
 import pytest
 from django.conf import settings
 
-from photoslot.booth_client import fields, post_photo
 from photoslot.embedded_postgres import EmbeddedPostgres
+from tests.booth_client import fields, post_photo
 from tests.conftest import in_background, jpeg
 from tests.photoslot.checkout import Checkout
 from tests.sandbox import gemini, openai, turbotext

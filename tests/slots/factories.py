@@ -1,4 +1,4 @@
-"""Template images, without the way they came in by."""
+"""Template images, made without an upload by the admin or the API."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from django.urls import reverse
 ADD = reverse("admin:slots_slot_add")
 
 
-def change(slot_id: str = "slot-001") -> str:
+def change_url(slot_id: str = "slot-001") -> str:
     return reverse("admin:slots_slot_change", args=[slot_id])
 
 
@@ -22,10 +22,10 @@ def slot_page(recipe: str = "studio/image_edit", bindings: Any = (), **more: Any
     return {"name": "New", "is_active": "on", "recipe": recipe} | totals | rows | more
 
 
-def settings(**given: Any) -> dict[str, Any]:
+def settings(**values: Any) -> dict[str, Any]:
     """The settings' fields; `output__width` is the one of `output.width`."""
-    return {f"settings.{name.replace('__', '.')}": value for name, value in given.items()}
+    return {f"settings.{name.replace('__', '.')}": value for name, value in values.items()}
 
 
-def pasted(settings_json: Any) -> dict[str, str]:
+def paste_settings(settings_json: Any) -> dict[str, str]:
     return {"settings_json": settings_json if isinstance(settings_json, str) else json.dumps(settings_json)}

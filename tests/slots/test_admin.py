@@ -16,9 +16,9 @@ from jobs.storage import files
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.admin_client import browser, errors_of, text_of
 from tests.conftest import jpeg, set_slot, stored_files
-from tests.slots.form_data import ADD, change, settings, slot_page
+from tests.slots.form_data import ADD, change_url, settings, slot_page
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:slots_slot_changelist")
 MEDIA_LIST = reverse("admin:slots_templatemedia_changelist")
@@ -39,7 +39,7 @@ def upload(client: Client, data: bytes, name: str = "x.jpg", label: str = "Mood"
     return client.post(MEDIA_ADD, {"file": file, "label": label})
 
 
-def stored(client: Client, data: bytes | None = None) -> TemplateMedia:
+def add_media(client: Client, data: bytes | None = None) -> TemplateMedia:
     assert upload(client, data or jpeg()).status_code == 302
     return TemplateMedia.objects.get()
 
@@ -76,46 +76,46 @@ def test_an_id_that_is_taken_never_overwrites(admin: Client) -> None:
 
 
 def test_an_id_stays_for_good(admin: Client) -> None:
-    assert admin.post(change(), form("noir", id="slot-099")).status_code == 302
+    assert admin.post(change_url(), form("noir", id="slot-099")).status_code == 302
     assert not Slot.objects.filter(pk="slot-099").exists()
     assert Slot.objects.get(pk="slot-001").settings_json == {"look": "noir"}
 
 
-def test_a_recipe_that_is_not_offered_is_refused_in_one_sentence(admin: Client) -> None:
-    (sentence,) = errors_of(admin.post(change(), form("noir", recipe="studio/dance")))["recipe"]
+def test_an_operation_that_is_not_offered_is_refused_in_one_sentence(admin: Client) -> None:
+    (sentence,) = errors_of(admin.post(change_url(), form("noir", recipe="studio/dance")))["recipe"]
     assert "studio/dance is not one of" in sentence
 
 
 def test_a_slot_of_a_provider_that_is_gone_shows_it_and_cannot_be_saved_so(admin: Client) -> None:
     set_slot(provider_id="acme")
-    assert "acme/image_edit" in text_of(admin.get(change()))
-    answer = admin.post(change(), form("noir", recipe="acme/image_edit"))
+    assert "acme/image_edit" in text_of(admin.get(change_url()))
+    answer = admin.post(change_url(), form("noir", recipe="acme/image_edit"))
     assert errors_of(answer) == {"recipe": ["There is no such provider."]}
 
 
 def test_a_template_image_added_in_the_same_form_counts(admin: Client) -> None:
-    row = {"setting_key": "mood", "media": stored(admin).pk}
-    answer = admin.post(change(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
+    row = {"setting_key": "mood", "media": add_media(admin).pk}
+    answer = admin.post(change_url(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
     assert answer.status_code == 302
     assert Slot.objects.get(pk="slot-001").bindings.get().setting_key == "mood"
 
 
 @pytest.mark.parametrize("leaving", [{"DELETE": "on"}, {"setting_key": "other"}])
 def test_a_template_image_leaving_in_the_same_form_does_not(admin: Client, leaving: dict[str, str]) -> None:
-    media = stored(admin)
+    media = add_media(admin)
     binding = TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
     row = {"id": binding.pk, "slot": "slot-001", "setting_key": "mood", "media": media.pk} | leaving
-    answer = admin.post(change(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
+    answer = admin.post(change_url(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
     assert list(errors_of(answer)) == ["settings.style"]
     assert TemplateBinding.objects.get().setting_key == "mood"
 
 
 def test_the_booths_address_is_shown_with_an_example(admin: Client) -> None:
-    page = text_of(admin.get(change("slot-003")))
+    page = text_of(admin.get(change_url("slot-003")))
     assert "-F fileToUpload=@photo.jpg http://localhost:8000/ingest/slot-003" in page
 
 
-def test_archived_slots_leave_the_list_until_asked_for(admin: Client) -> None:
+def test_archived_slots_are_listed_only_on_request(admin: Client) -> None:
     assert "Archived: slot-002, slot-003." in act(admin, "archive", "slot-002", "slot-003")
     assert "slot-002" not in text_of(admin.get(LIST))
     assert "slot-002" in text_of(admin.get(LIST, {"archived": "yes"}))
@@ -149,12 +149,12 @@ def test_who_may_only_look_changes_nothing(action: str) -> None:
     viewer = browser("slots.view_slot")
     before = list(Slot.objects.values())
     act(viewer, action, "slot-001")
-    assert viewer.post(change(), form("noir")).status_code == 403
+    assert viewer.post(change_url(), form("noir")).status_code == 403
     assert list(Slot.objects.values()) == before
 
 
-def test_who_may_only_look_sees_the_recipe() -> None:
-    page = text_of(browser("slots.view_slot").get(change("slot-003")))
+def test_who_may_only_look_sees_operation_and_settings() -> None:
+    page = text_of(browser("slots.view_slot").get(change_url("slot-003")))
     assert "Studio (built in): Look" in page
     assert '"look": "sepia"' in page
 
@@ -195,12 +195,12 @@ def test_what_is_no_whole_image_is_refused_and_leaves_nothing(admin: Client, dat
 
 def test_an_image_of_too_many_pixels_is_refused(admin: Client, settings: Any) -> None:
     settings.INGEST_MAX_PIXELS = 1_000_000
-    told = errors_of(upload(admin, png("RGB", (1001, 1000))))
-    assert told == {"file": ["The image has more than 1 megapixels, or more than 65500 pixels a side."]}
+    errors = errors_of(upload(admin, png("RGB", (1001, 1000))))
+    assert errors == {"file": ["The image has more than 1 megapixels, or more than 65500 pixels a side."]}
 
 
 def test_the_preview_is_for_staff_who_may_look(admin: Client) -> None:
-    media = stored(admin, jpeg(3000, 2000))
+    media = add_media(admin, jpeg(3000, 2000))
     address = reverse("admin:slots_templatemedia_preview", args=[media.pk])
     answer = browser("slots.view_templatemedia").get(address)
     assert images.probe(answer.content).width < 800
@@ -210,10 +210,10 @@ def test_the_preview_is_for_staff_who_may_look(admin: Client) -> None:
 
 
 def test_no_page_links_to_the_file_and_it_has_no_public_address(admin: Client) -> None:
-    media = stored(admin)
+    media = add_media(admin)
     TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
     address = reverse("admin:slots_templatemedia_change", args=[media.pk])
-    for page in (address, MEDIA_LIST, change()):
+    for page in (address, MEDIA_LIST, change_url()):
         content = admin.get(page).content.decode()
         assert str(media.file.name) not in content
         assert reverse("admin:slots_templatemedia_preview", args=[media.pk]) in content
@@ -221,7 +221,7 @@ def test_no_page_links_to_the_file_and_it_has_no_public_address(admin: Client) -
 
 
 def test_the_file_stays_and_the_label_changes(admin: Client) -> None:
-    media = stored(admin)
+    media = add_media(admin)
     file = SimpleUploadedFile("other.jpg", jpeg(colour="red"))
     address = reverse("admin:slots_templatemedia_change", args=[media.pk])
     assert admin.post(address, {"file": file, "label": "Evening"}).status_code == 302
@@ -241,8 +241,9 @@ def test_the_list_of_template_images_says_where_they_are_used(admin: Client, dja
 
 
 @pytest.mark.parametrize("way", ["page", "action"])
+@pytest.mark.usefixtures("database")
 def test_deleting_is_refused_while_a_slot_uses_it_then_takes_the_file_along(admin: Client, way: str) -> None:
-    media = stored(admin)
+    media = add_media(admin)
     binding = TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=media)
     page = reverse("admin:slots_templatemedia_delete", args=[media.pk]), {"post": "yes"}
     action = MEDIA_LIST, {"action": "delete_selected", "_selected_action": [media.pk], "post": "yes"}

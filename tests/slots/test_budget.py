@@ -1,4 +1,4 @@
-"""What staff and Prometheus are told of a slot's budget."""
+"""A slot's budget as staff and Prometheus see it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slots.models import Slot
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 
-def call(usd: str | None, days_ago: int = 0, slot_id: str = "slot-001", outcome: str = "made") -> None:
+def add_call(usd: str | None, days_ago: int = 0, slot_id: str = "slot-001", outcome: str = "made") -> None:
     at = timezone.now() - timedelta(days=days_ago)
     values = {"provider_id": "gemini", "slot_id": slot_id, "job_id": uuid4(), "cost_usd": usd}
     ProviderCall.objects.create(at=at, ended_at=at, outcome=outcome, **values)
@@ -29,7 +29,7 @@ def budget() -> None:
 
 @pytest.mark.usefixtures("budget")
 @pytest.mark.parametrize(
-    ("spent", "told", "level"),
+    ("spent", "expected", "level"),
     [
         ([], "0.00 of 5.00 USD, 0 %", None),
         (["1.00", "1.49"], "2.49 of 5.00 USD, 49 %", None),
@@ -38,20 +38,20 @@ def budget() -> None:
         (["5.01"], "5.01 of 5.00 USD, 100 %", 100),
     ],
 )
-def test_staff_see_how_much_is_spent(admin_client: Client, spent: list[str], told: str, level: int | None) -> None:
+def test_staff_see_how_much_is_spent(admin_client: Client, spent: list[str], expected: str, level: int | None) -> None:
     for usd in spent:
-        call(usd)
-    call(None, outcome="failed")
-    call("9.00", days_ago=1)
-    call("9.00", slot_id="slot-002")
+        add_call(usd)
+    add_call(None, outcome="failed")
+    add_call("9.00", days_ago=1)
+    add_call("9.00", slot_id="slot-002")
     for page in ("/admin/slots/slot/", "/admin/slots/slot/slot-001/change/"):
         text = admin_client.get(page).content.decode()
-        assert told in text
+        assert expected in text
         assert ("state-spent-" in text) == (level is not None)
         assert level is None or f"state-spent-{level}" in text
 
 
 @pytest.mark.usefixtures("budget")
 def test_the_share_is_a_metric(client: Client) -> None:
-    call("4.00")
+    add_call("4.00")
     assert 'slot_budget_used_ratio{slot_id="slot-001"} 0.8' in client.get("/metrics").content.decode()

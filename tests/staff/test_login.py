@@ -1,4 +1,4 @@
-"""`POST /api/login`: who gets a token, what is in it, when it ends, and what those get who guess."""
+"""`POST /api/login`: who gets a token, its claims, when it expires, and the lock-out after failed logins."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rest_framework_simplejwt.tokens import AccessToken
 from photoslot.bootstrap import get_permission
 from staff.api.base import SCOPES
 from tests import leaks
-from tests.admin_client import PASSWORD, person, text_of
-from tests.api import Api, envelope, may, token_of
+from tests.admin_client import PASSWORD, make_staff_user, text_of
+from tests.api import Api, check_refusal, get_token, make_api
 from tests.conftest import Processes
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 PROVIDERS = "/api/providers"
 WRONG = "incorrect horse"
@@ -39,13 +39,13 @@ def log_in(username: str, password: str = PASSWORD, **more: Any) -> Any:
     return Api()("post", "/api/login", {"username": username, "password": password}, **more)
 
 
-def claims(token: str) -> dict[str, Any]:
+def decode_claims(token: str) -> dict[str, Any]:
     part = token.split(".")[1]
     found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return found
 
 
-def signed(**claims: Any) -> str:
+def sign_token(**claims: Any) -> str:
     token = AccessToken()
     token.payload |= claims
     return str(token)
@@ -56,51 +56,54 @@ def fail(times: int, username: str, **more: Any) -> list[int]:
 
 
 def test_name_and_password_give_a_token_for_an_hour() -> None:
-    serg = person(superuser=True)
-    answer = log_in(serg.username).json()
-    assert (answer["token_type"], answer["expires_in_sec"]) == ("bearer", 3600)
-    found = claims(answer["access_token"])
+    serg = make_staff_user(superuser=True)
+    response = log_in(serg.username).json()
+    assert (response["token_type"], response["expires_in_sec"]) == ("bearer", 3600)
+    found = decode_claims(response["access_token"])
     assert (found["sub"], found["permissions"]) == (serg.username, list(SCOPES))
     assert 3590 < found["exp"] - time.time() <= 3600
-    assert base64.urlsafe_b64decode(answer["access_token"].split(".")[0] + "==").startswith(b'{"alg":"HS256"')
+    assert base64.urlsafe_b64decode(response["access_token"].split(".")[0] + "==").startswith(b'{"alg":"HS256"')
 
 
-def test_a_login_is_written_down_and_leaves_no_session() -> None:
-    user = person()
-    answer = log_in(user.username)
+def test_a_login_is_recorded_and_starts_no_session() -> None:
+    user = make_staff_user()
+    response = log_in(user.username)
     user.refresh_from_db()
     assert user.last_login is not None
-    assert not answer.cookies
+    assert not response.cookies
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_the_token_says_what_its_owner_may(scope: str) -> None:
-    token = may(scope).headers["Authorization"].removeprefix("Bearer ")
-    assert claims(token)["permissions"] == [scope]
+def test_the_token_lists_its_owners_scopes(scope: str) -> None:
+    token = make_api(scope).headers["Authorization"].removeprefix("Bearer ")
+    assert decode_claims(token)["permissions"] == [scope]
 
 
-def test_a_wrong_password_an_unknown_name_and_those_who_may_not_log_in_get_one_answer() -> None:
-    known, guest, gone = person(), person(), person()
+def test_a_wrong_password_an_unknown_name_and_those_who_may_not_log_in_get_the_same_response() -> None:
+    staff, guest, inactive = make_staff_user(), make_staff_user(), make_staff_user()
     User.objects.filter(pk=guest.pk).update(is_staff=False)
-    User.objects.filter(pk=gone.pk).update(is_active=False)
-    answers = [log_in(known.username, WRONG), *(log_in(name) for name in ("nobody", guest.username, gone.username))]
-    assert {answer.status_code for answer in answers} == {401}
-    assert len({answer.content for answer in answers}) == 1
+    User.objects.filter(pk=inactive.pk).update(is_active=False)
+    responses = [
+        log_in(staff.username, WRONG),
+        *(log_in(name) for name in ("nobody", guest.username, inactive.username)),
+    ]
+    assert {response.status_code for response in responses} == {401}
+    assert len({response.content for response in responses}) == 1
 
 
 @pytest.mark.parametrize("kind", ["wrong password", "unknown", "not staff", "switched off"])
-def test_whoever_is_refused_costs_one_slow_hash(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = person()
+def test_every_refused_login_costs_one_slow_hash(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = make_staff_user()
     changes = {"not staff": {"is_staff": False}, "switched off": {"is_active": False}}.get(kind, {})
     User.objects.filter(pk=user.pk).update(id=user.pk, **changes)
     hashed: list[str] = []
     encode = hashers.MD5PasswordHasher.encode
 
-    def counted(self: Any, password: str, salt: str) -> str:
+    def encode_and_count(self: Any, password: str, salt: str) -> str:
         hashed.append(password)
         return encode(self, password, salt)
 
-    monkeypatch.setattr(hashers.MD5PasswordHasher, "encode", counted)
+    monkeypatch.setattr(hashers.MD5PasswordHasher, "encode", encode_and_count)
     log_in("nobody" if kind == "unknown" else user.username, WRONG)
     assert hashed == [WRONG]
 
@@ -120,8 +123,8 @@ def test_whoever_is_refused_costs_one_slow_hash(kind: str, monkeypatch: pytest.M
         ("serg", set()),
     ],
 )
-def test_what_is_no_name_and_password_is_malformed(body: Any, fields: set[str]) -> None:
-    details = envelope(Api()("post", "/api/login", json.dumps(body).encode()), 400, "invalid_payload")
+def test_anything_but_name_and_password_is_malformed(body: Any, fields: set[str]) -> None:
+    details = check_refusal(Api()("post", "/api/login", json.dumps(body).encode()), 400, "invalid_payload")
     assert details.keys() == fields
     assert not AccessAttempt.objects.exists()
 
@@ -138,34 +141,35 @@ def test_what_is_no_name_and_password_is_malformed(body: Any, fields: set[str]) 
         "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJzZXJnIn0.",
     ],
 )
-def test_what_is_no_token_is_refused(header: str) -> None:
-    answer = Api()("get", PROVIDERS, headers={"Authorization": header} if header else {})
-    envelope(answer, 401, "invalid_credentials")
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+def test_an_invalid_authorization_header_is_refused(header: str) -> None:
+    response = Api()("get", PROVIDERS, headers={"Authorization": header} if header else {})
+    check_refusal(response, 401, "invalid_credentials")
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 def test_a_token_that_somebody_has_changed_is_refused() -> None:
-    head, body, signature = token_of(person(superuser=True).username).split(".")
-    more = base64.urlsafe_b64encode(json.dumps(claims(f".{body}.") | {"sub": "other"}).encode()).decode().rstrip("=")
-    envelope(Api(f"{head}.{more}.{signature}")("get", PROVIDERS), 401, "invalid_credentials")
+    head, body, signature = get_token(make_staff_user(superuser=True).username).split(".")
+    claims = json.dumps(decode_claims(f".{body}.") | {"sub": "other"})
+    forged_body = base64.urlsafe_b64encode(claims.encode()).decode().rstrip("=")
+    check_refusal(Api(f"{head}.{forged_body}.{signature}")("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_a_token_signed_with_another_of_our_keys_is_refused() -> None:
-    head, body, _ = token_of(person(superuser=True).username).split(".")
+    head, body, _ = get_token(make_staff_user(superuser=True).username).split(".")
     with_secret_key = hmac.digest(settings.SECRET_KEY.encode(), f"{head}.{body}".encode(), "sha256")
     forged = base64.urlsafe_b64encode(with_secret_key).decode().rstrip("=")
-    envelope(Api(f"{head}.{body}.{forged}")("get", PROVIDERS), 401, "invalid_credentials")
+    check_refusal(Api(f"{head}.{body}.{forged}")("get", PROVIDERS), 401, "invalid_credentials")
 
 
-def test_a_token_that_is_over_or_of_nobody_is_refused() -> None:
-    user = person(superuser=True)
-    good = claims(token_of(user.username))
-    assert Api(signed(**good))("get", PROVIDERS).status_code == 200
+def test_an_expired_token_or_one_of_an_unknown_user_is_refused() -> None:
+    user = make_staff_user(superuser=True)
+    valid = decode_claims(get_token(user.username))
+    assert Api(sign_token(**valid))("get", PROVIDERS).status_code == 200
     for changes in ({"exp": int(time.time()) - 1}, {"sub": "nobody"}, {"sub": ""}, {"token_type": "refresh"}):
-        envelope(Api(signed(**(good | changes)))("get", PROVIDERS), 401, "invalid_credentials")
+        check_refusal(Api(sign_token(**(valid | changes)))("get", PROVIDERS), 401, "invalid_credentials")
 
 
-def take_away(user: User, how: str) -> None:
+def invalidate(user: User, how: str) -> None:
     match how:
         case "password":
             user.set_password("another password")
@@ -176,47 +180,47 @@ def take_away(user: User, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["password", "is_active", "is_staff"])
 def test_a_token_ends_when_its_owner_is_switched_off_or_has_another_password(how: str) -> None:
-    user = person(superuser=True)
-    api = Api(token_of(user.username))
+    user = make_staff_user(superuser=True)
+    api = Api(get_token(user.username))
     assert api("get", PROVIDERS).status_code == 200
-    take_away(user, how)
-    envelope(api("get", PROVIDERS), 401, "invalid_credentials")
+    invalidate(user, how)
+    check_refusal(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_a_hash_that_logging_in_renews_does_not_end_the_token() -> None:
-    user = person(superuser=True)
+    user = make_staff_user(superuser=True)
     User.objects.filter(pk=user.pk).update(password=hashers.make_password(PASSWORD, hasher="pbkdf2_sha256"))
-    assert Api(token_of(user.username))("get", PROVIDERS).status_code == 200
+    assert Api(get_token(user.username))("get", PROVIDERS).status_code == 200
     assert User.objects.get(pk=user.pk).password.startswith("md5$")
 
 
-def test_a_permission_that_is_taken_away_is_gone_at_once() -> None:
-    api = may("slots:write")
+def test_a_removed_permission_is_lost_at_once() -> None:
+    api = make_api("slots:write")
     User.objects.get().user_permissions.clear()
-    envelope(api("get", PROVIDERS), 403, "forbidden")
+    check_refusal(api("get", PROVIDERS), 403, "forbidden")
 
 
 def test_a_session_of_the_admin_is_no_token() -> None:
     api = Api()
-    api.client.force_login(person(superuser=True))
-    envelope(api("get", PROVIDERS), 401, "invalid_credentials")
+    api.client.force_login(make_staff_user(superuser=True))
+    check_refusal(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
 def test_after_ten_failures_a_name_is_locked_out_from_everywhere_even_with_the_right_password() -> None:
-    user = person()
+    user = make_staff_user()
     assert fail(10, user.username) == [401] * 9 + [429]
     elsewhere = {"REMOTE_ADDR": "10.0.0.9"}
-    answer = log_in(user.username, **elsewhere)
-    envelope(answer, 429, "rate_limited")
-    assert 290 <= int(answer.headers["Retry-After"]) <= 300
-    assert log_in(person().username, **elsewhere).status_code == 200
+    response = log_in(user.username, **elsewhere)
+    check_refusal(response, 429, "rate_limited")
+    assert 290 <= int(response.headers["Retry-After"]) <= 300
+    assert log_in(make_staff_user().username, **elsewhere).status_code == 200
 
 
 def test_after_ten_failures_an_address_is_locked_out_for_all_names() -> None:
     for number in range(10):
         fail(1, f"guess-{number}", headers={"User-Agent": f"agent {number}"})
-    user = person()
-    envelope(log_in(user.username), 429, "rate_limited")
+    user = make_staff_user()
+    check_refusal(log_in(user.username), 429, "rate_limited")
     assert log_in(user.username, REMOTE_ADDR="10.0.0.9").status_code == 200
 
 
@@ -224,35 +228,35 @@ def test_a_name_that_does_not_exist_is_locked_out_like_any_other() -> None:
     assert fail(11, "nobody") == [401] * 9 + [429] * 2
 
 
-def test_going_on_does_not_prolong_the_lockout_and_it_ends() -> None:
-    user = person()
+def test_further_attempts_do_not_prolong_the_lockout() -> None:
+    user = make_staff_user()
     fail(10, user.username)
     AccessAttempt.objects.update(attempt_time=F("attempt_time") - timedelta(minutes=4))
-    answer = log_in(user.username, WRONG)
-    assert 50 <= int(answer.headers["Retry-After"]) <= 60
+    response = log_in(user.username, WRONG)
+    assert 50 <= int(response.headers["Retry-After"]) <= 60
     AccessAttempt.objects.update(attempt_time=F("attempt_time") - timedelta(minutes=1))
     assert log_in(user.username).status_code == 200
 
 
-def admins_page(username: str, password: str, **more: Any) -> Any:
+def post_to_admin_login(username: str, password: str, **more: Any) -> Any:
     return Client().post("/admin/login/", {"username": username, "password": password}, **more)
 
 
 def test_the_admins_page_counts_with_the_api_and_says_so_to_people() -> None:
-    user = person()
+    user = make_staff_user()
     fail(5, user.username)
     for _ in range(4):
-        assert admins_page(user.username, WRONG).status_code == 200
-    page = admins_page(user.username, WRONG)
+        assert post_to_admin_login(user.username, WRONG).status_code == 200
+    page = post_to_admin_login(user.username, WRONG)
     assert (page.status_code, page.headers["Cache-Control"]) == (429, "no-store")
     assert page.headers["Retry-After"]
     assert "Too many failed logins" in text_of(page)
-    envelope(log_in(user.username), 429, "rate_limited")
+    check_refusal(log_in(user.username), 429, "rate_limited")
 
 
-def test_staff_can_let_a_locked_out_colleague_in_again() -> None:
-    user, client = person(), Client()
-    client.force_login(person(superuser=True))
+def test_staff_can_unlock_a_colleague() -> None:
+    user, client = make_staff_user(), Client()
+    client.force_login(make_staff_user(superuser=True))
     fail(10, user.username)
     rows = list(AccessAttempt.objects.values_list("pk", flat=True))
     page = "/admin/axes/accessattempt/"
@@ -261,21 +265,21 @@ def test_staff_can_let_a_locked_out_colleague_in_again() -> None:
     assert "Access attempts" in text_of(client.get(page))
 
 
-def test_the_admin_lets_nobody_in_who_is_not_staff() -> None:
+def test_only_staff_can_log_in_to_the_admin() -> None:
     guest = User.objects.create_user("guest", password=PASSWORD)
-    assert admins_page("guest", PASSWORD).status_code == 200
-    assert admins_page(person().username, PASSWORD).status_code == 302
+    assert post_to_admin_login("guest", PASSWORD).status_code == 200
+    assert post_to_admin_login(make_staff_user().username, PASSWORD).status_code == 302
     assert guest.last_login is None
 
 
-def test_no_password_is_kept_with_the_failures() -> None:
-    admins_page("serg", WRONG)
+def test_no_password_is_stored_with_the_failures() -> None:
+    post_to_admin_login("serg", WRONG)
     log_in("serg", WRONG)
     assert WRONG not in str(list(AccessAttempt.objects.values_list()))
 
 
 def test_a_password_that_was_typed_as_the_name_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    admins_page(WRONG, "x")
+    post_to_admin_login(WRONG, "x")
     log_in(WRONG, "x")
     assert "login failure" in caplog.text
     assert WRONG not in caplog.text
@@ -284,24 +288,24 @@ def test_a_password_that_was_typed_as_the_name_reaches_no_log(caplog: pytest.Log
 
 @pytest.mark.e2e
 def test_failures_count_across_processes_and_restarts(processes: Processes) -> None:
-    user = person()
-    asked = {"username": user.username, "password": WRONG}
+    user = make_staff_user()
+    credentials = {"username": user.username, "password": WRONG}
     for _ in range(2):
         process = processes.web()
-        statuses = [httpx.post(f"{processes.url}/api/login", json=asked).status_code for _ in range(5)]
+        statuses = [httpx.post(f"{processes.url}/api/login", json=credentials).status_code for _ in range(5)]
         process.terminate()
         process.wait(30)
     assert statuses == [401] * 4 + [429]
     processes.web()
-    answer = httpx.post(f"{processes.url}/api/login", json=asked | {"password": PASSWORD})
-    envelope(answer, 429, "rate_limited")
-    assert answer.headers["X-Correlation-Id"]
+    response = httpx.post(f"{processes.url}/api/login", json=credentials | {"password": PASSWORD})
+    check_refusal(response, 429, "rate_limited")
+    assert response.headers["X-Correlation-Id"]
     page = httpx.get(f"{processes.url}/admin/login/")
     assert page.status_code == 200
 
 
-def test_one_may_what_oneself_and_ones_groups_may_and_one_query_says_it() -> None:
-    user, group = person(), Group.objects.create(name="statisticians")
+def test_own_and_group_permissions_are_read_in_one_query() -> None:
+    user, group = make_staff_user(), Group.objects.create(name="statisticians")
     user.user_permissions.add(get_permission("slots.view_slot"))
     group.permissions.add(get_permission("stats.view_hourlycounter"))
     user.groups.add(group)

@@ -1,4 +1,4 @@
-"""Photos that came to their end, counted as the queue counts them: on a connection that is not the reader's."""
+"""Counts finished jobs as the queue does, on a connection of its own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from stats.journal import Tally
 
 
 def count(at: datetime | None = None, *outcomes: str, **changes: Any) -> None:
-    """One for each outcome, of the slot slot-001 and the provider studio; they came in then, or now."""
-    usual: dict[str, Any] = {"slot_id": "slot-001", "provider_id": "studio", "source": "booth"}
-    took: dict[str, Any] = {"duration_seconds": 3.0, "wait_seconds": 0.02}
+    """Counts one job for each outcome, of slot-001 and the provider studio, received `at` that time or now."""
+    defaults: dict[str, Any] = {"slot_id": "slot-001", "provider_id": "studio", "source": "booth"}
+    times: dict[str, Any] = {"duration_seconds": 3.0, "wait_seconds": 0.02}
     received = {"received_at": at or datetime.now(UTC)}
-    tallies = [Tally(**(usual | took | received | {"outcome": each} | changes)) for each in outcomes or ("success",)]
+    tallies = [
+        Tally(**(defaults | times | received | {"outcome": name} | changes)) for name in outcomes or ("success",)
+    ]
     asyncio.run(_count(tallies))
 
 

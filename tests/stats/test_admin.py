@@ -14,9 +14,9 @@ from django.urls import reverse
 
 from stats.models import ProcessingLog
 from tests.admin_client import browser, text_of
-from tests.plans import goes_by
+from tests.plans import assert_uses_index
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
 LIST = reverse("admin:stats_processinglog_changelist")
 
@@ -63,7 +63,7 @@ def test_each_filter_has_its_index(admin: Client, query: dict[str, str], index: 
         assert admin.get(LIST, query).status_code == 200
     count, rows = [q["sql"] for q in captured.captured_queries if 'FROM "stats_processinglog"' in q["sql"]]
     assert "LIMIT 10001" in count
-    goes_by(index, rows)
+    assert_uses_index(index, rows)
 
 
 @pytest.mark.usefixtures("many")
@@ -98,6 +98,7 @@ def test_details_keep_their_order_and_are_text(admin: Client) -> None:
     assert "<script>alert" not in answer.content.decode()
 
 
+@pytest.mark.usefixtures("database")
 def test_the_log_is_read_only_even_for_a_superuser(admin: Client) -> None:
     one = entry()
     assert admin.get(reverse("admin:stats_processinglog_add")).status_code == 403

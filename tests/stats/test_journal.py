@@ -1,4 +1,4 @@
-"""The processing log and the hourly counters as they are written."""
+"""The processing log and the hourly counters as the queue writes them."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ pytestmark = pytest.mark.integration
 NOON = datetime(2026, 3, 4, 12, 34, 56, tzinfo=UTC)
 
 
-async def written(queue: Queue, *steps: Step) -> list[dict[str, Any]]:
+async def write_steps(queue: Queue, *steps: Step) -> list[dict[str, Any]]:
     async with queue.database.connection() as connection:
         await journal.write(connection, steps)
     return await sql(queue, "SELECT *, details::text AS raw FROM stats_processinglog ORDER BY id")
 
 
-def step(**changes: Any) -> Step:
-    usual: dict[str, Any] = {"job_id": uuid4(), "slot_id": "slot-001", "status": "received"}
-    return Step(**(usual | changes))
+def make_step(**changes: Any) -> Step:
+    defaults: dict[str, Any] = {"job_id": uuid4(), "slot_id": "slot-001", "status": "received"}
+    return Step(**(defaults | changes))
 
 
 async def count(queue: Queue, **changes: Any) -> None:
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "slot_id": "slot-001",
         "provider_id": "studio",
         "source": "booth",
@@ -42,41 +42,43 @@ async def count(queue: Queue, **changes: Any) -> None:
         "wait_seconds": 0.02,
     }
     async with queue.database.connection() as connection:
-        await journal.count(connection, Tally(**(usual | changes)))
+        await journal.count(connection, Tally(**(defaults | changes)))
 
 
 async def test_details_keep_their_order_and_leave_out_what_is_not_known(queue: Queue) -> None:
-    (entry,) = await written(queue, step(details={"z": 1, "a": None, "m": "x", "b": False, "c": 0}))
+    (entry,) = await write_steps(queue, make_step(details={"z": 1, "a": None, "m": "x", "b": False, "c": 0}))
     assert entry["raw"] == '{"z": 1, "m": "x", "b": false, "c": 0}'
 
 
 async def test_the_orm_reads_them_in_that_order_too(queue: Queue) -> None:
-    await written(queue, step(details={"z": 1, "a": "x", "m": None, "b": True}))
+    await write_steps(queue, make_step(details={"z": 1, "a": "x", "m": None, "b": True}))
     entry = await in_thread(ProcessingLog.objects.get)
     assert list(entry.details.items()) == [("z", 1), ("a", "x"), ("b", True)]
 
 
 async def test_steps_are_written_in_their_order(queue: Queue) -> None:
     names = ["received", "dispatched", "provider_responded", "succeeded"]
-    entries = await written(queue, *(step(status=name) for name in names))
+    entries = await write_steps(queue, *(make_step(status=name) for name in names))
     assert [entry["status"] for entry in entries] == names
 
 
 async def test_long_texts_are_cut_to_the_contracts_length(queue: Queue) -> None:
-    (entry,) = await written(queue, step(message="é" * 5000, details={"error": "x" * 5000, "other": "y" * 3000}))
+    (entry,) = await write_steps(
+        queue, make_step(message="é" * 5000, details={"error": "x" * 5000, "other": "y" * 3000})
+    )
     assert entry["message"] == "é" * 1024
     assert entry["details"] == {"error": "x" * 2048, "other": "y" * 3000}
 
 
 async def test_a_step_may_say_when_it_was(queue: Queue) -> None:
-    then, now = await written(queue, step(occurred_at=NOON), step())
+    then, now = await write_steps(queue, make_step(occurred_at=NOON), make_step())
     assert then["occurred_at"] == NOON
     assert now["occurred_at"] > NOON
 
 
 async def test_a_step_that_the_contract_does_not_know_is_refused(queue: Queue) -> None:
     with pytest.raises(ValueError, match="exploded"):
-        await written(queue, step(status="exploded"))
+        await write_steps(queue, make_step(status="exploded"))
 
 
 @pytest.mark.parametrize(

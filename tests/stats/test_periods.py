@@ -1,4 +1,4 @@
-"""Where periods begin and end, in the time zones of this world."""
+"""Where periods begin and end, in different time zones."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from stats.periods import Window, beginning, ending, first_of, length
+from stats.periods import Window, duration, end_in_utc, first_period, start_in_utc
 
 pytestmark = pytest.mark.unit
 
 
-def window(start: str, end: str, group_by: str = "day", zone: str = "UTC") -> Window:
+def make_window(start: str, end: str, group_by: str = "day", zone: str = "UTC") -> Window:
     """From the one day to the other, both included."""
-    there = ZoneInfo(zone)
+    zone_info = ZoneInfo(zone)
     first, last = date.fromisoformat(start), date.fromisoformat(end)
-    return Window.around(beginning(first, there), ending(last, there), group_by, there)
+    return Window.from_range(start_in_utc(first, zone_info), end_in_utc(last, zone_info), group_by, zone_info)
 
 
-def hours(asked: Window) -> list[int]:
-    """How long each period is."""
-    edges = asked.edges()
+def hours(window: Window) -> list[int]:
+    """The length of each period."""
+    edges = window.edges()
     return [int((after - before) / timedelta(hours=1)) for before, after in pairwise(edges)]
 
 
-def starts(asked: Window) -> list[str]:
-    return [f"{edge.astimezone(asked.zone):%m-%d %H}" for edge in asked.edges()]
+def starts(window: Window) -> list[str]:
+    return [f"{edge.astimezone(window.zone):%m-%d %H}" for edge in window.edges()]
 
 
 @pytest.mark.parametrize(
@@ -42,25 +42,26 @@ def starts(asked: Window) -> list[str]:
     ],
 )
 def test_a_day_has_the_hours_that_its_clocks_say(day: str, zone: str, count: int) -> None:
-    asked = window(day, day, zone=zone)
-    assert hours(asked) == [count]
-    assert length(asked.start, asked.end, asked.zone) <= timedelta(days=1)
-    assert hours(window(day, day, "hour", zone)) == [1] * count
+    window = make_window(day, day, zone=zone)
+    assert hours(window) == [count]
+    assert duration(window.start, window.end, window.zone) <= timedelta(days=1)
+    assert hours(make_window(day, day, "hour", zone)) == [1] * count
 
 
 def test_days_of_another_zone_begin_at_its_midnight() -> None:
-    assert window("2026-11-25", "2026-11-25", zone="Asia/Vladivostok").start == datetime(2026, 11, 24, 14, tzinfo=UTC)
+    window = make_window("2026-11-25", "2026-11-25", zone="Asia/Vladivostok")
+    assert window.start == datetime(2026, 11, 24, 14, tzinfo=UTC)
 
 
 def test_weeks_begin_on_monday_and_the_window_cuts_the_first_and_last() -> None:
-    asked = window("2026-10-22", "2026-11-03", "week", "Europe/Berlin")
-    assert starts(asked) == ["10-22 00", "10-26 00", "11-02 00", "11-04 00"]
-    assert hours(asked) == [97, 168, 48]
+    window = make_window("2026-10-22", "2026-11-03", "week", "Europe/Berlin")
+    assert starts(window) == ["10-22 00", "10-26 00", "11-02 00", "11-04 00"]
+    assert hours(window) == [97, 168, 48]
 
 
 def test_months_are_as_long_as_they_are() -> None:
-    assert hours(window("2028-01-31", "2028-03-01", "month")) == [24, 29 * 24, 24]
-    assert starts(window("2026-12-01", "2027-01-31", "month")) == ["12-01 00", "01-01 00", "02-01 00"]
+    assert hours(make_window("2028-01-31", "2028-03-01", "month")) == [24, 29 * 24, 24]
+    assert starts(make_window("2026-12-01", "2027-01-31", "month")) == ["12-01 00", "01-01 00", "02-01 00"]
 
 
 @pytest.mark.parametrize(
@@ -69,26 +70,26 @@ def test_months_are_as_long_as_they_are() -> None:
 )
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Vladivostok", "America/New_York"])
 def test_the_usual_window_begins_with_a_whole_period(group_by: str, days: int, first: str, zone: str) -> None:
-    there = ZoneInfo(zone)
-    end = ending(date(2026, 11, 25), there)
-    assert first_of(end, days, group_by, there) == beginning(date.fromisoformat(first), there)
+    zone_info = ZoneInfo(zone)
+    end = end_in_utc(date(2026, 11, 25), zone_info)
+    assert first_period(end, days, group_by, zone_info) == start_in_utc(date.fromisoformat(first), zone_info)
 
 
-def test_a_moment_is_taken_with_its_hour() -> None:
+def test_a_datetime_is_widened_to_its_hour() -> None:
     start, end = datetime(2026, 11, 25, 10, 59, 59, tzinfo=UTC), datetime(2026, 11, 25, 12, 0, 0, 1, tzinfo=UTC)
-    asked = Window.around(start, end, "hour", ZoneInfo("UTC"))
-    assert (asked.start.hour, asked.end.hour, hours(asked)) == (10, 13, [1, 1, 1])
-    assert Window.around(start, end.replace(microsecond=0), "hour", ZoneInfo("UTC")).end.hour == 12
+    window = Window.from_range(start, end, "hour", ZoneInfo("UTC"))
+    assert (window.start.hour, window.end.hour, hours(window)) == (10, 13, [1, 1, 1])
+    assert Window.from_range(start, end.replace(microsecond=0), "hour", ZoneInfo("UTC")).end.hour == 12
 
 
-@pytest.mark.parametrize(("zone", "whole"), [("Asia/Kolkata", False), ("Asia/Vladivostok", True), ("UTC", True)])
-def test_days_that_begin_within_an_hour_are_known_as_such(zone: str, whole: bool) -> None:
-    assert window("2026-11-01", "2026-11-02", zone=zone).has_whole_hours() is whole
+@pytest.mark.parametrize(("zone", "is_whole"), [("Asia/Kolkata", False), ("Asia/Vladivostok", True), ("UTC", True)])
+def test_days_that_begin_within_an_hour_are_detected(zone: str, is_whole: bool) -> None:
+    assert make_window("2026-11-01", "2026-11-02", zone=zone).has_whole_hours() is is_whole
 
 
 def test_a_zone_may_have_whole_hours_for_half_a_year() -> None:
-    assert window("2026-01-01", "2026-01-02", zone="Australia/Lord_Howe").has_whole_hours()
-    assert not window("2026-07-01", "2026-07-02", zone="Australia/Lord_Howe").has_whole_hours()
+    assert make_window("2026-01-01", "2026-01-02", zone="Australia/Lord_Howe").has_whole_hours()
+    assert not make_window("2026-07-01", "2026-07-02", zone="Australia/Lord_Howe").has_whole_hours()
 
 
 def test_time_zones_are_there_where_the_system_has_none() -> None:

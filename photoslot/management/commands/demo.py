@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 from django.conf import settings
 from django.contrib.auth.hashers import check_password
 from django.core.management.base import BaseCommand, CommandError
 
 from ingest.models import IngestSettings
-from photoslot.booth_client import Reply, fields, post_photo
 from photoslot.bootstrap import read_ingest_password
 from photoslot.demo_scene import photo
 from photoslot.management.commands.run import prepare, step
@@ -24,21 +24,21 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         prepare(self)
-        password = known_password()
+        password = read_valid_password()
         original = photo()
         with Supervisor(free_port()) as service:
             service.wait_until_ready()
             with step("Posting the photo", "The service's own messages are above."):
                 started = time.monotonic()
-                reply = post_photo(f"{service.url}/ingest/{SLOT}", original, fields(password, original))
+                answer = post(f"{service.url}/ingest/{SLOT}", password, original)
                 seconds = time.monotonic() - started
         with step("Saving the picture", f"Check that {FOLDER} can be written."):
-            path = saved(original, reply)
+            path = save(original, answer)
         self.stdout.write(f"Posted {FOLDER / 'original.jpg'} to {SLOT}; the picture came back in {seconds:.2f} s:")
         self.stdout.write(str(path))
 
 
-def known_password() -> str:
+def read_valid_password() -> str:
     """The ingest password in plain text, which only the first run's file has. Raises `CommandError`."""
     password = read_ingest_password() or settings.INGEST_PASSWORD
     if not check_password(password, IngestSettings.objects.get().password_hash):
@@ -49,12 +49,17 @@ def known_password() -> str:
     return password
 
 
-def saved(original: bytes, reply: Reply) -> Path:
+def post(url: str, password: str, photo: bytes) -> httpx.Response:
+    form = {"password": password, "id": "DEMO"}
+    return httpx.post(url, data=form, files={"fileToUpload": ("IMG_0001.JPG", photo, "image/jpeg")}, timeout=70)
+
+
+def save(original: bytes, answer: httpx.Response) -> Path:
     """Keeps original and picture side by side. Raises `CommandError` when there is no picture."""
-    if reply.status != 200:
-        raise CommandError(f"Posting the photo was answered {reply.status}: {reply.body.decode(errors='replace')}")
+    if answer.status_code != 200:
+        raise CommandError(f"Posting the photo was answered {answer.status_code}: {answer.text}")
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / "original.jpg").write_bytes(original)
-    path: Path = FOLDER / f"{SLOT}.{reply.headers['content-type'].removeprefix('image/').replace('jpeg', 'jpg')}"
-    path.write_bytes(reply.body)
+    path: Path = FOLDER / f"{SLOT}.{answer.headers['content-type'].removeprefix('image/').replace('jpeg', 'jpg')}"
+    path.write_bytes(answer.content)
     return path

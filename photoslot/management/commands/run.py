@@ -4,14 +4,17 @@ import shlex
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 
+import httpx
 from django.conf import settings
+from django.contrib.staticfiles.finders import get_finders
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
+from photoslot.apps import StaticFilesConfig
 from photoslot.bootstrap import bootstrap, read_ingest_password
 from photoslot.management.commands.bootstrap import describe
 from photoslot.supervisor import Supervisor
@@ -48,6 +51,9 @@ def prepare(command: BaseCommand) -> None:
     """The schema and the first accounts; done already, it changes nothing."""
     with step("Preparing the database", "Check that it can be reached (DATABASE_URL) and that its disk has space."):
         call_command("migrate", verbosity=0)
+    with step("Collecting static files", f"Check that {settings.STATIC_ROOT} can be written."):
+        if not _are_static_files_current():
+            call_command("collectstatic", interactive=False, verbosity=0)
     with step("Creating the first accounts", f"Check that {settings.RUNTIME_CREDENTIALS_FILE} can be written."):
         created = bootstrap()
     if created:
@@ -55,12 +61,23 @@ def prepare(command: BaseCommand) -> None:
         command.stdout.flush()
 
 
+def _are_static_files_current() -> bool:
+    """Collecting takes a second, so it is done on the first start and after an upgrade."""
+    manifest = settings.STATIC_ROOT / "staticfiles.json"
+    sources = [
+        storage.path(path)
+        for finder in get_finders()
+        for path, storage in finder.list(StaticFilesConfig.ignore_patterns)
+    ]
+    return manifest.exists() and manifest.stat().st_mtime > max(Path(source).stat().st_mtime for source in sources)
+
+
 @contextmanager
 def step(name: str, advice: str) -> Iterator[None]:
     """A failure becomes a sentence: which step it was, why, and what to do."""
     try:
         yield
-    except (DatabaseError, OSError, HTTPException) as error:
+    except (DatabaseError, OSError, httpx.HTTPError) as error:
         raise CommandError(f"{name} failed: {str(error).strip() or type(error).__name__}. {advice}") from error
 
 

@@ -11,12 +11,12 @@ from PIL import Image, ImageChops, ImageStat
 
 from core import images
 from jobs.models import Job, MediaObject
-from photoslot.booth_client import Reply
 from photoslot.demo_scene import scene
 from providers.models import ProviderAccount, ProviderCall
 from slots import template_media
 from slots.models import TemplateBinding, TemplateMedia
 from stats.models import HourlyCounter, ProcessingLog
+from tests.booth_client import Reply
 from tests.conftest import Booth, set_slot, stored_files
 from tests.ingest.helpers import eventually, refusal
 from tests.sandbox import gemini, openai, turbotext

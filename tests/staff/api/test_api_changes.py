@@ -1,4 +1,4 @@
-"""What `make check` says of an API's document that breaks with the last release's."""
+"""The breaking changes that `make check` reports between the released document and the present one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 import yaml
 from django.conf import settings
 
-from tests.api import document
-from tests.api_changes import announced, breaking
+from tests.api import load_document
+from tests.api_changes import find_announced, find_breaking_changes
 
 pytestmark = pytest.mark.unit
 
@@ -23,8 +23,8 @@ STRING, NUMBER, WHOLE = {"type": "string"}, {"type": "number"}, {"type": "intege
 
 
 def api(**parts: Any) -> dict[str, Any]:
-    """A document of one operation. Its parts: `request` and `answer` are schemas, the others the operation's own."""
-    request, answer = parts.pop("request", BASE), parts.pop("answer", BASE)
+    """A document of one operation. Its parts: `request` and `response` are schemas, the others the operation's own."""
+    request, response = parts.pop("request", BASE), parts.pop("response", BASE)
     about = {
         "operationId": "doIt",
         "description": "Takes the permission `slots:write`.",
@@ -32,7 +32,7 @@ def api(**parts: Any) -> dict[str, Any]:
         "parameters": [{"in": "query", "name": "page", "schema": WHOLE}],
         "requestBody": {"content": {"application/json": {"schema": request}}},
         "responses": {
-            "200": {"content": {"application/json": {"schema": answer}}, "headers": {"ETag": {"required": True}}},
+            "200": {"content": {"application/json": {"schema": response}}, "headers": {"ETag": {"required": True}}},
             "429": refusal("busy", "limited"),
         },
     }
@@ -53,11 +53,11 @@ def refusal(*codes: str) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}, "examples": examples}}}
 
 
-def answers(headers: Any = None, **refusals: Any) -> dict[str, Any]:
-    """The usual ones, but for these; those that are None are not there."""
-    usual = api()["paths"]["/it"]["post"]["responses"]
-    usual["200"] |= {} if headers is None else {"headers": headers}
-    return {status: each for status, each in (usual | refusals).items() if each is not None}
+def responses(headers: Any = None, **refusals: Any) -> dict[str, Any]:
+    """The default responses with these changes; None removes one."""
+    default = api()["paths"]["/it"]["post"]["responses"]
+    default["200"] |= {} if headers is None else {"headers": headers}
+    return {status: each for status, each in (default | refusals).items() if each is not None}
 
 
 def form(*types: str) -> dict[str, Any]:
@@ -143,42 +143,42 @@ OPERATIONS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
         {"requestBody": form()},
         ["body: a as image/png is gone"],
     ),
-    ("an answer more", {}, {"responses": answers(**{"202": {}})}, []),
+    ("a response more", {}, {"responses": responses(**{"202": {}})}, []),
     (
-        "an answer of another status",
+        "a response of another status",
         {},
-        {"responses": answers(**{"200": None, "202": content()})},
+        {"responses": responses(**{"200": None, "202": content()})},
         ["200 is gone"],
     ),
     (
-        "an answer of another type",
+        "a response of another type",
         {},
-        {"responses": answers(**{"200": content(kind="text/csv")})},
+        {"responses": responses(**{"200": content(kind="text/csv")})},
         ["ETag", "application/json"],
     ),
-    ("a header less", {}, {"responses": answers(headers={})}, ["200: ETag is gone"]),
-    ("a header that may be missing", {}, {"responses": answers(headers={"ETag": {}})}, ["200: ETag may be missing"]),
-    ("a refusal more", {}, {"responses": answers(**{"409": refusal("taken")})}, []),
-    ("a refusal less", {}, {"responses": answers(**{"429": None})}, ["429 is gone"]),
+    ("a header less", {}, {"responses": responses(headers={})}, ["200: ETag is gone"]),
+    ("a header that may be missing", {}, {"responses": responses(headers={"ETag": {}})}, ["200: ETag may be missing"]),
+    ("a refusal more", {}, {"responses": responses(**{"409": refusal("taken")})}, []),
+    ("a refusal less", {}, {"responses": responses(**{"429": None})}, ["429 is gone"]),
     (
         "a refusal of another status",
         {},
-        {"responses": answers(**{"429": None, "420": refusal("busy", "limited")})},
+        {"responses": responses(**{"429": None, "420": refusal("busy", "limited")})},
         ["429 is gone"],
     ),
-    ("a code more", {}, {"responses": answers(**{"429": refusal("busy", "limited", "spent")})}, []),
-    ("a code less", {}, {"responses": answers(**{"429": refusal("busy")})}, ["429: limited is gone"]),
+    ("a code more", {}, {"responses": responses(**{"429": refusal("busy", "limited", "spent")})}, []),
+    ("a code less", {}, {"responses": responses(**{"429": refusal("busy")})}, ["429: limited is gone"]),
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [pytest.param(*row[1:], id=row[0]) for row in OPERATIONS])
-def test_what_is_said_of_an_operation(old: dict[str, Any], new: dict[str, Any], said: list[str]) -> None:
-    found = sorted(change for name, change in breaking(api(**old), api(**new)) if name == "doIt")
-    assert len(found) == len(said)
-    assert all(part in change for part, change in zip(said, found, strict=True))
+@pytest.mark.parametrize(("old", "new", "expected"), [pytest.param(*row[1:], id=row[0]) for row in OPERATIONS])
+def test_changes_of_an_operation_are_found(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
+    found = sorted(change for name, change in find_breaking_changes(api(**old), api(**new)) if name == "doIt")
+    assert len(found) == len(expected)
+    assert all(part in change for part, change in zip(expected, found, strict=True))
 
 
-# Two schemas; what is wrong when the first becomes the second in a request, and in an answer ("": nothing).
+# Two schemas; what is wrong when the first becomes the second in a request, and in a response ("": nothing).
 SCHEMAS: list[tuple[str, Any, Any, str, str]] = [
     ("a field more", fields(), fields(b=STRING), "", ""),
     ("a field more that must be", fields(), fields(("a", "b"), b=STRING), "b is required", ""),
@@ -229,51 +229,56 @@ def tree(of: str, **leaf: Any) -> dict[str, Any]:
 TREES = {"Tree": tree("Tree"), "Same": tree("Same"), "Bush": tree("Bush", type=["string", "null"])}
 
 
-@pytest.mark.parametrize("part", ["request", "answer"])
-@pytest.mark.parametrize(("old", "new", "asked", "told"), [pytest.param(*row[1:], id=row[0]) for row in SCHEMAS])
-def test_what_is_said_of_a_schema(old: Any, new: Any, asked: str, told: str, part: str) -> None:
-    found = [change for _, change in breaking(api(schemas=TREES, **{part: old}), api(schemas=TREES, **{part: new}))]
-    said = asked if part == "request" else told
-    assert len(found) == (said != ""), found
-    assert all(said in change for change in found)
+@pytest.mark.parametrize("part", ["request", "response"])
+@pytest.mark.parametrize(
+    ("old", "new", "in_request", "in_response"), [pytest.param(*row[1:], id=row[0]) for row in SCHEMAS]
+)
+def test_changes_of_a_schema_are_found(old: Any, new: Any, in_request: str, in_response: str, part: str) -> None:
+    found = [
+        change
+        for _, change in find_breaking_changes(api(schemas=TREES, **{part: old}), api(schemas=TREES, **{part: new}))
+    ]
+    expected = in_request if part == "request" else in_response
+    assert len(found) == (expected != ""), found
+    assert all(expected in change for change in found)
 
 
 @pytest.mark.parametrize(
-    ("new", "said"),
+    ("new", "expected"),
     [
         (error(("busy", "limited", "spent")), []),
         (error(message=STRING), []),
-        (error(codes=()), []),  # it is said of the operations that had them
+        (error(codes=()), []),  # reported for the operations that had them
         (BASE, ["Error.error is gone"]),
         (error() | {"required": []}, ["Error.error may be missing"]),
         (error() | {"type": "array"}, ["Error: array where it is object"]),
     ],
 )
-def test_the_envelope_is_an_answer_of_its_own(new: dict[str, Any], said: list[str]) -> None:
-    assert [*breaking(api(), api(error=new))] == [("Error", change) for change in said]
+def test_the_envelope_is_compared_on_its_own(new: dict[str, Any], expected: list[str]) -> None:
+    assert [*find_breaking_changes(api(), api(error=new))] == [("Error", change) for change in expected]
 
 
 def test_our_own_document_does_not_break_with_itself() -> None:
-    assert [*breaking(document(), document())] == []
+    assert [*find_breaking_changes(load_document(), load_document())] == []
 
 
-def test_only_entries_of_what_is_not_released_announce() -> None:
+def test_only_entries_under_unreleased_announce() -> None:
     text = (
         "# Changelog\n\n## Unreleased\n\n- A field.\n- Breaking: getIt, putIt\n  and listIt are gone.\n- Not doIt.\n\n"
     )
-    assert {"getIt", "putIt", "listIt"} <= announced(text + "## 0.1.0\n\n- Breaking: oldIt.\n")
-    assert not {"doIt", "oldIt", "A"} & announced(text + "## 0.1.0\n\n- Breaking: oldIt.\n")
+    assert {"getIt", "putIt", "listIt"} <= find_announced(text + "## 0.1.0\n\n- Breaking: oldIt.\n")
+    assert not {"doIt", "oldIt", "A"} & find_announced(text + "## 0.1.0\n\n- Breaking: oldIt.\n")
 
 
-def checked(folder: Path) -> tuple[int, str]:
-    """As `make check` does."""
+def run_check(folder: Path) -> tuple[int, str]:
+    """Runs the check as `make check` does. Returns its exit code and output."""
     command = [sys.executable, "-m", "tests.api_changes", str(folder)]
     run = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
     assert run.stderr == ""
     return run.returncode, run.stdout
 
 
-def released(folder: Path, changelog: str, **change: Any) -> None:
+def write_release(folder: Path, changelog: str, **change: Any) -> None:
     (folder / "docs").mkdir()
     (folder / "docs/openapi-released.yaml").write_text(yaml.safe_dump(api()))
     (folder / "openapi.yaml").write_text(yaml.safe_dump(api(**change)))
@@ -281,7 +286,7 @@ def released(folder: Path, changelog: str, **change: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changelog", "change", "code", "said"),
+    ("changelog", "change", "code", "expected"),
     [
         ("- Nothing.", {}, 0, ""),
         ("- Nothing.", {"method": "put"}, 1, "BREAKING: doIt: it is gone"),
@@ -290,17 +295,17 @@ def released(folder: Path, changelog: str, **change: Any) -> None:
     ],
 )
 def test_the_check_fails_unless_the_changelog_says_that_it_is_meant(
-    tmp_path: Path, changelog: str, change: dict[str, Any], code: int, said: str
+    tmp_path: Path, changelog: str, change: dict[str, Any], code: int, expected: str
 ) -> None:
-    released(tmp_path, changelog, **change)
-    assert checked(tmp_path)[0] == code
-    assert said in checked(tmp_path)[1]
+    write_release(tmp_path, changelog, **change)
+    assert run_check(tmp_path)[0] == code
+    assert expected in run_check(tmp_path)[1]
 
 
 def test_before_the_first_release_nothing_breaks(tmp_path: Path) -> None:
-    code, said = checked(tmp_path)
-    assert (code, "No release yet" in said) == (0, True)
+    code, output = run_check(tmp_path)
+    assert (code, "No release yet" in output) == (0, True)
 
 
 def test_the_repositorys_own_check_passes() -> None:
-    assert checked(Path(settings.BASE_DIR))[0] == 0
+    assert run_check(Path(settings.BASE_DIR))[0] == 0

@@ -1,4 +1,4 @@
-"""The published document: it is what the code says, it describes every address there is, and what it says is so."""
+"""The published document: it matches the code, describes every URL, and every response matches it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,24 @@ from jobs.storage.links import file_url
 from providers.base import Reason
 from staff.api.openapi import MEANINGS
 from tests import admin_client
-from tests.admin_client import person
-from tests.api import JSON, Api, answers, conforms, document, envelope, operations, token_of, validator
+from tests.admin_client import make_staff_user
+from tests.api import (
+    JSON,
+    Api,
+    check_refusal,
+    check_response,
+    get_responses,
+    get_token,
+    list_operations,
+    load_document,
+    make_validator,
+)
 from tests.conftest import PASSWORD, use_sandbox
-from tests.response_coverage import bound, media, picture
+from tests.response_coverage import make_bound_image, make_media, make_result
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
-OPERATIONS = [pytest.param(method, path, about, id=about["operationId"]) for method, path, about in operations()]
+OPERATIONS = [pytest.param(method, path, about, id=about["operationId"]) for method, path, about in list_operations()]
 
 
 def test_the_committed_document_is_what_the_code_says(tmp_path: Path) -> None:
@@ -40,15 +50,15 @@ def test_the_committed_document_is_what_the_code_says(tmp_path: Path) -> None:
     assert (tmp_path / "openapi.yaml").read_text() == Path(settings.BASE_DIR, "openapi.yaml").read_text()
 
 
-def test_it_describes_every_address_and_no_other() -> None:
+def test_it_describes_every_url_and_no_other() -> None:
     routes = [str(pattern.pattern) for pattern in get_resolver().url_patterns]
-    addresses = {"/" + re.sub(r"<\w+:(\w+)>", r"{\1}", route) for route in routes if not route.startswith("admin/")}
-    assert set(document()["paths"]) == addresses
-    assert document()["openapi"].startswith("3.1")
+    paths = {"/" + re.sub(r"<\w+:(\w+)>", r"{\1}", route) for route in routes if not route.startswith("admin/")}
+    assert set(load_document()["paths"]) == paths
+    assert load_document()["openapi"].startswith("3.1")
 
 
 def test_operations_have_names_of_their_own() -> None:
-    names = [about["operationId"] for _, _, about in operations()]
+    names = [about["operationId"] for _, _, about in list_operations()]
     assert len(set(names)) == len(names)
 
 
@@ -66,26 +76,26 @@ def test_each_operation_says_what_it_does_and_how_it_refuses(method: str, path: 
 
 @pytest.mark.parametrize(("method", "path", "about"), OPERATIONS)
 def test_each_example_is_what_its_schema_says(method: str, path: str, about: dict[str, Any]) -> None:
-    contents = [answer.get("content", {}) for answer in answers(about).values()]
+    contents = [response.get("content", {}) for response in get_responses(about).values()]
     contents += [about["requestBody"]["content"]] if "requestBody" in about else []
     for content in (content[JSON] for content in contents if JSON in content):
         examples = [example["value"] for example in content.get("examples", {}).values()]
         assert examples or "$ref" not in content["schema"], "no example"
         for example in examples:
-            validator(content["schema"]).validate(example)
+            make_validator(content["schema"]).validate(example)
 
 
 def test_each_code_of_the_envelope_is_explained() -> None:
     assert MEANINGS.keys() == STATUS_OF.keys()
 
 
-def test_each_reason_of_a_provider_is_told() -> None:
-    told = MEANINGS["provider_error"][0]
-    assert [reason for reason in Reason if f"`{reason}`" not in told] == [Reason.INTERNAL]  # it is a 500
+def test_each_reason_of_a_provider_is_explained() -> None:
+    meaning = MEANINGS["provider_error"][0]
+    assert [reason for reason in Reason if f"`{reason}`" not in meaning] == [Reason.INTERNAL]  # it is a 500
 
 
 def test_its_schemas_are_schemas() -> None:
-    for schema in document()["components"]["schemas"].values():
+    for schema in load_document()["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
 
 
@@ -98,50 +108,50 @@ def test_its_schemas_are_schemas() -> None:
     ],
 )
 def test_it_is_served_as_json_and_as_yaml(accept: str, content_type: str) -> None:
-    answer = Api()("get", "/api/schema", headers={"Accept": accept, "Accept-Language": "ru"})
-    assert answer.headers["Content-Type"].partition(";")[0] == content_type
-    assert yaml.safe_load(answer.content) == document()
+    response = Api()("get", "/api/schema", headers={"Accept": accept, "Accept-Language": "ru"})
+    assert response.headers["Content-Type"].partition(";")[0] == content_type
+    assert yaml.safe_load(response.content) == load_document()
 
 
 def test_neither_it_nor_its_page_is_served_as_what_they_are_not() -> None:
-    envelope(Api()("get", "/api/schema", headers={"Accept": "image/png"}), 406, "not_acceptable")
-    envelope(Api()("get", "/api/docs", headers={"Accept": "image/png"}), 406, "not_acceptable")
+    check_refusal(Api()("get", "/api/schema", headers={"Accept": "image/png"}), 406, "not_acceptable")
+    check_refusal(Api()("get", "/api/docs", headers={"Accept": "image/png"}), 406, "not_acceptable")
 
 
 @pytest.mark.e2e
 def test_the_page_to_read_it_loads_only_what_this_service_has(web: httpx.Client) -> None:
     page = web.get("/api/docs")
-    conforms("get", "/api/docs", page.status_code, page.headers, None)
+    check_response("get", "/api/docs", page.status_code, page.headers, None)
     assert not re.search(r"https?://|[\"']//", page.text.replace("http://www.w3.org", ""))
-    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
-    assert len(loaded) >= 3
-    assert {web.get(address).status_code for address in loaded} == {200}
+    urls = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(urls) >= 3
+    assert {web.get(url).status_code for url in urls} == {200}
     assert '"/api/schema"' in page.text
     assert '"validatorUrl": null' in page.text
 
 
-# Staff change what booths need, the password for one: those are tried first, by themselves.
-DOORS = ["booth", "public", "operators", "document", "login"]
-TAGS = {tag for _, _, about in operations() for tag in about["tags"]}
+# Requests to the staff API change what booths need, such as the password, so these are tested in a run of their own.
+PUBLIC_TAGS = ["booth", "public", "operators", "document", "login"]
+TAGS = {tag for _, _, about in list_operations() for tag in about["tags"]}
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("tags", [DOORS, sorted(TAGS - {*DOORS})], ids=["doors", "staff"])
-def test_whatever_a_program_makes_up_is_answered_as_the_document_says(
+@pytest.mark.parametrize("tags", [PUBLIC_TAGS, sorted(TAGS - {*PUBLIC_TAGS})], ids=["public", "staff"])
+def test_whatever_a_program_generates_is_answered_as_the_document_says(
     web: httpx.Client, tmp_path: Path, tags: list[str]
 ) -> None:
     """Schemathesis: requests that fit the document, and requests that do not; `tests/schemathesis.toml` says how."""
-    user, base = person(superuser=True), Path(settings.BASE_DIR)
-    User.objects.update(username="serg")  # as the document's example has it
+    user, base = make_staff_user(superuser=True), Path(settings.BASE_DIR)
+    User.objects.update(username="serg")  # as in the document's example
     user.refresh_from_db()
-    there_is = {"STAFF_NAME": user.username, "STAFF_PASSWORD": admin_client.PASSWORD}
-    config = Template((base / "tests/schemathesis.toml").read_text()).substitute(there_is | things())
+    login = {"STAFF_NAME": user.username, "STAFF_PASSWORD": admin_client.PASSWORD}
+    config = Template((base / "tests/schemathesis.toml").read_text()).substitute(login | make_objects())
     (tmp_path / "schemathesis.toml").write_text(config)
-    asked = [str(Path(sys.executable).with_name("st")), "run", str(base / "openapi.yaml"), "--url", str(web.base_url)]
-    asked += ["--no-color", "--header", f"Authorization: Bearer {token_of(user.username)}"]
-    asked += [part for tag in tags for part in ("--include-tag", tag)]
+    command = [str(Path(sys.executable).with_name("st")), "run", str(base / "openapi.yaml"), "--url", str(web.base_url)]
+    command += ["--no-color", "--header", f"Authorization: Bearer {get_token(user.username)}"]
+    command += [part for tag in tags for part in ("--include-tag", tag)]
     run = subprocess.run(
-        asked,
+        command,
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(base), "INGEST_PASSWORD": PASSWORD},
         capture_output=True,
@@ -150,13 +160,13 @@ def test_whatever_a_program_makes_up_is_answered_as_the_document_says(
         timeout=300,
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    got = Job.objects.filter(failure_reason=None, delivered_at__isnull=False)  # made jobs of `things` are not delivered
-    assert got.exists(), "nobody got a picture"
+    delivered = Job.objects.filter(failure_reason=None, delivered_at__isnull=False)  # unlike that of `make_objects`
+    assert delivered.exists(), "no booth got a picture"
 
 
-def things() -> dict[str, str]:
-    """A job with its picture, a temporary file and a template image, by their names in `tests/schemathesis.toml`."""
+def make_objects() -> dict[str, str]:
+    """A job with its picture, a temporary file and a template image, by placeholder in `tests/schemathesis.toml`."""
     use_sandbox("instant")
-    one = picture()
-    token = file_url(one).rpartition("/")[2]
-    return {"JOB": str(one.pk), "TOKEN": token, "MEDIA": str(media(3600).pk), "IMAGE": str(bound().pk)}
+    job = make_result()
+    token = file_url(job).rpartition("/")[2]
+    return {"JOB": str(job.pk), "TOKEN": token, "MEDIA": str(make_media(3600).pk), "IMAGE": str(make_bound_image().pk)}

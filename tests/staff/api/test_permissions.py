@@ -16,22 +16,22 @@ from rest_framework.test import force_authenticate
 
 from photoslot.bootstrap import get_permission
 from staff.api.base import BODY_BYTES, SCOPES, StaffView
-from tests.admin_client import person
-from tests.api import Api, envelope, may, operations
+from tests.admin_client import make_staff_user
+from tests.api import Api, check_refusal, list_operations, make_api
 from tests.conftest import jpeg
 from tests.settings import LOGS
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
-NAMED = {
+PARAMETERS = {
     "provider_id": "studio",
     "slot_id": "slot-001",
     "media_id": "00000000-0000-4000-8000-000000000000",
     "job_id": "00000000-0000-4000-8000-000000000000",
 }
-IMAGE = "/api/template-media/{media_id}".format(**NAMED)
-# Each operation that takes a login: what it needs, and what it answers to those who have it.
-JOB = "/api/jobs/{job_id}".format(**NAMED)
+IMAGE = "/api/template-media/{media_id}".format(**PARAMETERS)
+# Each operation that needs a token: its scope, and the status for a user who has the scope.
+JOB = "/api/jobs/{job_id}".format(**PARAMETERS)
 OPERATIONS = [
     ("get", "/api/jobs", "stats:read", 200),
     ("get", JOB, "stats:read", 404),
@@ -59,80 +59,83 @@ OPERATIONS = [
     ("delete", IMAGE, "slots:write", 404),
     ("get", f"{IMAGE}/preview", "slots:write", 404),
 ]
-ASKED = [(method, path) for method, path, _, _ in OPERATIONS]
+PROTECTED = [(method, path) for method, path, _, _ in OPERATIONS]
 METHODS = ("get", "post", "put", "patch", "delete", "options")
 OTHERS = [
-    (method, path) for path in sorted({path for _, path in ASKED}) for method in METHODS if (method, path) not in ASKED
+    (method, path)
+    for path in sorted({path for _, path in PROTECTED})
+    for method in METHODS
+    if (method, path) not in PROTECTED
 ]
 
 
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize(("method", "path", "needed", "status"), OPERATIONS)
-def test_each_operation_takes_its_permission_and_no_other(
+def test_each_operation_needs_its_scope_and_no_other(
     method: str, path: str, needed: str, status: int, scope: str
 ) -> None:
-    answer = may(scope)(method, path, body_of(method))
-    assert answer.status_code == (status if scope == needed else 403)
+    response = make_api(scope)(method, path, make_body(method))
+    assert response.status_code == (status if scope == needed else 403)
     if scope != needed:
-        envelope(answer, 403, "forbidden")
+        check_refusal(response, 403, "forbidden")
 
 
-@pytest.mark.parametrize(("method", "path"), ASKED)
-def test_each_operation_takes_a_token(method: str, path: str) -> None:
-    envelope(Api()(method, path), 401, "invalid_credentials")
-    envelope(Api("no.such.token")(method, path), 401, "invalid_credentials")
+@pytest.mark.parametrize(("method", "path"), PROTECTED)
+def test_each_operation_needs_a_token(method: str, path: str) -> None:
+    check_refusal(Api()(method, path), 401, "invalid_credentials")
+    check_refusal(Api("no.such.token")(method, path), 401, "invalid_credentials")
 
 
 @pytest.mark.parametrize(("method", "path", "needed", "status"), OPERATIONS)
-def test_a_superuser_may_all_and_plain_staff_nothing(method: str, path: str, needed: str, status: int) -> None:
-    assert may(*SCOPES)(method, path, body_of(method)).status_code == status
-    envelope(may()(method, path, body_of(method)), 403, "forbidden")
+def test_all_scopes_allow_everything_and_none_nothing(method: str, path: str, needed: str, status: int) -> None:
+    assert make_api(*SCOPES)(method, path, make_body(method)).status_code == status
+    check_refusal(make_api()(method, path, make_body(method)), 403, "forbidden")
 
 
 @pytest.mark.parametrize("missing", SCOPES["slots:write"])
-def test_who_lacks_one_of_its_parts_has_no_permission(missing: str) -> None:
-    api = may("slots:write")
+def test_a_scope_needs_all_of_its_permissions(missing: str) -> None:
+    api = make_api("slots:write")
     User.objects.get().user_permissions.remove(get_permission(missing))
-    envelope(api("get", "/api/providers"), 403, "forbidden")
+    check_refusal(api("get", "/api/providers"), 403, "forbidden")
 
 
-def body_of(method: str) -> Any:
-    """The least that is JSON, where a body is taken."""
+def make_body(method: str) -> Any:
+    """An empty object if the method takes a body."""
     return {} if method in ("put", "post") else None
 
 
-class Forgotten(StaffView):
+class ViewWithoutScope(StaffView):
     def get(self, request: Request) -> Response:
         return Response({})
 
 
-def test_a_method_that_names_no_permission_is_nobodys() -> None:
+def test_a_method_without_a_scope_is_forbidden_to_everybody() -> None:
     request = RequestFactory().get("/")
-    force_authenticate(request, user=person(superuser=True))
-    assert Forgotten.as_view()(request).status_code == 403
+    force_authenticate(request, user=make_staff_user(superuser=True))
+    assert ViewWithoutScope.as_view()(request).status_code == 403
 
 
-def test_the_table_has_every_operation_that_takes_a_token() -> None:
-    there_are = {(method, path.format(**NAMED)) for method, path, each in operations() if "security" in each}
-    assert there_are == set(ASKED)
+def test_the_table_has_every_operation_that_needs_a_token() -> None:
+    documented = {(method, path.format(**PARAMETERS)) for method, path, each in list_operations() if "security" in each}
+    assert documented == set(PROTECTED)
 
 
 @pytest.mark.parametrize(("method", "path"), OTHERS)
-def test_another_method_is_told_which_there_are(method: str, path: str) -> None:
-    answer = may(*SCOPES)(method, path)
-    envelope(answer, 405, "method_not_allowed")
-    there_are = {each.upper() for each, address in ASKED if address == path}
-    assert set(answer.headers["Allow"].split(", ")) == there_are | ({"HEAD"} if "GET" in there_are else set())
-    assert envelope(Api()(method, path), 401, "invalid_credentials") == {}
+def test_other_methods_are_refused_with_the_allowed_ones(method: str, path: str) -> None:
+    response = make_api(*SCOPES)(method, path)
+    check_refusal(response, 405, "method_not_allowed")
+    allowed = {each.upper() for each, address in PROTECTED if address == path}
+    assert set(response.headers["Allow"].split(", ")) == allowed | ({"HEAD"} if "GET" in allowed else set())
+    assert check_refusal(Api()(method, path), 401, "invalid_credentials") == {}
 
 
 @pytest.mark.parametrize("path", ["/api/", "/api/nothing", "/api/providers/", "/api/login/", "/api/providers/a/b"])
-def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
-    api = may(*SCOPES)
-    answers = [api.client.get(path, headers=api.headers), Api().client.get(path)]
-    assert {answer.status_code for answer in answers} == {404}
-    assert answers[0].content == answers[1].content
-    assert answers[0].json()["error"]["code"] == "not_found"
+def test_an_unknown_path_is_a_404_with_or_without_a_token(path: str) -> None:
+    api = make_api(*SCOPES)
+    responses = [api.client.get(path, headers=api.headers), Api().client.get(path)]
+    assert {response.status_code for response in responses} == {404}
+    assert responses[0].content == responses[1].content
+    assert responses[0].json()["error"]["code"] == "not_found"
 
 
 @pytest.mark.parametrize(
@@ -140,39 +143,39 @@ def test_an_address_that_is_not_there_says_nothing_else(path: str) -> None:
     [b"", b"{", b'{"username": NaN}', b"\xff\xfe\xfd", b"[" * 100_000, b"1" * 5000, b'{"username": "a",}'],
     ids=["empty", "cut", "NaN", "no text", "too deep", "too long a number", "trailing comma"],
 )
-def test_what_is_no_json_is_malformed(body: bytes) -> None:
-    envelope(Api()("post", "/api/login", body), 400, "invalid_payload")
+def test_invalid_json_is_malformed(body: bytes) -> None:
+    check_refusal(Api()("post", "/api/login", body), 400, "invalid_payload")
 
 
 def test_a_body_of_another_type_or_size_is_refused() -> None:
     form = Api()("post", "/api/login", b"username=serg", content_type="application/x-www-form-urlencoded")
-    assert envelope(form, 415, "unsupported_media_type") == {"allowed": ["application/json"]}
+    assert check_refusal(form, 415, "unsupported_media_type") == {"allowed": ["application/json"]}
     large = Api()("post", "/api/login", b" " * BODY_BYTES + b"{}")
-    assert envelope(large, 413, "payload_too_large") == {"limit_bytes": BODY_BYTES}
+    assert check_refusal(large, 413, "payload_too_large") == {"limit_bytes": BODY_BYTES}
 
 
 def test_errors_speak_the_readers_language() -> None:
-    answer = Api()("post", "/api/login", {}, headers={"Accept-Language": "ru"})
-    assert envelope(answer, 400, "invalid_payload")["username"] == ["Обязательное поле."]
+    response = Api()("post", "/api/login", {}, headers={"Accept-Language": "ru"})
+    assert check_refusal(response, 400, "invalid_payload")["username"] == ["Обязательное поле."]
 
 
 @pytest.mark.e2e
-def test_the_real_server_names_each_answer_by_its_correlation_id(web: httpx.Client) -> None:
-    name = uuid4().hex
-    given = {"X-Correlation-Id": name}
-    answers = [
-        web.get("/api/providers", headers=given),
-        web.get("/api/nothing", headers=given),
-        web.post("/api/login", content=b"{", headers=given | {"Content-Type": "application/json"}),
-        web.post("/api/login", json={"username": "nobody", "password": "x"}, headers=given),
+def test_the_real_server_returns_and_logs_the_correlation_id(web: httpx.Client) -> None:
+    correlation_id = uuid4().hex
+    headers = {"X-Correlation-Id": correlation_id}
+    responses = [
+        web.get("/api/providers", headers=headers),
+        web.get("/api/nothing", headers=headers),
+        web.post("/api/login", content=b"{", headers=headers | {"Content-Type": "application/json"}),
+        web.post("/api/login", json={"username": "nobody", "password": "x"}, headers=headers),
     ]
-    assert [answer.status_code for answer in answers] == [401, 404, 400, 401]
-    for answer in answers:
-        assert answer.headers["X-Correlation-Id"] == name
-        assert answer.headers["Cache-Control"] == "no-store"
-        assert json.loads(answer.content)["error"].keys() == {"code", "message", "details"}
-    written = [line for path in LOGS.iterdir() for line in path.read_text().splitlines() if name in line]
-    assert len([line for line in written if f"WARNING django.request [{name}]" in line]) == len(answers)
+    assert [response.status_code for response in responses] == [401, 404, 400, 401]
+    for response in responses:
+        assert response.headers["X-Correlation-Id"] == correlation_id
+        assert response.headers["Cache-Control"] == "no-store"
+        assert json.loads(response.content)["error"].keys() == {"code", "message", "details"}
+    logged = [line for path in LOGS.iterdir() for line in path.read_text().splitlines() if correlation_id in line]
+    assert len([line for line in logged if f"WARNING django.request [{correlation_id}]" in line]) == len(responses)
 
 
 @pytest.mark.e2e
@@ -180,7 +183,7 @@ def test_a_body_may_come_in_chunks(web: httpx.Client) -> None:
     chunks = iter([b'{"username": "nobody", ', b'"password": "x"}'])
     assert web.post("/api/login", content=chunks, headers={"Content-Type": "application/json"}).status_code == 401
     form = {"slot_id": "slot-001", "setting_key": "evening"}
-    asked = httpx.Request("POST", "http://any", data=form, files={"file": jpeg()})
-    body, content_type = asked.read(), asked.headers["Content-Type"]
-    headers = may("slots:write").headers | {"Content-Type": content_type}
+    request = httpx.Request("POST", "http://any", data=form, files={"file": jpeg()})
+    body, content_type = request.read(), request.headers["Content-Type"]
+    headers = make_api("slots:write").headers | {"Content-Type": content_type}
     assert web.post("/api/template-media/register", content=iter([body]), headers=headers).status_code == 201

@@ -1,4 +1,4 @@
-"""`GET /api/providers` and one of them: what a slot may be set to."""
+"""`GET /api/providers` and `GET /api/providers/{provider_id}`: the providers and operations that a slot may use."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from django.conf import settings
 from django.test import Client
 
 from providers import registry
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import use_account
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 def test_the_list_has_the_providers_in_the_order_of_the_settings(api: Api) -> None:
@@ -64,10 +64,10 @@ def test_names_are_in_the_readers_language(api: Api) -> None:
 
 
 @pytest.mark.parametrize("provider_id", ["nobody", "Studio", "%00", "studio%2F", "%FF"])
-def test_a_provider_that_is_not_there_is_a_404(api: Api, provider_id: str) -> None:
-    envelope(api("get", f"/api/providers/{provider_id}"), 404, "not_found")
+def test_an_unknown_provider_is_a_404(api: Api, provider_id: str) -> None:
+    check_refusal(api("get", f"/api/providers/{provider_id}"), 404, "not_found")
 
 
-def test_asking_for_the_head_gives_no_body(api: Api) -> None:
-    answer = api("head", "/api/providers")
-    assert (answer.status_code, answer.content) == (200, b"")
+def test_a_head_request_gets_no_body(api: Api) -> None:
+    response = api("head", "/api/providers")
+    assert (response.status_code, response.content) == (200, b"")

@@ -1,4 +1,4 @@
-"""`/api/slots/{slot_id}`: a slot with its latest pictures; who has seen its version may change or archive it."""
+"""`/api/slots/{slot_id}`: a slot with its latest pictures; changing or archiving the version that was read."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from django.utils import timezone
 
 from jobs.models import Job
 from slots.models import Slot, SlotQuerySet, TemplateBinding
-from staff.api.recent_results import CHUNK, RECENT, recent_jobs
-from tests.api import Api, envelope, may
+from staff.api.recent_results import CHUNK, RECENT_COUNT, recent_jobs
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.jobs.results import age, make_picture
 from tests.photoslot.waiting import until
 from tests.sandbox.server import Sandbox
 from tests.slots.factories import image
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 SLOT = "/api/slots/slot-001"
-# Twenty thousand pictures of a month.
+# 20,000 pictures of a month.
 MANY = """
 INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_mime_type, payload_digest,
     is_finalized, created_at, expires_at, finalized_at,
@@ -42,7 +42,7 @@ SEPIA = {"name": "Old", "provider_id": "studio", "operation_id": "image_edit", "
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
 def etag(api: Api) -> str:
@@ -58,39 +58,39 @@ def delete(api: Api, tag: str = "*", query: str = "") -> Any:
     return api("delete", SLOT + query, headers={"If-Match": tag})
 
 
-def job(**changes: Any) -> Job:
+def make_job(**changes: Any) -> Job:
     now = timezone.now()
     usual: dict[str, Any] = {"slot_id": "slot-001", "settings_json": {}, "payload_digest": bytes(32)}
     return Job.objects.create(**(usual | {"created_at": now, "expires_at": now + timedelta(seconds=48)} | changes))
 
 
-def made(seconds_ago: float, **changes: Any) -> Job:
-    """A picture that was made so long ago."""
+def make_result(seconds_ago: float, **changes: Any) -> Job:
+    """A job that got its picture so many seconds ago."""
     at = timezone.now() - timedelta(seconds=seconds_ago)
-    over = {"is_finalized": True, "created_at": at, "finalized_at": at, "expires_at": at + timedelta(seconds=48)}
-    kept = {"result_file_path": "results/x.jpg", "result_checksum": "c" * 64, "result_mime_type": "image/jpeg"}
-    until = {"result_size_bytes": 9, "result_expires_at": timezone.now() + timedelta(hours=1)}
-    return job(**(over | kept | until | changes))
+    ended = {"is_finalized": True, "created_at": at, "finalized_at": at, "expires_at": at + timedelta(seconds=48)}
+    result = {"result_file_path": "results/x.jpg", "result_checksum": "c" * 64, "result_mime_type": "image/jpeg"}
+    expiry = {"result_size_bytes": 9, "result_expires_at": timezone.now() + timedelta(hours=1)}
+    return make_job(**(ended | result | expiry | changes))
 
 
-def latest(api: Api) -> list[str]:
+def list_latest(api: Api) -> list[str]:
     return [each["job_id"] for each in api("get", SLOT).json()["recent_results"]]
 
 
 def test_a_slot_is_shown_as_in_the_list_with_its_version(api: Api) -> None:
-    answer = api("get", SLOT)
-    one = answer.json()
+    response = api("get", SLOT)
+    one = response.json()
     assert one.pop("recent_results") == []
     assert one == api("get", "/api/slots").json()["data"][0]
-    assert answer.headers["ETag"] == f'"{Slot.objects.get(pk="slot-001").updated_at.isoformat()}"'
+    assert response.headers["ETag"] == f'"{Slot.objects.get(pk="slot-001").updated_at.isoformat()}"'
 
 
 @pytest.mark.parametrize("slot_id", ["slot-099", "nobody", "SLOT-001", "slot-001%0A", "slot-%D9%A0%D9%A0%D9%A1", "%00"])
 @pytest.mark.parametrize("method", ["get", "put", "delete"])
-def test_a_slot_that_is_not_there_is_a_404(api: Api, method: str, slot_id: str) -> None:
+def test_an_unknown_slot_is_a_404(api: Api, method: str, slot_id: str) -> None:
     body = SEPIA if method == "put" else None
-    answer = api(method, f"/api/slots/{slot_id}", body, headers={"If-Match": "*"})
-    assert envelope(answer, 404, "not_found") == {}
+    response = api(method, f"/api/slots/{slot_id}", body, headers={"If-Match": "*"})
+    assert check_refusal(response, 404, "not_found") == {}
 
 
 def test_an_archived_slot_is_shown_to_staff(api: Api) -> None:
@@ -109,12 +109,12 @@ def test_a_picture_that_a_booth_got_can_be_fetched_by_the_links(api: Api, booth:
     thumbnail = urlsplit(shown["thumbnail_url"]).path
     until(lambda: web.get(thumbnail).status_code == 200)
     age(picture, 73)
-    assert latest(api) == []
+    assert list_latest(api) == []
 
 
 def test_the_ten_latest_come_newest_first(api: Api) -> None:
-    jobs = [made(seconds) for seconds in range(12, 0, -1)]
-    assert latest(api) == [str(job.pk) for job in reversed(jobs[2:])]
+    jobs = [make_result(seconds) for seconds in range(12, 0, -1)]
+    assert list_latest(api) == [str(each.pk) for each in reversed(jobs[2:])]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_the_ten_latest_come_newest_first(api: Api) -> None:
     ids=["another slot's", "a test", "late", "purged", "expired", "old"],
 )
 def test_what_is_no_recent_success_is_not_among_them(api: Api, other: dict[str, Any]) -> None:
-    made(1, **other)
-    assert latest(api) == []
+    make_result(1, **other)
+    assert list_latest(api) == []
 
 
 def test_they_are_found_by_their_index_among_many() -> None:
@@ -139,60 +139,64 @@ def test_they_are_found_by_their_index_among_many() -> None:
         cursor.execute(MANY.replace("'slot-001'", "'slot-00' || 1 + n % 5"))
         cursor.execute("ANALYZE jobs_job")
     rows = recent_jobs("slot-001")
-    for walked in (recent_jobs("slot-009")[:RECENT], rows[:RECENT], rows.filter(created_at__lt=timezone.now())[:CHUNK]):
-        assert "job_newest_of_slot" in walked.explain()
-    assert len(rows[:RECENT]) == RECENT
+    for query in (
+        recent_jobs("slot-009")[:RECENT_COUNT],
+        rows[:RECENT_COUNT],
+        rows.filter(created_at__lt=timezone.now())[:CHUNK],
+    ):
+        assert "job_newest_of_slot" in query.explain()
+    assert len(rows[:RECENT_COUNT]) == RECENT_COUNT
 
 
-def test_older_pictures_are_shown_once_the_newest_are_gone(api: Api) -> None:
-    """As when results are kept for less than before, in a slot with thousands of them."""
+def test_older_pictures_are_listed_once_the_newest_have_expired(api: Api) -> None:
+    """As after the retention was shortened, in a slot with thousands of pictures."""
     with connection.cursor() as cursor:
         cursor.execute(MANY)
     jobs = Job.objects.order_by("-created_at")
-    gone = list(jobs.values_list("pk", flat=True)[: RECENT + CHUNK + 5])
-    Job.objects.filter(pk__in=gone).update(result_expires_at=timezone.now())
-    shown = jobs.exclude(pk__in=gone)[:RECENT]
-    assert latest(api) == [str(job.pk) for job in shown]
+    expired = list(jobs.values_list("pk", flat=True)[: RECENT_COUNT + CHUNK + 5])
+    Job.objects.filter(pk__in=expired).update(result_expires_at=timezone.now())
+    expected = jobs.exclude(pk__in=expired)[:RECENT_COUNT]
+    assert list_latest(api) == [str(each.pk) for each in expected]
 
 
-def test_who_reads_statistics_gets_them_by_themselves(api: Api) -> None:
-    jobs = [made(seconds) for seconds in range(12, 0, -1)]
-    made(1, source="test")
-    reader, path = may("stats:read"), "/api/stats/slot-001/recent_results"
-    answer = reader("get", path).json()
-    assert answer == {"slot_id": "slot-001", "results": api("get", SLOT).json()["recent_results"]}
-    assert [each["job_id"] for each in answer["results"]] == [str(job.pk) for job in reversed(jobs[2:])]
+def test_readers_of_statistics_get_them_alone(api: Api) -> None:
+    jobs = [make_result(seconds) for seconds in range(12, 0, -1)]
+    make_result(1, source="test")
+    reader, path = make_api("stats:read"), "/api/stats/slot-001/recent_results"
+    response = reader("get", path).json()
+    assert response == {"slot_id": "slot-001", "results": api("get", SLOT).json()["recent_results"]}
+    assert [each["job_id"] for each in response["results"]] == [str(each.pk) for each in reversed(jobs[2:])]
     assert reader("get", "/api/stats/slot-002/recent_results").json()["results"] == []
-    assert list(envelope(reader("get", f"{path}?page=1"), 400, "invalid_payload")) == ["page"]
+    assert list(check_refusal(reader("get", f"{path}?page=1"), 400, "invalid_payload")) == ["page"]
 
 
 def test_as_csv_they_are_the_same(api: Api) -> None:
-    reader, path = may("stats:read"), "/api/stats/slot-001/recent_results?format=csv"
+    reader, path = make_api("stats:read"), "/api/stats/slot-001/recent_results?format=csv"
     columns = "job_id,thumbnail_url,download_url,completed_at,result_expires_at,mime,size_bytes"
     assert reader("get", path).content.decode().splitlines() == [columns]
     for seconds in (2, 1):
-        made(seconds)
-    answer = reader("get", path)
-    rows = [*csv.DictReader(answer.content.decode().splitlines())]
+        make_result(seconds)
+    response = reader("get", path)
+    rows = [*csv.DictReader(response.content.decode().splitlines())]
     results = api("get", SLOT).json()["recent_results"]
     assert rows == [{name: str(value) for name, value in each.items()} for each in results]
-    assert answer.headers["Content-Disposition"] == 'attachment; filename="statistics-slot-001-results.csv"'
+    assert response.headers["Content-Disposition"] == 'attachment; filename="statistics-slot-001-results.csv"'
 
 
-def test_the_recipe_is_changed_and_the_new_version_is_told(api: Api) -> None:
+def test_a_change_is_stored_and_returns_the_new_version(api: Api) -> None:
     before = etag(api)
-    answer = put(api, before, is_active=False, size_limit_mb=3)
-    assert answer.json().keys() == {"id", "updated_at"}
+    response = put(api, before, is_active=False, size_limit_mb=3)
+    assert response.json().keys() == {"id", "updated_at"}
     now = api("get", SLOT)
-    assert now.headers["ETag"] == answer.headers["ETag"] != before
-    assert (SEPIA | {"is_active": False, "size_limit_mb": 3, "updated_at": answer.json()["updated_at"]}).items() <= (
+    assert now.headers["ETag"] == response.headers["ETag"] != before
+    assert (SEPIA | {"is_active": False, "size_limit_mb": 3, "updated_at": response.json()["updated_at"]}).items() <= (
         now.json().items()
     )
-    told = "Changed name, settings_json, is_active and size_limit_mb."
-    assert LogEntry.objects.get().get_change_message() == told
+    message = "Changed name, settings_json, is_active and size_limit_mb."
+    assert LogEntry.objects.get().get_change_message() == message
 
 
-def test_what_is_optional_and_not_given_stays(api: Api) -> None:
+def test_optional_fields_that_are_left_out_stay(api: Api) -> None:
     set_slot(is_active=False, size_limit_mb=5)
     put(api, "*")
     slot = Slot.objects.get(pk="slot-001")
@@ -202,9 +206,9 @@ def test_what_is_optional_and_not_given_stays(api: Api) -> None:
     assert (slot.is_active, slot.size_limit_mb) == (True, None)
 
 
-def test_a_change_says_which_version_it_is_of(api: Api) -> None:
-    envelope(put(api), 400, "version_required")
-    envelope(api("delete", SLOT), 400, "version_required")
+def test_a_change_must_name_its_version(api: Api) -> None:
+    check_refusal(put(api), 400, "version_required")
+    check_refusal(api("delete", SLOT), 400, "version_required")
     assert put(api, updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
     assert put(api, f'"another", {etag(api)}').status_code == 200
     assert put(api, etag(api), updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
@@ -221,14 +225,14 @@ def test_a_version_that_somebody_has_changed_is_a_conflict(api: Api, by: str) ->
     changing[by]()
     now = etag(api)
     for refused in (put(api, seen), put(api, updated_at=seen_at), put(api, now, updated_at=seen_at), delete(api, seen)):
-        assert envelope(refused, 409, "version_conflict")["updated_at"] == now.strip('"')
+        assert check_refusal(refused, 409, "version_conflict")["updated_at"] == now.strip('"')
     assert etag(api) == now
 
 
 @pytest.mark.parametrize("tag", ['W/"{}"', "{}", '"{}x"', ""])
 def test_a_tag_that_is_not_its_own_is_a_conflict(api: Api, tag: str) -> None:
-    given = tag.format(etag(api).strip('"'))
-    envelope(api("put", SLOT, SEPIA, headers={"If-Match": given}), 409, "version_conflict")
+    sent_tag = tag.format(etag(api).strip('"'))
+    check_refusal(api("put", SLOT, SEPIA, headers={"If-Match": sent_tag}), 409, "version_conflict")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +248,7 @@ def test_a_tag_that_is_not_its_own_is_a_conflict(api: Api, tag: str) -> None:
 )
 def test_a_change_that_breaks_a_rule_changes_nothing(api: Api, changes: dict[str, Any], named: str) -> None:
     before = Slot.objects.filter(pk="slot-001").values().get()
-    assert named in envelope(put(api, "*", **changes), 422, "validation_failed")
+    assert named in check_refusal(put(api, "*", **changes), 422, "validation_failed")
     assert Slot.objects.filter(pk="slot-001").values().get() == before
     assert not LogEntry.objects.exists()
 
@@ -256,29 +260,29 @@ def test_settings_may_point_to_an_image_of_the_slot(api: Api) -> None:
 
 
 def test_an_id_is_no_field_of_a_change(api: Api) -> None:
-    assert list(envelope(put(api, "*", id="slot-099"), 400, "invalid_payload")) == ["id"]
+    assert list(check_refusal(put(api, "*", id="slot-099"), 400, "invalid_payload")) == ["id"]
 
 
-def both_at_once(api: Api) -> list[int]:
-    """Two who have seen the same version change it; neither writes before both have come as far as they can."""
+def change_concurrently(api: Api) -> list[int]:
+    """Two clients that have seen the same version change it; neither writes before both wait for the lock, or would."""
     tag = etag(api)
 
     def change() -> int:
         client = Client()
-        answer = client.put(SLOT, SEPIA, "application/json", headers=api.headers | {"If-Match": tag})
+        response = client.put(SLOT, SEPIA, "application/json", headers=api.headers | {"If-Match": tag})
         connection.close()
-        return answer.status_code
+        return response.status_code
 
     with transaction.atomic():
         Slot.objects.filter(pk="slot-001").update(size_limit_mb=None)  # holds the row
         waiting = [in_background(change) for _ in range(2)]
-        until(lambda: waiting_for_a_lock() == 2)
+        until(lambda: count_lock_waits() == 2)
     return sorted(wait() for wait in waiting)
 
 
-def waiting_for_a_lock() -> int:
+def count_lock_waits() -> int:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction would see the same ones for good
+        cursor.execute("SELECT pg_stat_clear_snapshot()")  # or a transaction sees the same snapshot all along
         cursor.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         )
@@ -287,16 +291,16 @@ def waiting_for_a_lock() -> int:
 
 def test_without_the_lock_two_writers_would_both_win(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SlotQuerySet, "select_for_update", lambda rows, **_how: rows)
-    assert both_at_once(api) == [200, 200]
+    assert change_concurrently(api) == [200, 200]
 
 
 def test_of_two_writers_who_saw_the_same_version_one_wins(api: Api) -> None:
-    assert both_at_once(api) == [200, 409]
+    assert change_concurrently(api) == [200, 409]
 
 
 def test_archiving_hides_the_slot_from_booths_and_the_list(api: Api, booth: Booth) -> None:
-    answer = delete(api, etag(api))
-    assert (answer.status_code, answer.content) == (204, b"")
+    response = delete(api, etag(api))
+    assert (response.status_code, response.content) == (204, b"")
     assert booth.post(jpeg()).status == 404
     assert "slot-001" not in [each["id"] for each in api("get", "/api/slots").json()["data"]]
     assert LogEntry.objects.get().get_change_message() == "Changed archived_at."
@@ -304,25 +308,25 @@ def test_archiving_hides_the_slot_from_booths_and_the_list(api: Api, booth: Boot
     assert LogEntry.objects.count() == 1
 
 
-def test_photos_under_way_hold_up_archiving_unless_they_are_cancelled(api: Api, booth: Booth, sandbox: Sandbox) -> None:
+def test_jobs_under_way_prevent_archiving_unless_forced(api: Api, booth: Booth, sandbox: Sandbox) -> None:
     use_sandbox("instant", "hold")
-    answer = in_background(lambda: booth.post(jpeg()))
+    wait = in_background(lambda: booth.post(jpeg()))
     sandbox.wait_for_calls(1)
-    assert envelope(delete(api), 409, "jobs_under_way") == {"jobs": 1}
+    assert check_refusal(delete(api), 409, "jobs_under_way") == {"jobs": 1}
     assert Slot.objects.get(pk="slot-001").archived_at is None
     assert delete(api, query="?force=true").status_code == 204
-    reply = answer()
+    reply = wait()
     assert (reply.status, Job.objects.get().failure_reason) == (503, "cancelled")
     assert stored_files() == []
 
 
 @pytest.mark.parametrize("other", ["slot-002's", "over", "overdue"])
-def test_other_jobs_do_not_hold_up_archiving(api: Api, other: str) -> None:
+def test_other_jobs_do_not_prevent_archiving(api: Api, other: str) -> None:
     now = timezone.now()
     long_ago = {"created_at": now - timedelta(minutes=2), "expires_at": now - timedelta(minutes=1)}
     kinds: dict[str, dict[str, Any]] = {"slot-002's": {"slot_id": "slot-002"}, "overdue": long_ago}
     kinds["over"] = {"is_finalized": True, "finalized_at": now, "failure_reason": "timeout"}
-    job(**kinds[other])
+    make_job(**kinds[other])
     assert delete(api).status_code == 204
 
 

@@ -1,4 +1,4 @@
-"""`/api/slots`: the list, and new slots."""
+"""`/api/slots`: listing and creating slots."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import pytest
 from django.contrib.admin.models import LogEntry
 
 from slots.models import Slot
-from tests.api import Api, envelope, may
+from tests.api import Api, check_refusal, make_api
 from tests.conftest import set_slot
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
 NOIR = {"name": "Noir", "provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "noir"}}
 
 
 @pytest.fixture
 def api() -> Api:
-    return may("slots:write")
+    return make_api("slots:write")
 
 
-def ids(api: Api, **query: Any) -> list[str]:
-    """The page's, by number."""
-    answer = api("get", "/api/slots?" + "&".join(f"{name}={value}" for name, value in query.items()))
-    assert answer.status_code == 200, answer.content
-    return [each["id"].removeprefix("slot-0") for each in answer.json()["data"]]
+def list_ids(api: Api, **query: Any) -> list[str]:
+    """The numbers of the slots on the page."""
+    response = api("get", "/api/slots?" + "&".join(f"{name}={value}" for name, value in query.items()))
+    assert response.status_code == 200, response.content
+    return [each["id"].removeprefix("slot-0") for each in response.json()["data"]]
 
 
-def new(api: Api, **more: Any) -> Any:
+def create(api: Api, **more: Any) -> Any:
     return api("post", "/api/slots", NOIR | more)
 
 
@@ -37,10 +37,10 @@ def test_the_list_shows_the_slots_and_how_many_there_are(api: Api) -> None:
     listed = api("get", "/api/slots").json()
     assert listed["meta"] == {"page": 1, "page_size": 20, "total": 15}
     slot = Slot.objects.get(pk="slot-002")
-    shown = listed["data"][1]
-    assert shown.pop("created_at").endswith("Z")
-    assert shown.pop("updated_at").endswith("Z")
-    assert shown == {
+    slot_json = listed["data"][1]
+    assert slot_json.pop("created_at").endswith("Z")
+    assert slot_json.pop("updated_at").endswith("Z")
+    assert slot_json == {
         "id": "slot-002",
         "name": slot.name,
         "provider_id": "studio",
@@ -54,7 +54,7 @@ def test_the_list_shows_the_slots_and_how_many_there_are(api: Api) -> None:
 
 
 def test_pages_follow_each_other(api: Api) -> None:
-    pages = [ids(api, page=page, page_size=6) for page in (1, 2, 3, 4)]
+    pages = [list_ids(api, page=page, page_size=6) for page in (1, 2, 3, 4)]
     assert [len(page) for page in pages] == [6, 6, 3, 0]
     assert [each for page in pages for each in page] == [f"{number:02d}" for number in range(1, 16)]
 
@@ -84,7 +84,7 @@ def test_the_list_is_filtered_searched_and_sorted(api: Api, query: dict[str, Any
     set_slot("slot-004", name="A golden glow")
     Slot.objects.filter(pk="slot-006").archive()
     Slot.objects.get(pk="slot-007").save()
-    assert ids(api, **query) == found
+    assert list_ids(api, **query) == found
 
 
 @pytest.mark.parametrize(
@@ -102,37 +102,37 @@ def test_the_list_is_filtered_searched_and_sorted(api: Api, query: dict[str, Any
         ("search=%00", "search"),
     ],
 )
-def test_a_query_that_cannot_be_is_refused_by_name(api: Api, query: str, named: str) -> None:
-    assert list(envelope(api("get", f"/api/slots?{query}"), 422, "validation_failed")) == [named]
+def test_an_invalid_query_value_is_refused_by_name(api: Api, query: str, named: str) -> None:
+    assert list(check_refusal(api("get", f"/api/slots?{query}"), 422, "validation_failed")) == [named]
 
 
 @pytest.mark.parametrize("query", ["colour=red", "page=1&pages=2"])
-def test_a_query_that_there_is_not_is_malformed(api: Api, query: str) -> None:
-    envelope(api("get", f"/api/slots?{query}"), 400, "invalid_payload")
-    envelope(api("get", "/api/slots/slot-001?page=1"), 400, "invalid_payload")
-    envelope(api("post", "/api/slots?page=1", NOIR), 400, "invalid_payload")
+def test_an_unknown_query_parameter_is_malformed(api: Api, query: str) -> None:
+    check_refusal(api("get", f"/api/slots?{query}"), 400, "invalid_payload")
+    check_refusal(api("get", "/api/slots/slot-001?page=1"), 400, "invalid_payload")
+    check_refusal(api("post", "/api/slots?page=1", NOIR), 400, "invalid_payload")
 
 
-def test_the_list_takes_the_same_queries_however_many_slots_there_are(api: Api, django_assert_num_queries: Any) -> None:
+def test_the_list_takes_the_same_queries_for_any_number_of_slots(api: Api, django_assert_num_queries: Any) -> None:
     with django_assert_num_queries(4):  # the user, their permissions and groups', the page, the count
-        ids(api, page_size=100)
+        list_ids(api, page_size=100)
 
 
 def test_a_new_slot_gets_the_first_free_id(api: Api) -> None:
     Slot.objects.filter(pk="slot-007").delete()
-    answer = new(api)
-    assert answer.status_code == 201
-    assert answer.json()["id"] == "slot-007"
-    assert answer.headers["Location"] == "/api/slots/slot-007"
-    assert answer.headers["ETag"] == api("get", "/api/slots/slot-007").headers["ETag"]
-    assert new(api).json()["id"] == "slot-016"
+    response = create(api)
+    assert response.status_code == 201
+    assert response.json()["id"] == "slot-007"
+    assert response.headers["Location"] == "/api/slots/slot-007"
+    assert response.headers["ETag"] == api("get", "/api/slots/slot-007").headers["ETag"]
+    assert create(api).json()["id"] == "slot-016"
 
 
-def test_a_new_slot_is_all_that_was_given(api: Api) -> None:
-    answer = new(api, id="slot-900", is_active=False, size_limit_mb=7)
-    given = NOIR | {"id": "slot-900", "is_active": False, "size_limit_mb": 7}
-    assert given.items() <= answer.json().items()
-    assert answer.json().items() <= api("get", "/api/slots/slot-900").json().items()
+def test_a_new_slot_has_the_values_of_the_request(api: Api) -> None:
+    response = create(api, id="slot-900", is_active=False, size_limit_mb=7)
+    values = NOIR | {"id": "slot-900", "is_active": False, "size_limit_mb": 7}
+    assert values.items() <= response.json().items()
+    assert response.json().items() <= api("get", "/api/slots/slot-900").json().items()
     entry = LogEntry.objects.get()
     assert (entry.object_id, entry.get_change_message()) == ("slot-900", "Added.")
 
@@ -142,7 +142,7 @@ def test_an_id_that_is_taken_never_overwrites(api: Api, is_archived: bool) -> No
     if is_archived:
         Slot.objects.filter(pk="slot-001").archive()
     before = Slot.objects.filter(pk="slot-001").values().get()
-    assert envelope(new(api, id="slot-001"), 409, "slot_exists") == {"id": "slot-001"}
+    assert check_refusal(create(api, id="slot-001"), 409, "slot_exists") == {"id": "slot-001"}
     assert Slot.objects.filter(pk="slot-001").values().get() == before
 
 
@@ -172,22 +172,22 @@ def test_an_id_that_is_taken_never_overwrites(api: Api, is_archived: bool) -> No
     ],
 )
 def test_a_slot_that_breaks_a_rule_is_refused_by_the_fields_name(api: Api, changes: dict[str, Any], named: str) -> None:
-    assert list(envelope(new(api, **changes), 422, "validation_failed")) == [named]
+    assert list(check_refusal(create(api, **changes), 422, "validation_failed")) == [named]
     assert Slot.objects.count() == 15
     assert not LogEntry.objects.exists()
 
 
 def test_a_number_that_json_can_write_and_no_column_holds_is_refused(api: Api) -> None:
     written = json.dumps(NOIR).replace('"noir"', '"noir", "strength": 1e999').encode()
-    refused = envelope(api("post", "/api/slots", written), 422, "validation_failed")
+    refused = check_refusal(api("post", "/api/slots", written), 422, "validation_failed")
     assert list(refused) == ["settings_json.strength"]
 
 
-def test_a_field_that_there_is_not_is_malformed(api: Api) -> None:
-    assert "colour" in envelope(new(api, colour="red", name=""), 400, "invalid_payload")
+def test_an_unknown_field_is_malformed(api: Api) -> None:
+    assert "colour" in check_refusal(create(api, colour="red", name=""), 400, "invalid_payload")
 
 
 @pytest.mark.parametrize("missing", sorted(NOIR))
-def test_what_a_slot_needs_is_told(api: Api, missing: str) -> None:
-    given = {name: value for name, value in NOIR.items() if name != missing}
-    assert list(envelope(api("post", "/api/slots", given), 422, "validation_failed")) == [missing]
+def test_a_missing_field_is_named(api: Api, missing: str) -> None:
+    values = {name: value for name, value in NOIR.items() if name != missing}
+    assert list(check_refusal(api("post", "/api/slots", values), 422, "validation_failed")) == [missing]

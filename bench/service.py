@@ -1,4 +1,4 @@
-"""Starting and stopping what is measured, each in a process of its own."""
+"""Starts and stops what is measured, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ STOP_SECONDS = 30.0
 ADDRESSES = {"gemini": "gemini", "openai": "openai/v1", "turbotext": "turbotext"}
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
-# As `web_command` starts the service; neither of the two needs a start-up of its own.
+# As `web_command` starts the service; floor and fakes need no lifespan events.
 UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning")
-# Connections outlive the other's turn: one that is closed while it is taken up again would look like a fault of ours.
-BARE = ("--no-access-log", "--lifespan", "off", "--timeout-keep-alive", "75")
+# Connections stay open while the other is measured: one closed just as it is used again would look like our fault.
+FAKE_OPTIONS = ("--no-access-log", "--lifespan", "off", "--timeout-keep-alive", "75")
 
 
 class BenchError(Exception):
-    """The bench could not be run; the message says at which step."""
+    """The bench could not be run; the message names the step."""
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A started process; its figures are the kernel's."""
+class RunningProcess:
+    """A started process, with figures from the kernel."""
 
     process: subprocess.Popen[bytes]
 
@@ -61,9 +61,9 @@ class Running:
 
     def _status_mb(self, name: str) -> float:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(rf"{name}:\s+(\d+) kB", status)
-        assert found
-        return int(found[1]) / 1024
+        match = re.search(rf"{name}:\s+(\d+) kB", status)
+        assert match
+        return int(match[1]) / 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +71,12 @@ class Target:
     """What booths can post to."""
 
     url: str  # with {slot}
-    processes: dict[str, Running]
+    processes: dict[str, RunningProcess]
 
 
 @contextmanager
-def database() -> Iterator[None]:
-    """A fresh database with the migrations' fifteen slots; nothing of it is left behind."""
+def create_database() -> Iterator[None]:
+    """A fresh database with the migrations' fifteen slots, removed at the end."""
     try:
         with POSTGRES:
             call_command("migrate", verbosity=0)
@@ -90,12 +90,12 @@ def database() -> Iterator[None]:
 
 
 def set_latency(seconds: float) -> None:
-    """How long the fake provider takes for the service's next photos."""
+    """Sets how long the fake provider takes for the service's next photos."""
     Slot.objects.update(provider_id="bench", operation_id="image_edit", settings_json={"seconds": seconds})
 
 
-def use_services(seconds: Mapping[str, float]) -> None:
-    """The slots' next photos go to these providers in turn, whose fakes take so long."""
+def use_fake_services(seconds: Mapping[str, float]) -> None:
+    """Spreads the slots over these providers, whose fakes take the given seconds."""
     ProviderAccount.objects.all().delete()
     for provider_id, path in ADDRESSES.items():
         if provider_id in seconds:
@@ -103,44 +103,44 @@ def use_services(seconds: Mapping[str, float]) -> None:
             account = ProviderAccount(provider_id=provider_id, base_url=url)
             account.set_key("bench")
             account.save()
-    recipe = {"operation_id": "image_edit", "settings_json": {"prompt": "a bench"}}
+    operation = {"operation_id": "image_edit", "settings_json": {"prompt": "a bench"}}
     for slot, provider_id in zip(Slot.objects.all(), cycle(seconds), strict=False):
-        Slot.objects.filter(pk=slot.pk).update(provider_id=provider_id, **recipe)
+        Slot.objects.filter(pk=slot.pk).update(provider_id=provider_id, **operation)
 
 
 @contextmanager
-def fakes() -> Iterator[None]:
-    """Leaves their addresses in the environment of the processes that are started within."""
-    with _fake("bench.fake_provider:app", "BENCH_PROVIDER_URL"), _fake("bench.fake_services:app", "BENCH_SERVICES_URL"):
+def run_fakes() -> Iterator[None]:
+    """Runs the fake providers; their addresses are in the environment of processes started meanwhile."""
+    with _serve("fake_provider", "BENCH_PROVIDER_URL"), _serve("fake_services", "BENCH_SERVICES_URL"):
         yield
 
 
 @contextmanager
-def _fake(app: str, variable: str) -> Iterator[None]:
+def _serve(module: str, variable: str) -> Iterator[None]:
     port = free_port()
-    with _process(*UVICORN, *BARE, "--port", str(port), app) as running:
+    with _run_process(*UVICORN, *FAKE_OPTIONS, "--port", str(port), f"bench.{module}:app") as running:
         _wait_until(lambda: _is_open(port), running)
         os.environ[variable] = f"http://127.0.0.1:{port}/"
         yield
 
 
 @contextmanager
-def floor(latency: float) -> Iterator[Target]:
+def run_floor(latency: float) -> Iterator[Target]:
     port = free_port()
-    with _process(*UVICORN, *BARE, "--port", str(port), "bench.floor:app") as running:
+    with _run_process(*UVICORN, *FAKE_OPTIONS, "--port", str(port), "bench.floor:app") as running:
         _wait_until(lambda: _is_open(port), running)
         yield Target(f"http://127.0.0.1:{port}/{latency}", {"floor": running})
 
 
 @contextmanager
-def service(places: int) -> Iterator[Target]:
-    """Web and worker, with room for so many photos at once."""
+def run(capacity: int) -> Iterator[Target]:
+    """Runs web and worker, for at most `capacity` concurrent jobs."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    os.environ |= {"HOST": "127.0.0.1", "PUBLIC_BASE_URL": url, "QUEUE_MAX_IN_FLIGHT_JOBS": str(places)}
+    os.environ |= {"HOST": "127.0.0.1", "PUBLIC_BASE_URL": url, "QUEUE_MAX_IN_FLIGHT_JOBS": str(capacity)}
     with ExitStack() as stack:
-        worker = stack.enter_context(_process("manage.py", "run_workers", "--concurrency", str(places)))
-        web = stack.enter_context(_process(*web_command(port)[1:]))
+        worker = stack.enter_context(_run_process("manage.py", "run_workers", "--concurrency", str(capacity)))
+        web = stack.enter_context(_run_process(*web_command(port)[1:]))
         _wait_until(lambda: _is_open(port) and _is_seen("worker") and _is_seen("web"), worker, web)
         yield Target(f"{url}/ingest/{{slot}}", {"web": web, "worker": worker})
 
@@ -158,10 +158,10 @@ def run_booths(plan: Plan) -> list[Sample]:
 
 
 @contextmanager
-def _process(*command: str) -> Iterator[Running]:
+def _run_process(*command: str) -> Iterator[RunningProcess]:
     process = subprocess.Popen([sys.executable, *command], cwd=settings.BASE_DIR)
     try:
-        yield Running(process)
+        yield RunningProcess(process)
     finally:
         process.terminate()
         try:
@@ -172,7 +172,7 @@ def _process(*command: str) -> Iterator[Running]:
             raise BenchError(f"{command[-1]} did not stop within {STOP_SECONDS:.0f} s.") from None
 
 
-def _wait_until(is_ready: Callable[[], bool], *needed: Running) -> None:
+def _wait_until(is_ready: Callable[[], bool], *needed: RunningProcess) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while not is_ready():
         if any(running.process.poll() is not None for running in needed):
@@ -188,5 +188,5 @@ def _is_open(port: int) -> bool:
 
 
 def _is_seen(kind: str) -> bool:
-    """A process that leaves takes its row along, so this is the one just started."""
+    """A stopped process removes its row, so a row is that of the process just started."""
     return Process.objects.filter(kind=kind).exists()

@@ -1,4 +1,4 @@
-"""A booth for the demo and the tests: posts a photo as DSLR Remote Pro 3.30 does.
+"""A booth for the tests: posts a photo as DSLR Remote Pro 3.30 does.
 
 The field set and `Expect: 100-continue` are those of a recorded request; no User-Agent and no Accept are sent.
 """
@@ -46,19 +46,19 @@ def post_photo(
 ) -> Reply:
     """Posts and waits for the answer. The body is sent only once the server asks for it. Raises `OSError`."""
     boundary = "-" * 20 + str(secrets.randbelow(10**12))
-    body = _multipart(boundary, form, filename, photo)
+    body = _build_multipart(boundary, form, filename, photo)
     parts = urlsplit(url)
     assert parts.hostname
     with socket.create_connection((parts.hostname, parts.port or 80), timeout) as connection:
-        connection.sendall(_head(parts.path, parts.netloc, boundary, len(body)))
-        if asked := _asked_for_body(connection):
+        connection.sendall(_build_head(parts.path, parts.netloc, boundary, len(body)))
+        if is_body_wanted := _read_continue(connection):
             connection.sendall(body)
         response = HTTPResponse(connection, method="POST")
         response.begin()
-        return Reply(response.status, dict(response.getheaders()), response.read(), asked)
+        return Reply(response.status, dict(response.getheaders()), response.read(), is_body_wanted)
 
 
-def _asked_for_body(connection: socket.socket) -> bool:
+def _read_continue(connection: socket.socket) -> bool:
     """Whether the first thing that the server says is 100; if so, that is taken off the stream."""
     head = connection.recv(CHUNK, socket.MSG_PEEK)
     if not head.startswith(b"HTTP/1.1 100"):
@@ -67,7 +67,7 @@ def _asked_for_body(connection: socket.socket) -> bool:
     return True
 
 
-def _head(path: str, host: str, boundary: str, length: int) -> bytes:
+def _build_head(path: str, host: str, boundary: str, length: int) -> bytes:
     lines = [
         f"POST {path} HTTP/1.1",
         f"Host: {host}",
@@ -79,7 +79,7 @@ def _head(path: str, host: str, boundary: str, length: int) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def _multipart(boundary: str, form: Mapping[str, str], filename: str, photo: bytes) -> bytes:
+def _build_multipart(boundary: str, form: Mapping[str, str], filename: str, photo: bytes) -> bytes:
     text = "".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in form.items()
