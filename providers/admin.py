@@ -210,25 +210,13 @@ class ProviderFilter(admin.SimpleListFilter):
 
 @admin.register(ProviderCall)
 class ProviderCallAdmin(HistoryAdmin):
-    list_display = ("at", "provider", "slot_id", "job", "result", "reason_in_words", "duration", "model", "cost")
+    list_display = ("at", "provider", "slot_id", "job", "result", "failure", "duration", "model", "cost")
     list_filter = (ProviderFilter, "outcome")
     list_display_links = ("at",)
     ordering = ("-at", "-id")  # the index `calls_by_age`, or `calls_of_provider`
     search_fields = ("job_id",)
     quick_lookups = frozenset({"provider_id", "outcome__exact"})
-    fields = (
-        "at",
-        "ended_at",
-        "duration",
-        "provider",
-        "model",
-        "slot_id",
-        "job",
-        "result",
-        "reason_in_words",
-        "usage",
-        "cost",
-    )
+    fields = ("at", "ended_at", "duration", "provider", "model", "slot_id", "job", "result", "failure", "usage", "cost")
 
     @admin.display(description=_("provider"))
     def provider(self, call: ProviderCall) -> str:
@@ -244,7 +232,7 @@ class ProviderCallAdmin(HistoryAdmin):
         return outcome_badge(call)
 
     @admin.display(description=_("reason"))
-    def reason_in_words(self, call: ProviderCall) -> str:
+    def failure(self, call: ProviderCall) -> str:
         return call.get_reason_display() if call.reason else ""
 
     @admin.display(description=_("took, s"))
