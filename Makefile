@@ -13,7 +13,7 @@ help: ## this list
 demo: $(VENV)/.runtime ## start everything, post one photo, save its picture in var/demo, stop
 	@$(BIN)/python manage.py demo
 
-run: $(VENV)/.runtime ## start everything and stay: admin, API and booth door on port 8000 (PORT); SANDBOX=1: the paid providers are played
+run: $(VENV)/.runtime ## start everything and stay: admin, API and booth endpoint on port 8000 (PORT); SANDBOX=1: the paid providers are played
 	@$(BIN)/python $(if $(SANDBOX),-m tests.sandbox run,manage.py run)
 
 test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)

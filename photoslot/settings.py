@@ -168,7 +168,7 @@ LOGIN_URL = "admin:login"
 # Logging in, at the admin's page and the API's: guesses are counted in the database, by name and by address.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "staff.login.StaffBackend"]
 AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
-AXES_FAILURE_LIMIT = 10  # as at the booths' door
+AXES_FAILURE_LIMIT = 10  # as for the ingest password
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
 AXES_LOCKOUT_CALLABLE = "staff.login.make_lockout_response"
@@ -186,7 +186,7 @@ SIMPLE_JWT = {
     "CHECK_REVOKE_TOKEN": True,  # a token ends when its owner's password is changed
 }
 REST_FRAMEWORK = {
-    # Views are `photoslot.api`'s; one that forgot it lets nobody in.
+    # Views subclass those of `staff.api.base`; one that does not lets nobody in.
     "DEFAULT_AUTHENTICATION_CLASSES": [],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],

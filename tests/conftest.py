@@ -298,14 +298,14 @@ class Booth:
 
 @pytest.fixture
 def service(shared_processes: Processes, database: None, sandbox: Sandbox) -> Processes:
-    """The shared service, with a web process and a worker of four places."""
+    """The shared service, with a web process and a worker that runs four jobs at once."""
     shared_processes.start_worker()
     return shared_processes
 
 
 @pytest.fixture
 def booth(service: Processes) -> Booth:
-    """A booth at the service's door."""
+    """A booth that posts to the shared service."""
     return Booth(service.url)
 
 

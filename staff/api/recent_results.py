@@ -21,7 +21,7 @@ RECENT_COUNT = 10
 
 CHUNK = 1000  # jobs per query, after the ten newest were not enough
 
-RECENT_HOURS = timedelta(hours=72)  # contract §6
+RECENT_PERIOD = timedelta(hours=72)  # contract §6
 
 LONGEST_JOB = timedelta(minutes=1)  # contract §2
 
@@ -57,7 +57,7 @@ def get_recent_results(slot_id: str) -> list[dict[str, Any]]:
     now = timezone.now()
     stored = (job for job in _iterate_newest_first(slot_id) if job.result_file_path)
     unexpired = (job for job in stored if job.result_expires_at and job.result_expires_at > now)
-    recent = (job for job in unexpired if job.finalized_at and job.finalized_at > now - RECENT_HOURS)
+    recent = (job for job in unexpired if job.finalized_at and job.finalized_at > now - RECENT_PERIOD)
     newest = sorted(islice(recent, RECENT_COUNT), key=lambda job: str(job.finalized_at), reverse=True)
     return [_represent(job) for job in newest]
 
@@ -78,7 +78,7 @@ def recent_jobs(slot_id: str) -> QuerySet[Job]:
     `result_expires_at`: with one, Postgres expects almost no rows and reads through another index."""
     rows = Job.objects.filter(
         slot_id=slot_id,
-        created_at__gt=Now() - RECENT_HOURS - LONGEST_JOB,
+        created_at__gt=Now() - RECENT_PERIOD - LONGEST_JOB,
         is_finalized=True,
         failure_reason=None,
         source=Job.Source.BOOTH,

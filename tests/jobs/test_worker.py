@@ -66,7 +66,7 @@ async def test_the_booth_of_a_killed_worker_gets_its_picture(
     this slot allows."""
     setup = asyncio.to_thread(use_sandbox, provider, "hold", retry=MAY_REPEAT)
     processes.web()
-    worker = processes.worker()
+    worker = processes.worker(LEASE_SECONDS="2")
     await setup
     reply = in_background(lambda: Booth(processes.url).post(jpeg()))
     await wait_for_calls(sandbox, 1, "POST" if provider == "instant" else "GET")
@@ -283,7 +283,7 @@ async def test_a_dead_side_task_ends_the_worker_and_its_jobs_go_on(
     queue: Queue, processes: Processes, sandbox: Sandbox
 ) -> None:
     async with break_heartbeat(queue):
-        worker = processes.worker("--concurrency", "77")
+        worker = processes.worker("--concurrency", "77", LEASE_SECONDS="2")
         job_id = await post_job(queue, "instant", "hold")
         await wait_for_calls(sandbox, 1)
         assert await wait_for_exit(worker) != 0
@@ -335,7 +335,7 @@ async def test_an_outage_of_the_database_costs_neither_the_picture_nor_a_second_
     queue: Queue, processes: Processes, sandbox: Sandbox, answered: str
 ) -> None:
     async with run_proxy() as proxy:
-        worker = processes.worker(**proxy.environment)
+        worker = processes.worker(LEASE_SECONDS="2", **proxy.environment)
         job_id = await post_job(queue, "instant", "hold")
         await wait_for_calls(sandbox, 1)
         await cut_off(queue, job_id, proxy)

@@ -62,7 +62,7 @@ def replace_worker(processes: Processes) -> subprocess.Popen[bytes]:
     successor = processes.worker(PUBLIC_BASE_URL=processes.url)
     processes.started[0].kill()
     processes.started[0].wait()
-    Job.objects.update(lease_expires_at=Now())  # which otherwise takes eight seconds
+    Job.objects.update(lease_expires_at=Now())  # instead of LEASE_SECONDS later
     return successor
 
 

@@ -22,7 +22,7 @@ from photoslot.supervisor import Supervisor
 WELCOME = """
 photoslot is running. Ctrl-C stops it.
   admin       {url}/admin/
-  booth door  {url}/ingest/slot-001   (to slot-015)
+  booths      {url}/ingest/slot-001   (to slot-015)
   passwords   {credentials}
 Try it:
   curl -f -o picture.jpg --form-string "password={password}" -F fileToUpload=@photo.jpg {url}/ingest/slot-001
