@@ -151,6 +151,17 @@ def test_photos_of_jobs_that_are_over_go_at_once(purge: Purge) -> None:
     assert [photo.exists() for photo in photos] == [False, False, True]
 
 
+def test_a_job_whose_photo_is_purged_has_no_path_to_it(purge: Purge) -> None:
+    job = add_job(1, failed=True)
+    path = files.payload_path(job.pk, job.payload_mime_type)
+    Job.objects.filter(pk=job.pk).update(settings_json={"on_failure": "original"}, payload_path=path)
+    put_file(path, 5, age=0)
+    assert purge("media", "--dry-run", verb="Would remove")[1] == 1
+    assert Job.objects.get().payload_path == path
+    assert purge("media") == (0, 1, 5, 0)
+    assert Job.objects.get().payload_path is None
+
+
 @pytest.mark.parametrize(
     ("folder", "kind"),
     [("payloads", "media"), ("media", "media"), ("tmp", "media"), ("results", "results"), ("thumbnails", "results")],
