@@ -20,7 +20,9 @@ import pytest
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.auth.hashers import make_password
+from django.contrib.auth.models import Group
 from django.core.cache import cache
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.test.utils import setup_databases, teardown_databases
 from PIL import Image
@@ -31,7 +33,7 @@ from ingest.models import IngestSettings
 from jobs.queue.verbs import Queue
 from photoslot.supervisor import free_port, web_command
 from providers.models import ProviderAccount
-from slots.models import Slot
+from slots.models import Slot, SlotChange
 from tests import leaks, log_rows
 from tests.booth_client import Reply, fields, post_photo
 from tests.leaks import (  # noqa: F401 - hooks
@@ -72,6 +74,7 @@ COUNT_ROWS = " UNION ALL ".join(
     f"SELECT '{table}', (SELECT count(*) FROM (SELECT FROM {table} LIMIT 1001) AS rows)"  # noqa: S608
     for table in MUTABLE_TABLES
 )
+WITH_REFERENCES = {"auth_user": get_user_model(), "auth_group": Group}  # their rows go with what refers to them
 FOLDERS = ("payloads", "results", "thumbnails", "templates", "media")
 
 
@@ -101,11 +104,7 @@ def database(first_slots: list[dict[str, Any]], django_db_blocker: DjangoDbBlock
         yield
         found = _check_rows()
         _delete_rows()
-        if [*Slot.objects.values()] != first_slots:
-            Slot.objects.all().delete()
-            Slot.objects.bulk_create([Slot(**values) for values in first_slots])
-        with connection.cursor() as cursor:  # after the slots, whose triggers write to it
-            cursor.execute("DELETE FROM slots_slotchange")
+        _restore_slots(first_slots)
         _remove_files()
         assert not found
 
@@ -144,12 +143,21 @@ def _delete_rows() -> None:
         if counts["jobs_job"]:
             cursor.execute("LOCK TABLE jobs_job")  # first, as the queue's own transactions do, or they would deadlock
         for table in MUTABLE_TABLES:
-            if table == "auth_user" and counts[table]:
-                get_user_model()._default_manager.all().delete()  # with what refers to it
+            if table in WITH_REFERENCES and counts[table]:
+                WITH_REFERENCES[table]._default_manager.all().delete()
             elif counts[table] > 1000:
                 cursor.execute(f"TRUNCATE {table} CASCADE")
             elif counts[table]:
                 cursor.execute(f"DELETE FROM {table}")  # noqa: S608 - a name of ours
+
+
+def _restore_slots(first_slots: list[dict[str, Any]]) -> None:
+    """With their history: that they were made."""
+    if [*Slot.objects.values()] == first_slots and SlotChange.objects.count() == len(first_slots):
+        return
+    Slot.objects.all().delete()
+    SlotChange.objects.all().delete()
+    Slot.objects.bulk_create([Slot(**values) for values in first_slots])
 
 
 def _remove_files() -> None:
@@ -280,6 +288,7 @@ def shared_processes(
     shared_services.append(shared)
     try:
         with django_db_blocker.unblock():
+            call_command("collectstatic", interactive=False, verbosity=0)
             shared.web(PROVIDER_RETRY_PAUSE_SECONDS="0")
         yield shared
     finally:

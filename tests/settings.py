@@ -38,7 +38,7 @@ if TEST_POSTGRES:
         "HOST": TEST_POSTGRES.host,
         "PORT": embedded_postgres.PORT,
     }
-STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}  # none are collected
+STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}  # not hashed
 DATABASES["default"]["TEST"] = {"NAME": f"test_photoslot_{RUNNER}"}
 if name := os.environ.get("TEST_DATABASE_NAME"):  # in the processes that the tests start
     DATABASES["default"]["NAME"] = name

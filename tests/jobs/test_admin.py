@@ -54,7 +54,7 @@ def admin() -> Client:
 
 
 @pytest.fixture
-def many_jobs() -> None:
+def many_jobs(database: None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY)
         cursor.execute("ANALYZE jobs_job")

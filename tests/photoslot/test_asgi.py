@@ -61,7 +61,7 @@ async def test_a_request_is_answered_once_though_its_handler_goes_on() -> None:
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await serving
-    assert scope["state"]["gone"].is_set()
+    assert scope["state"]["disconnected"].is_set()
     hung_up.set()
     while begun := asyncio.all_tasks() - others:
         await asyncio.wait(begun)

@@ -361,7 +361,7 @@ def test_of_two_who_write_at_once_each_has_an_entry_and_one_follows_the_other(ap
 
 
 @pytest.fixture
-def many_changes() -> None:
+def many_changes(database: None) -> None:
     sql(MANY)
     sql("ANALYZE slots_slotchange")
 

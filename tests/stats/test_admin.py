@@ -36,7 +36,7 @@ def admin() -> Client:
 
 
 @pytest.fixture
-def many() -> None:
+def many(rolled_back_database: None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY)
         cursor.execute("ANALYZE stats_processinglog")

@@ -13,7 +13,7 @@ from tests.api import Api, make_api
 from tests.conftest import Booth, jpeg, set_slot, use_sandbox
 from tests.stats.counters import count
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 SLOT, GLOBAL, OF_SLOT = "/api/stats/slot-001", "/api/stats/global", "/api/stats/global?slot_id=slot-001"
 

@@ -29,7 +29,7 @@ from tests.jobs.test_admin import FAILURES, MANY, make_failed_job, make_job, mak
 from tests.plans import assert_uses_index
 from tests.sandbox.server import Sandbox
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 LIST = "/api/jobs"
 FALLBACK = {"provider_id": "queued", "operation_id": "image_edit", "settings_json": {"scenario": "ok"}}
@@ -47,7 +47,7 @@ def api() -> Api:
 
 
 @pytest.fixture
-def many() -> None:
+def many(database: None) -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY)
         cursor.execute("UPDATE jobs_job SET status = 'processing' WHERE failure_reason IS NULL")

@@ -21,7 +21,7 @@ from tests.photoslot.waiting import until
 from tests.queue_helpers import PICTURE, REPORT, claim_job
 from tests.stats.counters import count
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 SLOT, RESET = "/api/stats/slot-001", "/api/slots/slot-001/reset_stats"
 

@@ -25,7 +25,7 @@ from tests.photoslot.waiting import until
 from tests.sandbox.server import Sandbox
 from tests.slots.factories import image
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 SLOT = "/api/slots/slot-001"
 # 20,000 pictures of a month.

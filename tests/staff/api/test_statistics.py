@@ -20,7 +20,7 @@ from stats.reports import COUNTERS
 from tests.api import Api, check_refusal, make_api
 from tests.stats.counters import count
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 GLOBAL, SLOT = "/api/stats/global", "/api/stats/slot-001"
 OUTCOMES = ("success", "timeouts", "provider_errors", "cancelled", "errors")

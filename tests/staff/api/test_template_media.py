@@ -29,7 +29,7 @@ from tests.conftest import in_background, jpeg, set_slot, stored_files
 from tests.photoslot.waiting import until
 from tests.slots.factories import image
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 LIST = "/api/template-media"
 UNKNOWN_ID = uuid4()
