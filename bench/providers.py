@@ -15,7 +15,7 @@ from bench import service
 from bench.booths import Plan
 from bench.scenarios import PHOTO_BYTES, Line, Options, quantile
 from jobs.models import Job
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.base import Picture
 from providers.prepare import prepare
 
@@ -85,7 +85,7 @@ def _make_camera_jpeg() -> bytes:
     """With a camera's grain, and so of the size of a camera's file."""
     grain = Image.frombytes("L", CAMERA, random.Random(1).randbytes(CAMERA[0] * CAMERA[1])).convert("RGB")
     out = io.BytesIO()
-    Image.blend(scene(*CAMERA), grain, 0.04).save(out, "JPEG", quality=95)
+    Image.blend(draw_scene(*CAMERA), grain, 0.04).save(out, "JPEG", quality=95)
     return out.getvalue()
 
 

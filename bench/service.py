@@ -24,7 +24,7 @@ from bench.booths import PASSWORD, Plan, Sample
 from bench.settings import POSTGRES
 from ingest.models import IngestSettings
 from jobs.models import Process
-from photoslot.supervisor import free_port, web_command
+from photoslot.supervisor import build_web_command, find_free_port
 from providers.models import ProviderAccount
 from slots.models import Slot
 
@@ -33,7 +33,7 @@ STOP_SECONDS = 30.0
 ADDRESSES = {"gemini": "gemini", "openai": "openai/v1", "turbotext": "turbotext"}
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
-# As `web_command` starts the service; floor and fakes need no lifespan events.
+# As `build_web_command` starts the service; floor and fakes need no lifespan events.
 UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning")
 # Connections stay open while the other is measured: one closed just as it is used again would look like our fault.
 FAKE_OPTIONS = ("--no-access-log", "--lifespan", "off", "--timeout-keep-alive", "75")
@@ -117,7 +117,7 @@ def run_fakes() -> Iterator[None]:
 
 @contextmanager
 def _serve(module: str, variable: str) -> Iterator[None]:
-    port = free_port()
+    port = find_free_port()
     with _run_process(*UVICORN, *FAKE_OPTIONS, "--port", str(port), f"bench.{module}:app") as running:
         _wait_until(lambda: _is_open(port), running)
         os.environ[variable] = f"http://127.0.0.1:{port}/"
@@ -126,7 +126,7 @@ def _serve(module: str, variable: str) -> Iterator[None]:
 
 @contextmanager
 def run_floor(latency: float) -> Iterator[Target]:
-    port = free_port()
+    port = find_free_port()
     with _run_process(*UVICORN, *FAKE_OPTIONS, "--port", str(port), "bench.floor:app") as running:
         _wait_until(lambda: _is_open(port), running)
         yield Target(f"http://127.0.0.1:{port}/{latency}", {"floor": running})
@@ -135,12 +135,12 @@ def run_floor(latency: float) -> Iterator[Target]:
 @contextmanager
 def run(capacity: int) -> Iterator[Target]:
     """Runs web and worker, for at most `capacity` concurrent jobs."""
-    port = free_port()
+    port = find_free_port()
     url = f"http://127.0.0.1:{port}"
     os.environ |= {"HOST": "127.0.0.1", "PUBLIC_BASE_URL": url, "QUEUE_MAX_IN_FLIGHT_JOBS": str(capacity)}
     with ExitStack() as stack:
         worker = stack.enter_context(_run_process("manage.py", "run_workers", "--concurrency", str(capacity)))
-        web = stack.enter_context(_run_process(*web_command(port)[1:]))
+        web = stack.enter_context(_run_process(*build_web_command(port)[1:]))
         _wait_until(lambda: _is_open(port) and _is_seen("worker") and _is_seen("web"), worker, web)
         yield Target(f"{url}/ingest/{{slot}}", {"web": web, "worker": worker})
 

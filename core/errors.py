@@ -82,7 +82,7 @@ class ApiError(Exception):
         return self.status, [(k.lower().encode(), v.encode()) for k, v in (headers | self.headers).items()], body
 
 
-def internal_error() -> ApiError:
+def make_internal_error() -> ApiError:
     return ApiError(
         "internal_error",
         _("Something went wrong on our side. Tell staff the correlation id: it finds the cause in the log."),
@@ -90,7 +90,7 @@ def internal_error() -> ApiError:
     )
 
 
-def queue_unavailable() -> ApiError:
+def make_queue_unavailable() -> ApiError:
     return ApiError("queue_unavailable", _("The queue cannot be reached right now. Try again shortly."), retry_after=2)
 
 
@@ -100,9 +100,9 @@ def to_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, OperationalError | InterfaceError | DatabaseUnavailable):
         logger.error("The database did not answer: %s", type(error).__name__)
-        return queue_unavailable()
+        return make_queue_unavailable()
     logger.exception("Unhandled exception")
-    return internal_error()
+    return make_internal_error()
 
 
 def _make_error_for_status(response: HttpResponseBase) -> ApiError | None:
@@ -116,7 +116,7 @@ def _make_error_for_status(response: HttpResponseBase) -> ApiError | None:
         case 400:
             return ApiError("invalid_payload", _("The request is malformed."))
         case 500:
-            return internal_error()
+            return make_internal_error()
     return None
 
 

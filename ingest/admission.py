@@ -169,7 +169,7 @@ async def _check_password(checker: PasswordChecker, password: str, slot: SlotSna
 
 async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[photo.PhotoInfo, bytes]:
     limit = min(settings.INGEST_MAX_FILE_BYTES, (slot.size_limit_mb or 2048) * 1024 * 1024)
-    provider = registry.classes().get(slot.provider_id)
+    provider = registry.get_classes().get(slot.provider_id)
     allowed = sorted(provider.photo_types) if provider else []
     info = None
     try:
@@ -201,7 +201,7 @@ def _find_budget_refusal(slot: SlotSnapshot) -> ApiError | None:
 
 def _find_provider_refusal(slot: SlotSnapshot) -> ApiError | None:
     """None if a provider can be called. Otherwise the booth need not wait to learn that none can."""
-    provider = registry.classes().get(slot.provider_id)
+    provider = registry.get_classes().get(slot.provider_id)
     is_set_up = slot.is_enabled and (slot.has_key or provider is None or not provider.needs_key)
     if slot.settings_json.get("fallback") or (is_set_up and slot.breaker_open_seconds <= 0):
         return None

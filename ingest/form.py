@@ -42,6 +42,8 @@ def read(request: HttpRequest) -> BoothForm:
         fields, uploads = request.POST, request.FILES
     except (MultiPartParserError, SuspiciousOperation, LookupError):  # LookupError: an unknown charset
         raise MalformedForm(_("its parts are damaged or too many")) from None
+    if not fields and not uploads:
+        raise MalformedForm(_("no part can be found in it"))
     metadata = {_join_values(name): _join_values(*fields.getlist(name)) for name in fields if name != "password"}
     if len(metadata.keys() - OWN_PARTS) > MAX_FIELDS:
         raise MalformedForm(_("more than %s fields") % MAX_FIELDS)

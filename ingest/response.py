@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from core.database import DatabaseUnavailable
-from core.errors import ApiError, internal_error
+from core.errors import ApiError, make_internal_error
 from ingest.admission import Admission, IngestState
 from ingest.original_photo import OriginalPhoto
 from ingest.wait import wait_for_end
@@ -65,7 +65,7 @@ async def respond(
 def _make_provider_error(outcome: JobOutcome) -> ApiError:
     reason = Reason(outcome.error_reason or Reason.INTERNAL)
     if reason is Reason.INTERNAL:
-        error = internal_error()
+        error = make_internal_error()
         error.details |= {"reason": reason.value, "job_id": str(outcome.id)}
         return error
     message = _("No picture could be made: %s.") % reason.label

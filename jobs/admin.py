@@ -52,7 +52,7 @@ STATE_FILTERS: dict[str, Q] = {
 }
 
 
-def state_of(job: Job) -> State:
+def get_state(job: Job) -> State:
     if not job.is_finalized:
         return State.WORKING if job.status == Job.Status.PROCESSING else State.WAITING
     return State(job.failure_reason) if job.failure_reason else State.PICTURE
@@ -148,7 +148,7 @@ class JobAdmin(HistoryAdmin):
             **self.admin_site.each_context(request),
             "title": gettext("Cancel jobs"),
             "opts": self.opts,
-            "jobs": [(job, _badge(state_of(job))) for job in jobs],
+            "jobs": [(job, _make_badge(get_state(job))) for job in jobs],
             "checkbox": ACTION_CHECKBOX_NAME,
             "media": self.media,
         }
@@ -159,27 +159,27 @@ class JobAdmin(HistoryAdmin):
             self.log_change(request, job, gettext("Cancelled"))
         if cancelled:
             text = ngettext("The job was cancelled: %(ids)s.", "The jobs were cancelled: %(ids)s.", len(cancelled))
-            self.message_user(request, text % {"ids": _ids(cancelled)}, messages.SUCCESS)
+            self.message_user(request, text % {"ids": _join_ids(cancelled)}, messages.SUCCESS)
         if already_ended:
             text = ngettext(
                 "The job had already ended, nothing was changed: %(ids)s.",
                 "These jobs had already ended, nothing was changed: %(ids)s.",
                 len(already_ended),
             )
-            self.message_user(request, text % {"ids": _ids(already_ended)}, messages.WARNING)
+            self.message_user(request, text % {"ids": _join_ids(already_ended)}, messages.WARNING)
 
     @admin.display(description=_("provider"))
     def provider(self, job: Job) -> str:
-        return registry.provider_name(job.provider_id)
+        return registry.get_provider_name(job.provider_id)
 
     @admin.display(description=_("operation"))
     def operation(self, job: Job) -> str:
-        return registry.operation_name(job.provider_id, job.operation_id)
+        return registry.get_operation_name(job.provider_id, job.operation_id)
 
     @admin.display(description=_("state"))
     def state(self, job: Job) -> SafeString:
         mark = badge(job.source, job.get_source_display()) if job.source == Job.Source.TEST else ""
-        return format_html("{} {}", _badge(state_of(job)), mark)
+        return format_html("{} {}", _make_badge(get_state(job)), mark)
 
     @admin.display(description=_("reason"))
     def reason(self, job: Job) -> str:
@@ -187,15 +187,15 @@ class JobAdmin(HistoryAdmin):
 
     @admin.display(description=_("in all, s"))
     def total_seconds(self, job: Job) -> str:
-        return _seconds(job.created_at, job.finalized_at)
+        return _format_seconds(job.created_at, job.finalized_at)
 
     @admin.display(description=_("until a worker took it, s"))
     def wait_seconds(self, job: Job) -> str:
-        return _seconds(job.created_at, job.claimed_at)
+        return _format_seconds(job.created_at, job.claimed_at)
 
     @admin.display(description=_("in the worker's hands, s"))
     def work_seconds(self, job: Job) -> str:
-        return _seconds(job.claimed_at, job.finalized_at)
+        return _format_seconds(job.claimed_at, job.finalized_at)
 
     @admin.display(description=_("picture"))
     def thumbnail(self, job: Job) -> str:
@@ -255,15 +255,15 @@ def _sum_costs(calls: list[ProviderCall]) -> str:
     return f"{sum(known):.4f} + {text}" if known else text
 
 
-def _badge(state: State) -> SafeString:
+def _make_badge(state: State) -> SafeString:
     return badge(state.value, str(state.label))
 
 
-def _ids(jobs: list[Job]) -> str:
+def _join_ids(jobs: list[Job]) -> str:
     return ", ".join(str(job.pk) for job in jobs)
 
 
-def _seconds(start: datetime | None, end: datetime | None) -> str:
+def _format_seconds(start: datetime | None, end: datetime | None) -> str:
     return f"{(end - start).total_seconds():.1f}" if start and end else ""
 
 

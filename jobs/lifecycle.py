@@ -50,12 +50,12 @@ async def clean_up(ended: EndedJob | JobOutcome) -> None:
     try:
         if not ended.returns_original:
             await asyncio.to_thread(files.delete, files.payload_path(ended.id, ended.payload_mime_type))
-        if ended.used_fallback or _publishes(ended.provider_id):
+        if ended.used_fallback or _has_public_media(ended.provider_id):
             await in_thread(media.withdraw, ended.id)
     except (OSError, DatabaseError, InterfaceError) as error:
         logger.warning("The photo of job %s is left to the purge: %s", ended.id, type(error).__name__)
 
 
-def _publishes(provider_id: str) -> bool:
-    provider = registry.classes().get(provider_id)
+def _has_public_media(provider_id: str) -> bool:
+    provider = registry.get_classes().get(provider_id)
     return provider is None or provider.requires_public_media

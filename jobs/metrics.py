@@ -41,7 +41,9 @@ def _collect_queue() -> Iterator[Metric]:
     for status in Job.Status.values:
         depth.add_metric([status], counts.get(status, 0))
     yield depth
-    yield _make_gauge("queue_limit", "Unfinished jobs that are admitted at most.", settings.QUEUE_MAX_IN_FLIGHT_JOBS)
+    yield GaugeMetricFamily(
+        "queue_limit", "Unfinished jobs that are admitted at most.", settings.QUEUE_MAX_IN_FLIGHT_JOBS
+    )
 
 
 def _collect_processes() -> Iterator[Metric]:
@@ -64,9 +66,9 @@ def _collect_disk() -> Iterator[Metric]:
         except FileNotFoundError:
             continue  # purged since it was listed
     disk = shutil.disk_usage(settings.MEDIA_ROOT)
-    yield _make_gauge("media_storage_bytes", "What photos, results and template images take.", stored)
-    yield _make_gauge("media_disk_capacity_bytes", "Size of the disk that they are on.", disk.total)
-    yield _make_gauge("media_disk_used_bytes", "What is used of that disk, by whatever.", disk.used)
+    yield GaugeMetricFamily("media_storage_bytes", "What photos, results and template images take.", stored)
+    yield GaugeMetricFamily("media_disk_capacity_bytes", "Size of the disk that they are on.", disk.total)
+    yield GaugeMetricFamily("media_disk_used_bytes", "What is used of that disk, by whatever.", disk.used)
 
 
 def _collect_purges() -> Iterator[Metric]:
@@ -86,7 +88,3 @@ def _collect_purges() -> Iterator[Metric]:
     overdue.add_metric(["results"], results.count())
     overdue.add_metric(["media"], MediaObject.objects.filter(expires_at__lt=now - OVERDUE_MEDIA).count())
     yield overdue
-
-
-def _make_gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)

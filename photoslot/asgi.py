@@ -30,7 +30,7 @@ from django.utils.translation import gettext as _  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
 from core.database import DatabaseUnavailable, open_database  # noqa: E402
-from core.errors import ApiError, queue_unavailable  # noqa: E402
+from core.errors import ApiError, make_queue_unavailable  # noqa: E402
 from core.logs import correlation_id  # noqa: E402
 from ingest.admission import IngestState  # noqa: E402
 from ingest.handler import BoothHandler  # noqa: E402
@@ -64,7 +64,7 @@ class SingleThreadHandler(ASGIHandler):
         return await sync_to_async(self.get_response, thread_sensitive=True)(request)
 
 
-# Static files never come as far as Django; what is missing there gets its 404.
+# What is no static file goes on to Django.
 static_and_django = ServeStaticASGI(
     SingleThreadHandler(), root=settings.STATIC_ROOT, prefix=settings.STATIC_URL, allow_all_origins=False
 )
@@ -126,7 +126,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         handling.cancel()
         if not started:  # this process shuts down before the job's end; the booth can post again at once
             responded = True
-            await _respond(queue_unavailable(), send_with_id)
+            await _respond(make_queue_unavailable(), send_with_id)
         raise
 
 

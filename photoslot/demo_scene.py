@@ -22,61 +22,61 @@ BALLOONS = [  # centre, top and width in parts of the picture's sides; two colou
 ]
 
 
-def photo() -> bytes:
+def draw_photo() -> bytes:
     """The scene as a camera's JPEG."""
     exif = Image.Exif()
     exif.update({0x010F: "Photoslot", 0x0110: "Demo camera", 0x0112: 1})  # make, model, orientation: normal
     buffer = BytesIO()
-    scene().save(buffer, "JPEG", quality=92, exif=exif)
+    draw_scene().save(buffer, "JPEG", quality=92, exif=exif)
     return buffer.getvalue()
 
 
-def scene(width: int = 3000, height: int = 2000) -> Image.Image:
+def draw_scene(width: int = 3000, height: int = 2000) -> Image.Image:
     random, shore = Random(11), int(height * 0.66)
-    picture = _sky(random, width, height)
+    picture = _draw_sky(random, width, height)
     for rise, colour in [(0.20, "#a9718a"), (0.145, "#75547f"), (0.085, "#423a63")]:
-        _mountains(random, picture, shore, int(height * rise), colour)
+        _draw_mountains(random, picture, shore, int(height * rise), colour)
     for balloon in BALLOONS:
-        _balloon(picture, *balloon)
-    picture.paste(_water(random, picture, shore), (0, shore))
-    _firs(random, picture)
-    grain = _lumps(random, picture.size, width // 2).point(lambda value: value // 20 + 122)
-    return ImageChops.add(picture.filter(ImageFilter.GaussianBlur(0.8)), _grey(grain), 1, -128)
+        _draw_balloon(picture, *balloon)
+    picture.paste(_draw_water(random, picture, shore), (0, shore))
+    _draw_firs(random, picture)
+    grain = _make_noise(random, picture.size, width // 2).point(lambda value: value // 20 + 122)
+    return ImageChops.add(picture.filter(ImageFilter.GaussianBlur(0.8)), _to_rgb(grain), 1, -128)
 
 
-def _grey(mask: Image.Image) -> Image.Image:
+def _to_rgb(mask: Image.Image) -> Image.Image:
     return Image.merge("RGB", (mask, mask, mask))
 
 
-def _lumps(random: Random, size: tuple[int, int], columns: int, rows: int | None = None) -> Image.Image:
+def _make_noise(random: Random, size: tuple[int, int], columns: int, rows: int | None = None) -> Image.Image:
     """Smooth noise, so many lumps wide and high."""
     rows = rows or max(1, columns * size[1] // size[0])
     return Image.frombytes("L", (columns, rows), random.randbytes(columns * rows)).resize(size, BICUBIC)
 
 
-def _glow(size: tuple[int, int], centre: tuple[float, float], radius: int) -> Image.Image:
+def _draw_glow(size: tuple[int, int], centre: tuple[float, float], radius: int) -> Image.Image:
     light = Image.radial_gradient("L").point(lambda value: max(0, 180 - value) ** 2 // 127)  # 181 at its sides
     glow = Image.new("L", size)
     glow.paste(light.resize((radius * 2, radius * 2), BICUBIC), (int(centre[0]) - radius, int(centre[1]) - radius))
     return glow
 
 
-def _sky(random: Random, width: int, height: int) -> Image.Image:
+def _draw_sky(random: Random, width: int, height: int) -> Image.Image:
     column = Image.new("RGB", (1, len(SKY) * 3 // 2), SKY[-1])
     for row, colour in enumerate(SKY):
         column.paste(colour, (0, row, 1, row + 1))
     sky, small = column.resize((width, height), BICUBIC), (width // 4, height // 4)
-    veil = Image.blend(_lumps(random, small, 6, 20), _lumps(random, small, 20, 58), 0.4)
-    veil = Image.blend(veil, _lumps(random, small, 70, 160), 0.18).point(
+    veil = Image.blend(_make_noise(random, small, 6, 20), _make_noise(random, small, 20, 58), 0.4)
+    veil = Image.blend(veil, _make_noise(random, small, 70, 160), 0.18).point(
         lambda value: max(0, min(190, value * 3 - 360))
     )
     sky.paste("#ffb99a", (0, 0), veil.resize(sky.size, BICUBIC))
     for radius, colour in [(0.7, "#ff9d5c"), (0.22, "#ffd28a"), (0.07, "#fff6dc")]:
-        sky.paste(colour, (0, 0), _glow(sky.size, (width * SUN[0], height * SUN[1]), int(width * radius)))
+        sky.paste(colour, (0, 0), _draw_glow(sky.size, (width * SUN[0], height * SUN[1]), int(width * radius)))
     return sky
 
 
-def _mountains(random: Random, picture: Image.Image, shore: int, rise: int, colour: str) -> None:
+def _draw_mountains(random: Random, picture: Image.Image, shore: int, rise: int, colour: str) -> None:
     phases = [random.uniform(0, 2 * pi) for _ in range(9)]
 
     def ridge(x: float) -> float:
@@ -86,14 +86,14 @@ def _mountains(random: Random, picture: Image.Image, shore: int, rise: int, colo
     mask, width = Image.new("L", picture.size), picture.width
     line = [(x, ridge(x / width)) for x in range(0, width + 8, 8)]
     ImageDraw.Draw(mask).polygon([(0, shore), *line, (width, shore)], fill=255)
-    texture = _lumps(random, picture.size, 160).point(lambda value: 200 + value // 5)
-    slope = ImageChops.multiply(Image.new("RGB", picture.size, colour), _grey(texture))
+    texture = _make_noise(random, picture.size, 160).point(lambda value: 200 + value // 5)
+    slope = ImageChops.multiply(Image.new("RGB", picture.size, colour), _to_rgb(texture))
     haze = Image.linear_gradient("L").resize((width, rise * 2)).point(lambda value: value // 2)
     slope.paste("#e59a7e", (0, shore - rise * 2), haze)
     picture.paste(slope, (0, 0), mask.filter(ImageFilter.GaussianBlur(1.2)))
 
 
-def _balloon(picture: Image.Image, x: float, y: float, share: float, colour: str, stripe: str) -> None:
+def _draw_balloon(picture: Image.Image, x: float, y: float, share: float, colour: str, stripe: str) -> None:
     size = int(picture.width * share) * 2  # drawn at twice the size, for smooth edges
     layer = Image.new("RGBA", (size, int(size * 1.45)))
     draw = ImageDraw.Draw(layer)
@@ -108,27 +108,27 @@ def _balloon(picture: Image.Image, x: float, y: float, share: float, colour: str
     draw.rounded_rectangle((size * 0.435, size * 1.28, size * 0.565, size * 1.39), size * 0.02, "#6b4a35")
     light = ImageChops.invert(Image.radial_gradient("L")).resize((size * 2, size * 2))
     light = light.crop((size // 5, size // 2, size // 5 + size, size // 2 + layer.height))
-    shaded = ImageChops.multiply(layer.convert("RGB"), _grey(light.point(lambda value: min(255, 70 + value))))
+    shaded = ImageChops.multiply(layer.convert("RGB"), _to_rgb(light.point(lambda value: min(255, 70 + value))))
     shaded.putalpha(layer.getchannel("A"))
     shaded = shaded.reduce(2)
     picture.paste(shaded, (int(picture.width * x) - shaded.width // 2, int(picture.width * y)), shaded)
 
 
-def _water(random: Random, picture: Image.Image, shore: int) -> Image.Image:
+def _draw_water(random: Random, picture: Image.Image, shore: int) -> Image.Image:
     """The mirrored land under ripples, with the sun's path."""
     size = width, depth = picture.width, picture.height - shore
     mirror = picture.crop((0, shore - int(depth * 1.5), width, shore)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     mirror = mirror.resize(size).filter(ImageFilter.BoxBlur((2, depth // 50)))
-    ripples = Image.blend(_lumps(random, size, 30, 150), _lumps(random, size, 120, 330), 0.5)
+    ripples = Image.blend(_make_noise(random, size, 30, 150), _make_noise(random, size, 120, 330), 0.5)
     water = ImageChops.multiply(mirror, Image.new("RGB", size, "#a9b6cf"))
-    water = ImageChops.soft_light(water, _grey(ripples))
+    water = ImageChops.soft_light(water, _to_rgb(ripples))
     glitter = ripples.point(lambda value: max(0, min(255, (value - 120) * 5)))
-    path = ImageChops.multiply(_glow(size, (width * SUN[0], depth / 3), int(width * 0.25)), glitter)
+    path = ImageChops.multiply(_draw_glow(size, (width * SUN[0], depth / 3), int(width * 0.25)), glitter)
     water.paste("#ffd9a0", (0, 0), path)
     return water
 
 
-def _firs(random: Random, picture: Image.Image) -> None:
+def _draw_firs(random: Random, picture: Image.Image) -> None:
     """Dark at both sides: the black of the picture."""
     width, height = picture.size
     mask = Image.new("L", picture.size)

@@ -16,7 +16,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 class Environment(environ.Env):  # type: ignore[misc]  # it has no types
     def text(self, name: str, default: str = "") -> str:
-        return str(self.str(name, default="")).strip() or default
+        """Not django-environ's `str`, which takes a value that begins with $ for the name of another variable."""
+        return os.environ.get(name, "").strip() or default
 
     def integer(self, name: str, default: int, low: int, high: int) -> int:
         """A whole number from `low` to `high`. Raises `ImproperlyConfigured`."""
@@ -37,8 +38,8 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
         return text in self.BOOLEAN_TRUE_STRINGS
 
     def words(self, name: str, default: str) -> list[str]:
-        """Words, separated by commas."""
-        return [word.strip() for word in self.text(name, default).split(",") if word.strip()]
+        """Words, separated by commas. An empty variable means none."""
+        return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
 
     def folder(self, name: str, default: Path) -> Path:
         return Path(self.text(name, str(default)))

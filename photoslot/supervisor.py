@@ -90,12 +90,13 @@ class Supervisor:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        host = "127.0.0.1" if settings.HOST == "0.0.0.0" else settings.HOST  # noqa: S104
+        return f"http://{host}:{self.port}"
 
     def __enter__(self) -> Supervisor:
         """Raises `StartError`, with nothing started, when the port is taken."""
         _check_port(self.port)
-        self.children = [Child("web", web_command(self.port))]
+        self.children = [Child("web", build_web_command(self.port))]
         if settings.WORKER_CONCURRENCY:
             self.children.append(Child("worker", [sys.executable, "manage.py", "run_workers"]))
         for child in self.children:
@@ -159,7 +160,7 @@ class Supervisor:
                     _run_guarded(task)
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     """A free port, which no other process that asks at the same time gets."""
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -180,7 +181,7 @@ def _check_port(port: int) -> None:
             ) from None
 
 
-def web_command(port: int) -> list[str]:
+def build_web_command(port: int) -> list[str]:
     """The web server. At shutdown it waits for its booths for as long as the worker may take to finish their photos."""
     options = {
         "--host": settings.HOST,

@@ -137,7 +137,7 @@ class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 def _find_problem(account: ProviderAccount) -> str:
     """A sentence that says why the account cannot be used; empty if it can."""
-    if account.provider_id not in registry.classes():
+    if account.provider_id not in registry.get_classes():
         return gettext("this installation has no such provider any more.")
     if not account.is_configured:
         return gettext("there is no key yet.")
@@ -174,7 +174,7 @@ async def _test_all(tested: Sequence[ProviderAccount]) -> list[str]:
 async def _test_account(account: ProviderAccount) -> str:
     if problem := _find_problem(account):
         return problem
-    provider = registry.classes()[account.provider_id](account.decrypt())
+    provider = registry.get_classes()[account.provider_id](account.decrypt())
     try:
         async with asyncio.timeout(TEST_SECONDS):
             await provider.check_account()
@@ -202,7 +202,7 @@ class ProviderFilter(admin.SimpleListFilter):
     parameter_name = "provider_id"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
+        return [(pk, str(provider.name)) for pk, provider in registry.get_classes().items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(provider_id=self.value()) if self.value() else queryset

@@ -89,7 +89,7 @@ class Group:
     path: str = ""  # of the object
 
 
-def groups(operation: Operation) -> list[Group]:
+def list_groups(operation: Operation) -> list[Group]:
     """First the operation's own settings, the required ones in front; then those every operation has; then objects."""
     schema = operation.settings.model_json_schema()
     definitions = schema.get("$defs", {})
@@ -102,8 +102,8 @@ def groups(operation: Operation) -> list[Group]:
     return [Group(operation.name, "", tuple(own)), Group(_("For every operation"), "", tuple(common)), *objects]
 
 
-def settings(operation: Operation) -> Iterator[Setting]:
-    for group in groups(operation):
+def list_settings(operation: Operation) -> Iterator[Setting]:
+    for group in list_groups(operation):
         yield from group.settings
 
 
@@ -111,7 +111,7 @@ def json_schema(provider_id: str, operation: Operation) -> dict[str, Any]:
     """For programs, in English. It leaves out rules that span several settings: only validation checks those."""
     with translation.override("en"):
         schema = operation.settings.model_json_schema()
-        schema["title"] = f"{registry.provider_name(provider_id)}: {operation.name}"
+        schema["title"] = f"{registry.get_provider_name(provider_id)}: {operation.name}"
     address = django_settings.PUBLIC_BASE_URL + schema_ref(provider_id, operation.id)
     return {"$schema": DIALECT, "$id": address, **schema}
 

@@ -32,7 +32,7 @@ def _collect_accounts() -> Iterator[Metric]:
     opened = _gauge(
         "provider_account_open", "1: the circuit breaker is open or half-open; it has not answered since.", "provider"
     )
-    for provider_id in registry.classes():
+    for provider_id in registry.get_classes():
         account = accounts.get(provider_id)
         enabled.add_metric([provider_id], account is None or account.is_enabled)
         opened.add_metric([provider_id], account is not None and account.open_until is not None)
@@ -45,7 +45,7 @@ def _collect_calls_under_way() -> Metric:
     calls = ProviderCall.objects.filter(ended_at=None, at__gt=since).values_list("provider_id").annotate(Count("pk"))
     counts = dict(calls.order_by())
     gauge = _gauge("provider_calls_under_way", "Calls that wait for the provider's answer.", "provider")
-    for provider_id in registry.classes():
+    for provider_id in registry.get_classes():
         gauge.add_metric([provider_id], counts.get(provider_id, 0))
     return gauge
 

@@ -85,7 +85,7 @@ class ProviderAccount(models.Model):
         ]
 
     def __str__(self) -> str:
-        provider = registry.classes().get(self.provider_id)
+        provider = registry.get_classes().get(self.provider_id)
         return str(provider.name) if provider else self.provider_id
 
     def set_key(self, key: str) -> None:
@@ -97,12 +97,12 @@ class ProviderAccount(models.Model):
     @property
     def is_configured(self) -> bool:
         """Whether the provider can be called: it needs no key, or has one."""
-        provider = registry.classes().get(self.provider_id)
+        provider = registry.get_classes().get(self.provider_id)
         return provider is not None and (not provider.needs_key or bool(self.encrypted_key))
 
     def decrypt(self) -> Account:
         """The account in the form that adapters take. Raises `crypto.UnreadableSecretError`."""
-        provider = registry.classes()[self.provider_id]
+        provider = registry.get_classes()[self.provider_id]
         return Account(
             key=crypto.decrypt(self.encrypted_key),
             base_url=self.base_url or provider.default_base_url,
@@ -179,7 +179,7 @@ class ProviderCall(models.Model):
 
     @property
     def provider_name(self) -> str:
-        return registry.provider_name(self.provider_id)
+        return registry.get_provider_name(self.provider_id)
 
     @property
     def seconds(self) -> float | None:
@@ -194,7 +194,7 @@ def build_missing_accounts(read: Callable[[str], str]) -> list[ProviderAccount]:
     """Accounts, not saved, for the providers that have none yet, with keys and addresses from `<PROVIDER>_API_KEY`,
     `_BASE_URL` and `_PROXY_URL`. `read` returns a variable's value. Raises `ImproperlyConfigured`."""
     known = set(ProviderAccount.objects.values_list("provider_id", flat=True))
-    return [_build_account(provider_id, read) for provider_id in registry.classes() if provider_id not in known]
+    return [_build_account(provider_id, read) for provider_id in registry.get_classes() if provider_id not in known]
 
 
 def _build_account(provider_id: str, read: Callable[[str], str]) -> ProviderAccount:

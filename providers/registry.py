@@ -13,21 +13,21 @@ from providers.base import Operation, OperationSettings, PermanentError, Provide
 
 
 @cache
-def classes() -> dict[str, type[Provider[Any]]]:
+def get_classes() -> dict[str, type[Provider[Any]]]:
     """Provider classes by id."""
     loaded: list[type[Provider[Any]]] = [import_string(path) for path in settings.PROVIDERS]
     return {provider.id: provider for provider in loaded}
 
 
-def operation(provider_id: str, operation_id: str) -> Operation | None:
-    provider = classes().get(provider_id)
+def get_operation(provider_id: str, operation_id: str) -> Operation | None:
+    provider = get_classes().get(provider_id)
     return next((o for o in provider.operations if o.id == operation_id), None) if provider else None
 
 
 def parse_settings(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
     """Validates a job's snapshot of settings again: the service may have been upgraded since. Raises
     `PermanentError`."""
-    declared = operation(provider_id, operation_id)
+    declared = get_operation(provider_id, operation_id)
     if declared is None:
         raise PermanentError(Reason.BAD_SETTINGS, "The provider no longer has this operation")
     try:
@@ -37,12 +37,12 @@ def parse_settings(provider_id: str, operation_id: str, settings_json: object) -
         raise PermanentError(Reason.BAD_SETTINGS, f"Not accepted any more: {fields}") from error
 
 
-def provider_name(provider_id: str) -> str:
+def get_provider_name(provider_id: str) -> str:
     """The display name; the id itself if this installation no longer has the provider."""
-    provider = classes().get(provider_id)
+    provider = get_classes().get(provider_id)
     return str(provider.name) if provider else provider_id
 
 
-def operation_name(provider_id: str, operation_id: str) -> str:
-    declared = operation(provider_id, operation_id)
+def get_operation_name(provider_id: str, operation_id: str) -> str:
+    declared = get_operation(provider_id, operation_id)
     return str(declared.name) if declared else operation_id

@@ -131,8 +131,8 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not self.has_view_or_change_permission(request):
             raise PermissionDenied
         operations = [
-            (provider.id, provider.name, operation, declaration.groups(operation))
-            for provider in registry.classes().values()
+            (provider.id, provider.name, operation, declaration.list_groups(operation))
+            for provider in registry.get_classes().values()
             for operation in provider.operations
         ]
         context = self.admin_site.each_context(request) | {
@@ -156,8 +156,8 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description=_("provider and operation"), ordering="provider_id")
     def recipe(self, slot: Slot) -> str:
         """In the list, and for view-only staff in place of the form's field of this name."""
-        operation = registry.operation_name(slot.provider_id, slot.operation_id)
-        return f"{registry.provider_name(slot.provider_id)}: {operation}"
+        operation = registry.get_operation_name(slot.provider_id, slot.operation_id)
+        return f"{registry.get_provider_name(slot.provider_id)}: {operation}"
 
     @admin.display(description=_("saved settings"))
     def saved_settings(self, slot: Slot) -> SafeString:

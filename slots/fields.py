@@ -130,9 +130,9 @@ def _get_choices(setting: Setting) -> list[tuple[Any, str]]:
     """Adds the choices of a fallback: a declaration does not know the other providers."""
     match setting.path.rpartition(".")[2]:
         case "provider_id":
-            return [(pk, str(provider.name)) for pk, provider in registry.classes().items()]
+            return [(pk, str(provider.name)) for pk, provider in registry.get_classes().items()]
         case "operation_id":
-            offered = {o.id: o.id for provider in registry.classes().values() for o in provider.operations}
+            offered = {o.id: o.id for provider in registry.get_classes().values() for o in provider.operations}
             return list(offered.items())
     return setting.choices
 

@@ -45,8 +45,8 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         self.template_keys = self._collect_template_keys()
         self.initial["settings_json"] = None  # it is for pasting
         recipe = self._offer_recipes()
-        operation = registry.operation(*recipe.split("/", 1)) if "/" in recipe else None
-        self.groups = declaration.groups(operation) if operation else []
+        operation = registry.get_operation(*recipe.split("/", 1)) if "/" in recipe else None
+        self.groups = declaration.list_groups(operation) if operation else []
         for group in self.groups:
             self._add_fields(group)
 
@@ -155,7 +155,7 @@ def _list_recipes(saved: str) -> list[tuple[str, str]]:
     """Providers and operations as choices; the saved one too if it is not offered any more."""
     offered = {
         f"{provider.id}/{operation.id}": f"{provider.name}: {operation.name}"
-        for provider in registry.classes().values()
+        for provider in registry.get_classes().values()
         for operation in provider.operations
     }
     return list(offered.items()) if saved in offered or not saved else [(saved, saved), *offered.items()]

@@ -64,9 +64,9 @@ class EntryFormatter:
         readable = next((name for choice, name in choices if choice == value), value)
         match kind, readable:
             case "provider_id", str():
-                readable = registry.provider_name(value)
+                readable = registry.get_provider_name(value)
             case "operation_id", str():
-                readable = registry.operation_name(side["provider_id"], value)
+                readable = registry.get_operation_name(side["provider_id"], value)
             case "template_media", str():
                 readable = self.images.get(UUID(value), value)
         return _format_plain(readable)
@@ -81,10 +81,10 @@ class EntryFormatter:
 
 def _describe_settings(provider_id: str, operation_id: str) -> dict[str, Setting]:
     """The titles and choices of the settings, by path."""
-    operation = registry.operation(provider_id, operation_id)
+    operation = registry.get_operation(provider_id, operation_id)
     return {
         setting.path: (f"{group.title}: {setting.title}" if group.path else setting.title, setting.choices)
-        for group in (declaration.groups(operation) if operation else ())
+        for group in (declaration.list_groups(operation) if operation else ())
         for setting in group.settings
     }
 

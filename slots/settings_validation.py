@@ -118,9 +118,9 @@ def setting_message(problem: ValidationError) -> str:
 
 
 def _get_operation(provider_id: str, operation_id: str) -> Operation:
-    if provider_id not in registry.classes():
+    if provider_id not in registry.get_classes():
         raise ValidationError({"provider_id": _("There is no such provider.")})
-    operation = registry.operation(provider_id, operation_id)
+    operation = registry.get_operation(provider_id, operation_id)
     if operation is None:
         raise ValidationError({"operation_id": _("The provider has no such operation.")})
     return operation
@@ -128,7 +128,7 @@ def _get_operation(provider_id: str, operation_id: str) -> Operation:
 
 def _check_public_address(provider_id: str) -> None:
     """A provider that fetches the photo from a link must be able to reach this service."""
-    provider = registry.classes()[provider_id]
+    provider = registry.get_classes()[provider_id]
     if provider.requires_public_media:
         account = ProviderAccount.objects.filter(pk=provider_id).first()
         address = (account and account.base_url) or provider.default_base_url
@@ -138,7 +138,7 @@ def _check_public_address(provider_id: str) -> None:
 
 def _iterate_template_keys(operation: Operation, parsed: OperationSettings) -> Iterator[tuple[str, str]]:
     """Each template key with the setting that names it."""
-    for setting in declaration.settings(operation):
+    for setting in declaration.list_settings(operation):
         value: Any = getattr(parsed, setting.path, None)  # none of the settings within an object is a key
         for key in [value] if setting.is_key else value if setting.is_list_of_keys else []:
             yield key, setting.path

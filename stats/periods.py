@@ -28,7 +28,7 @@ class Window:
     def edges(self) -> list[datetime]:
         """The starts of its periods, and the end of the last. The first and last may be parts of a week or month."""
         edges = [self.start]
-        while (next_start := next_period(edges[-1], self.group_by, self.zone)) < self.end:
+        while (next_start := find_next_period(edges[-1], self.group_by, self.zone)) < self.end:
             edges.append(next_start)
         return [*edges, self.end]
 
@@ -38,7 +38,7 @@ class Window:
         return self.group_by == "hour" or not any(edge.astimezone(self.zone).minute for edge in self.edges())
 
 
-def duration(start: datetime, end: datetime, zone: ZoneInfo) -> timedelta:
+def measure_duration(start: datetime, end: datetime, zone: ZoneInfo) -> timedelta:
     """The shorter of local and elapsed time, since people mean either: by local time, a day with a clock change counts
     24 hours; elapsed, it counts 23 or 25."""
     return min(end.astimezone(zone) - start.astimezone(zone), end.astimezone(UTC) - start.astimezone(UTC))
@@ -53,10 +53,10 @@ def start_in_utc(value: date, zone: ZoneInfo) -> datetime:
 def end_in_utc(value: date, zone: ZoneInfo) -> datetime:
     """The end of a day of the zone, exclusive; a datetime is only converted."""
     start = start_in_utc(value, zone)
-    return start if isinstance(value, datetime) else next_period(start, "day", zone)
+    return start if isinstance(value, datetime) else find_next_period(start, "day", zone)
 
 
-def next_period(after: datetime, group_by: str, zone: ZoneInfo) -> datetime:
+def find_next_period(after: datetime, group_by: str, zone: ZoneInfo) -> datetime:
     """The start of the first period that begins later than `after`."""
     if group_by == "hour":
         return floor_to_hour(after) + HOUR
@@ -67,9 +67,9 @@ def next_period(after: datetime, group_by: str, zone: ZoneInfo) -> datetime:
     return start_in_utc(day.replace(day=1) if group_by == "month" else day, zone)
 
 
-def first_period(until: datetime, days: int, group_by: str, zone: ZoneInfo) -> datetime:
+def find_first_period(until: datetime, days: int, group_by: str, zone: ZoneInfo) -> datetime:
     """The start of the first period that begins in the `days` calendar days before `until`."""
-    return next_period((until.astimezone(zone) - timedelta(days)).astimezone(UTC) - MICROSECOND, group_by, zone)
+    return find_next_period((until.astimezone(zone) - timedelta(days)).astimezone(UTC) - MICROSECOND, group_by, zone)
 
 
 def floor_to_hour(moment: datetime) -> datetime:

@@ -71,7 +71,7 @@ def sum_by_period(edges: list[datetime], **filters: Any) -> QuerySet[Any, Any]:
     return totals
 
 
-def total(rows: Iterable[Row]) -> Row:
+def sum_rows(rows: Iterable[Row]) -> Row:
     rows = list(rows)
     return {name: sum(row[name] for row in rows) for name in COUNTERS}
 

@@ -31,7 +31,7 @@ from pytest_django.plugin import DjangoDbBlocker
 from core.database import open_database
 from ingest.models import IngestSettings
 from jobs.queue.verbs import Queue
-from photoslot.supervisor import free_port, web_command
+from photoslot.supervisor import build_web_command, find_free_port
 from providers.models import ProviderAccount
 from slots.models import Slot, SlotChange
 from tests import leaks, log_rows
@@ -74,7 +74,10 @@ COUNT_ROWS = " UNION ALL ".join(
     f"SELECT '{table}', (SELECT count(*) FROM (SELECT FROM {table} LIMIT 1001) AS rows)"  # noqa: S608
     for table in MUTABLE_TABLES
 )
-WITH_REFERENCES = {"auth_user": get_user_model(), "auth_group": Group}  # their rows go with what refers to them
+WITH_REFERENCES: dict[str, Any] = {
+    "auth_user": get_user_model(),
+    "auth_group": Group,
+}  # deleted with what refers to them
 FOLDERS = ("payloads", "results", "thumbnails", "templates", "media")
 
 
@@ -206,7 +209,7 @@ class Processes:
         return f"http://127.0.0.1:{self.port}"
 
     def web(self, **environment: str) -> subprocess.Popen[bytes]:
-        process = self.start(*web_command(self.port)[1:], **environment)
+        process = self.start(*build_web_command(self.port)[1:], **environment)
         for _ in range(200):
             assert process.poll() is None, "the web process died"
             try:
@@ -275,7 +278,7 @@ def alone(shared_services: list[Processes], sandbox: Sandbox) -> None:
 @pytest.fixture
 def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Processes]:
     """For tests that need processes of their own: to kill, or with other settings."""
-    own = Processes(free_port(), [])
+    own = Processes(find_free_port(), [])
     yield own
     own.stop()
 
@@ -284,7 +287,7 @@ def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Process
 def shared_processes(
     django_db_setup: None, sandbox_server: Sandbox, django_db_blocker: DjangoDbBlocker, shared_services: list[Processes]
 ) -> Iterator[Processes]:
-    shared = Processes(free_port(), [])
+    shared = Processes(find_free_port(), [])
     shared_services.append(shared)
     try:
         with django_db_blocker.unblock():

@@ -1,9 +1,10 @@
-"""The walks of docs/architecture.md name modules, classes and functions that exist."""
+"""The walks of docs/architecture.md name what exists, and every package is in the import contracts."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 from functools import reduce
 from pathlib import Path
 
@@ -28,3 +29,9 @@ def test_every_name_of_the_walks_exists() -> None:
                 module = importlib.import_module(name)
             else:
                 reduce(getattr, name.split("."), module)
+
+
+def test_every_package_is_in_the_import_contracts() -> None:
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert packages == {*contracts["root_packages"]}

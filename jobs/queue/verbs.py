@@ -69,7 +69,7 @@ class Queue:
     async def admit(self, job: NewJob, wait_seconds: int, *, only_join: bool = False) -> Ticket:
         """Adds the job, or joins the one of an earlier post of its photo. The limit is exact under concurrency. Raises
         `QueueFull`; with `only_join` also where there is no earlier post."""
-        values = _admission_values(job, wait_seconds) | ({"limit": 0} if only_join else {})
+        values = _make_admission_values(job, wait_seconds) | ({"limit": 0} if only_join else {})
         async with self.database.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
             cursor = connection.cursor(row_factory=class_row(Ticket))
@@ -142,7 +142,7 @@ class Queue:
         """Ends the job with a picture or a failure. None: it has ended already, is past its deadline or is another
         worker's; nothing was changed."""
         if isinstance(ending, Result):
-            values = _result_values(claim, ending)
+            values = _make_result_values(claim, ending)
             statement, step, outcome = statements.SUCCEED, log_steps.make_succeeded(claim, ending), "success"
         else:
             values = {"reason": ending.reason.value, "message": ending.message[: journal.ERROR_LENGTH]}
@@ -204,7 +204,7 @@ class Queue:
     async def add_late_result(self, claim: Claim, result: Result, steps: Sequence[Step]) -> bool:
         """Puts a picture that came after the deadline under the job's public link. False: the job has not timed out,
         or has one; nothing was changed."""
-        values = _result_values(claim, result) | {"id": claim.id, "token": claim.token}
+        values = _make_result_values(claim, result) | {"id": claim.id, "token": claim.token}
         async with self.database.connection() as connection, connection.transaction():
             if (await connection.execute(statements.ADD_LATE_RESULT, values)).rowcount == 0:
                 return False
@@ -253,7 +253,7 @@ def _build_claim(row: dict[str, Any]) -> Claim:
     return Claim(**row, account=EncryptedAccount() if account["is_enabled"] is None else EncryptedAccount(**account))
 
 
-def _result_values(claim: Claim, result: Result) -> dict[str, Any]:
+def _make_result_values(claim: Claim, result: Result) -> dict[str, Any]:
     is_test = claim.source == Job.Source.TEST
     retention = TEST_RETENTION if is_test else timedelta(hours=settings.RESULT_RETENTION_HOURS)
     return {name: getattr(result, name) for name in Result.__slots__} | {"retention": retention}
@@ -272,7 +272,7 @@ async def _add_earlier_calls(connection: AsyncConnection[Any], claims: list[Clai
     return [replace(claim, **known.get(claim.id, {})) for claim in claims]
 
 
-def _admission_values(job: NewJob, wait_seconds: int) -> dict[str, Any]:
+def _make_admission_values(job: NewJob, wait_seconds: int) -> dict[str, Any]:
     limit = settings.QUEUE_MAX_IN_FLIGHT_JOBS
     if job.source == Job.Source.TEST:  # half the queue stays for booths
         limit = (limit + 1) // 2

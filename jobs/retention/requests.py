@@ -1,7 +1,7 @@
 """Purges requested by staff (`POST /api/media/cache/purge`): rows that a worker, or cron's `purge_expired`, claims and
 runs.
 
-One that failed, or whose process was killed, is claimed again after `CLAIM_TIMEOUT`, for `RETRY_PERIOD`, unless a newer
+One that failed, or whose process was killed, is claimed again after `RUN_TIMEOUT`, for `RETRY_PERIOD`, unless a newer
 request of the same scope exists, which removes all that this one would. Two runs at once do no harm.
 """
 
@@ -23,8 +23,8 @@ from jobs.retention.purge import PurgeResult, run_purge
 
 logger = logging.getLogger(__name__)
 
-SCOPES: Mapping[str, Sequence[str]] = {"full": ("media", "results"), "media_objects": ("media",)}
-CLAIM_TIMEOUT = timedelta(minutes=5)  # thousands of files take seconds: a run of this age has failed or was killed
+KINDS_BY_SCOPE: Mapping[str, Sequence[str]] = {"full": ("media", "results"), "media_objects": ("media",)}
+RUN_TIMEOUT = timedelta(minutes=5)  # thousands of files take seconds: a run of this age has failed or was killed
 RETRY_PERIOD = timedelta(days=1)  # by then the scheduled purges have done it, or have logged why they cannot
 
 
@@ -41,16 +41,16 @@ def _get_or_create(scope: str, by: Any) -> tuple[PurgeRun, bool]:
         {"request_id": uuid4(), "requested_by": by},
         request_id__isnull=False,
         started_at=None,
-        kinds=list(SCOPES[scope]),
+        kinds=list(KINDS_BY_SCOPE[scope]),
     )
     run.refresh_from_db()
     return run, is_new
 
 
-def claim() -> PurgeRun | None:
-    """Claims the next requested purge for this process alone. None: none waits."""
+def start_next() -> PurgeRun | None:
+    """Starts the next requested purge, for this process alone. None: none waits."""
     newer = PurgeRun.objects.filter(request_id__isnull=False, kinds=OuterRef("kinds"), id__gt=OuterRef("id"))
-    is_abandoned = Q(started_at__lt=Now() - CLAIM_TIMEOUT, cutoff_at__gt=Now() - RETRY_PERIOD) & ~Exists(newer)
+    is_abandoned = Q(started_at__lt=Now() - RUN_TIMEOUT, cutoff_at__gt=Now() - RETRY_PERIOD) & ~Exists(newer)
     unfinished = PurgeRun.objects.filter(request_id__isnull=False, finished_at=None).order_by("id")
     due = unfinished.filter(Q(started_at=None) | is_abandoned)
     for run in due:
@@ -63,7 +63,7 @@ def claim() -> PurgeRun | None:
 def run_all() -> PurgeResult:
     """Runs all requested purges that wait."""
     removed = PurgeResult(timezone.now())
-    while run := claim():
+    while run := start_next():
         removed.add(_run(run))
     return removed
 

@@ -85,7 +85,7 @@ class Providers:
 
 
 def _make_provider(provider_id: str, account: EncryptedAccount) -> Provider[Any]:
-    provider = registry.classes()[provider_id]
+    provider = registry.get_classes()[provider_id]
     try:
         key, proxy_url = crypto.decrypt(account.encrypted_key), crypto.decrypt(account.encrypted_proxy_url)
     except crypto.UnreadableSecretError:
@@ -155,7 +155,7 @@ class JobRun:
             ending: Result | Failure = await asyncio.to_thread(self._store, picture)
         except asyncio.CancelledError:
             if not self._is_stopped:
-                await self._hand_back()
+                await self._end_cut_call()
                 raise
             await self._tear_down()
             return
@@ -278,7 +278,7 @@ class JobRun:
             await run.end_call(CallEnding(CallOutcome.LATE if is_late else CallOutcome.CANCELLED))
             await run.cancel_at_provider()
 
-    async def _hand_back(self) -> None:
+    async def _end_cut_call(self) -> None:
         """Another worker will poll the reference; a call without one is cut off here, and may have been billed."""
         if self._provider_run and self._provider_run.reference is None:
             try:

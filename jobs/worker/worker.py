@@ -186,7 +186,7 @@ class Worker:
         thread = Thread()
         while True:
             try:
-                if not thread.is_alive() and (run := await in_thread(requests.claim)):
+                if not thread.is_alive() and (run := await in_thread(requests.start_next)):
                     thread = Thread(target=requests.run_in_thread, args=[run], name="purge", daemon=True)
                     thread.start()
             except (DatabaseError, InterfaceError) as error:
@@ -200,7 +200,7 @@ class Worker:
         tasks = [task for _, task in self._running.values()]
         if not tasks:
             return
-        logger.info("Leaving: %s running jobs may take %s s", len(tasks), self._grace_seconds)
+        logger.info("Draining: %s running jobs may take %s s", len(tasks), self._grace_seconds)
         done = asyncio.ensure_future(asyncio.wait(tasks))
         second_signal = asyncio.ensure_future(self._releasing.wait())
         await asyncio.wait([done, second_signal], timeout=self._grace_seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -213,7 +213,7 @@ class Worker:
         try:
             if unfinished:
                 await self._queue.release([run.claim for run, _ in unfinished])
-                logger.info("Handed back %s jobs", len(unfinished))
+                logger.info("Released %s jobs", len(unfinished))
             await self._queue.remove_process(self._id)
         except DatabaseUnavailable:
             logger.warning("The database is away: unfinished jobs go on when their lease runs out")

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 
 @cache
-def models(provider_id: str) -> dict[str, dict[str, Any]]:
+def load_models(provider_id: str) -> dict[str, dict[str, Any]]:
     """All models of the provider by id, retired ones included."""
     known: dict[str, dict[str, Any]] = json.loads((HERE / f"{provider_id}.json").read_text())["models"]
     folder = settings.PROVIDER_CATALOGUE_DIR
@@ -40,7 +40,7 @@ def models(provider_id: str) -> dict[str, dict[str, Any]]:
 
 def get_usable(provider_id: str, model: str) -> dict[str, Any]:
     """The model's facts. Raises a `ValueError` that names the alternatives if it is unknown or retired."""
-    known = models(provider_id)
+    known = load_models(provider_id)
     facts = known.get(model)
     if facts is not None and _is_current(facts):
         return facts
@@ -57,7 +57,7 @@ def get_usable(provider_id: str, model: str) -> dict[str, Any]:
 
 def list_current(provider_id: str) -> list[str]:
     """The models that may be used today, in the catalogue's order."""
-    return [model for model, facts in models(provider_id).items() if _is_current(facts)]
+    return [model for model, facts in load_models(provider_id).items() if _is_current(facts)]
 
 
 def offer(provider_id: str) -> Callable[[dict[str, Any]], None]:

@@ -215,6 +215,6 @@ def _build_body(payload: Payload) -> bytes:
 def _thinking_level(payload: Payload) -> str | None:
     """The slot's level; once thoughts have used up all tokens (MAX_TOKENS), the model's lowest."""
     if payload.refusals["MAX_TOKENS"]:
-        levels: list[str] = catalogue.models(PROVIDER)[payload.settings.model].get("thinking_levels", [])
+        levels: list[str] = catalogue.load_models(PROVIDER)[payload.settings.model].get("thinking_levels", [])
         return levels[0] if levels else None
     return payload.settings.thinking_level

@@ -123,7 +123,7 @@ def _read_usage(counts: dict[str, Any], version: str | None, model: str) -> Usag
 
 def cost(model: str, units: Mapping[str, int], on: dt.date) -> Decimal | None:
     """US dollars by the prices of that day; None if the catalogue has no price."""
-    prices = catalogue.models(PROVIDER).get(model, {}).get("prices", [])
+    prices = catalogue.load_models(PROVIDER).get(model, {}).get("prices", [])
     price = max((p for p in prices if p["from"] <= on.isoformat()), key=lambda p: p["from"], default=None)
     if price is None:
         return None

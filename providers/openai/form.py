@@ -77,13 +77,13 @@ class ImageEdit(OperationSettings):
     @classmethod
     def _validate_size(cls, size: str, info: ValidationInfo) -> str:
         if size != "auto":
-            _check_size(size, _model_facts(info).get("sizes"))
+            _check_size(size, _get_model_facts(info).get("sizes"))
         return size
 
     @field_validator("quality")
     @classmethod
     def _validate_quality(cls, quality: str, info: ValidationInfo) -> str:
-        known = _model_facts(info).get("qualities")
+        known = _get_model_facts(info).get("qualities")
         if known and quality not in ("auto", *known):
             raise validation_error(_("This model takes only: auto, %(choices)s."), choices=", ".join(known))
         return quality
@@ -93,7 +93,7 @@ class ImageEdit(OperationSettings):
     def _validate_background(cls, background: str, info: ValidationInfo) -> str:
         if background == "transparent":
             output = info.data.get("output")
-            if not _model_facts(info).get("transparent", True):
+            if not _get_model_facts(info).get("transparent", True):
                 raise validation_error(_("This model makes no transparent background."))
             if output is not None and output.format == "jpeg":
                 raise validation_error(_("JPEG knows no transparency: set the output's format to png or webp."))
@@ -148,9 +148,9 @@ class StyleTransfer(ImageEdit):
         return [self.style]
 
 
-def _model_facts(info: ValidationInfo) -> dict[str, Any]:
+def _get_model_facts(info: ValidationInfo) -> dict[str, Any]:
     """The facts of the chosen model; empty if that is invalid itself."""
-    return catalogue.models("openai").get(info.data.get("model", ""), {})
+    return catalogue.load_models("openai").get(info.data.get("model", ""), {})
 
 
 def _parse_size(size: str) -> tuple[int, int]:

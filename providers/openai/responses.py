@@ -169,7 +169,7 @@ def _read_usage(usage: Mapping[str, Any], model: str) -> Usage:
 def _compute_cost(units: Mapping[str, int], model: str) -> Decimal | None:
     """US dollars by the prices of today; None if a figure or a price is missing."""
     today = datetime.now(UTC).date().isoformat()
-    known: list[dict[str, str]] = catalogue.models("openai").get(model, {}).get("prices", [])
+    known: list[dict[str, str]] = catalogue.load_models("openai").get(model, {}).get("prices", [])
     prices = max((p for p in known if p["from"] <= today), key=lambda p: p["from"], default={})
     if not {"text_input", "image_input", "image_output"} <= units.keys():
         return None

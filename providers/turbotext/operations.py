@@ -14,7 +14,7 @@ from providers import catalogue
 from providers.base import Operation, OperationSettings, PermanentError, Reason, TemplateKey
 from providers.faults import validation_error
 
-FACTS = catalogue.models("turbotext")
+FACTS = catalogue.load_models("turbotext")
 LIMITS = FACTS["generate_image2image"]["limits"]
 DEFAULTS = FACTS["generate_image2image"]["defaults"]
 MAX_PROMPT_CHARACTERS = 2000  # Turbotext documents no limit; anything longer was pasted by mistake

@@ -70,7 +70,7 @@ def parse(body: bytes) -> Json | None:
 def read_queue_id(response: Response, secrets: Collection[str] = ()) -> str:
     """The id that `create_queue` returned. Raises `ProviderError`, whose message contains none of `secrets`."""
     body = parse(response.body)
-    error = _error_by_code(body, secrets) or _error_by_status(response, body, secrets)
+    error = _find_error_by_code(body, secrets) or _find_error_by_status(response, body, secrets)
     if error is not None:
         raise error
     if body is None:
@@ -97,7 +97,7 @@ def read_result(method: str, response: Response, secrets: Collection[str] = ()) 
     body = parse(response.body)
     usage = read_usage(method, body or {})
     if body is None or response.status != 200:
-        raise _error_by_code(body, secrets, usage) or TransientError(
+        raise _find_error_by_code(body, secrets, usage) or TransientError(
             Reason.OVERLOADED, f"HTTP {response.status} instead of a result"
         )
     if body.get("action") == "reconnect":
@@ -106,7 +106,7 @@ def read_result(method: str, response: Response, secrets: Collection[str] = ()) 
         raise PermanentError(Reason.REFUSED, "Turbotext calls the content forbidden", usage=usage)
     message = _redact_error(body, secrets)
     if message and not _is_true(body.get("success")):
-        raise _error_by_code(body, secrets, usage) or PermanentError(Reason.NO_IMAGE, message, usage=usage)
+        raise _find_error_by_code(body, secrets, usage) or PermanentError(Reason.NO_IMAGE, message, usage=usage)
     return Result(_find_link(body, usage), usage)
 
 
@@ -117,7 +117,7 @@ def read_usage(method: str, body: Json) -> Usage:
     units = {"photo_attempts": 1}
     if str(left).isdecimal():
         units["photo_attempts_left"] = int(str(left))
-    price = catalogue.models("turbotext").get(method, {}).get("price_usd")
+    price = catalogue.load_models("turbotext").get(method, {}).get("price_usd")
     return Usage(units, method, None if price is None else Decimal(str(price)))
 
 
@@ -147,7 +147,9 @@ def _read_data(body: Json) -> Json:
     return data if isinstance(data, dict) else {}  # PHP writes an empty object as []
 
 
-def _error_by_code(body: Json | None, secrets: Collection[str], usage: Usage | None = None) -> ProviderError | None:
+def _find_error_by_code(
+    body: Json | None, secrets: Collection[str], usage: Usage | None = None
+) -> ProviderError | None:
     """The error for a known code in the response."""
     if body is None or _is_true(body.get("success")):
         return None
@@ -161,7 +163,7 @@ def _error_by_code(body: Json | None, secrets: Collection[str], usage: Usage | N
     return kind(reason, f"{meaning} ({_redact_error(body, secrets)})", usage=usage)
 
 
-def _error_by_status(response: Response, body: Json | None, secrets: Collection[str]) -> ProviderError | None:
+def _find_error_by_status(response: Response, body: Json | None, secrets: Collection[str]) -> ProviderError | None:
     """The error for the status of a `create_queue`."""
     status = response.status
     if 200 <= status < 300:

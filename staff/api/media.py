@@ -46,13 +46,13 @@ class MediaAnswer(serializers.Serializer[Any]):
 
 class PurgeRequest(StrictSerializer):
     scope = serializers.ChoiceField(
-        tuple(requests.SCOPES), help_text="media_objects: temporary files, as photos are; full: results too."
+        tuple(requests.KINDS_BY_SCOPE), help_text="media_objects: temporary files, as photos are; full: results too."
     )
 
 
 class PurgeAnswer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(("queued_for_gc",))
-    scope = serializers.ChoiceField(tuple(requests.SCOPES))
+    scope = serializers.ChoiceField(tuple(requests.KINDS_BY_SCOPE))
     job_id = serializers.UUIDField(help_text="Of the purge: it is in the log, and under Purges in the admin.")
     expires_cutoff = serializers.DateTimeField(help_text="What expires later is left.")
 

@@ -100,10 +100,10 @@ def _describe_paths() -> dict[str, Any]:
             "getOperationSchema",
             "JSON Schema of an operation's settings",
             "providers",
-            {"200": _json_response("JSON Schema, draft 2020-12.", JSON_OBJECT)},
+            {"200": _describe_json("JSON Schema, draft 2020-12.", JSON_OBJECT)},
             ("not_found", "method_not_allowed"),
-            _path_parameter("provider_id"),
-            _path_parameter("operation_id"),
+            _describe_parameter("provider_id"),
+            _describe_parameter("operation_id"),
         ),
         "/api/schema": _describe_read(
             "getDocument",
@@ -116,7 +116,7 @@ def _describe_paths() -> dict[str, Any]:
             "getDocs",
             "A page to read this document",
             "document",
-            {"200": _html_response("It loads nothing from elsewhere.")},
+            {"200": _describe_html("It loads nothing from elsewhere.")},
             ("method_not_allowed", "not_acceptable"),
         ),
         "/public/results/{job_id}": _describe_read(
@@ -130,35 +130,35 @@ def _describe_paths() -> dict[str, Any]:
                 }
             },
             ("result_not_found", "result_expired", *READ_REFUSALS),
-            _path_parameter("job_id", UUID),
-            _download_parameter(),
+            _describe_parameter("job_id", UUID),
+            _describe_download(),
         ),
         "/public/files/{token}": _describe_read(
             "getFile",
             "The bytes that a signed link leads to",
             "public",
-            _file_responses("Content-Disposition", *LIFETIME),
+            _describe_files("Content-Disposition", *LIFETIME),
             ("result_not_found", "result_expired", "range_not_satisfiable", *READ_REFUSALS),
-            _path_parameter("token"),
-            _download_parameter(),
+            _describe_parameter("token"),
+            _describe_download(),
             *CONDITIONS,
         ),
         "/public/media/{media_id}": _describe_read(
             "getMedia",
             "A temporary file, for a provider that fetches it",
             "public",
-            _file_responses(),
+            _describe_files(),
             ("media_not_found", "media_expired", "range_not_satisfiable", *READ_REFUSALS),
-            _path_parameter("media_id", UUID),
+            _describe_parameter("media_id", UUID),
             *CONDITIONS,
         ),
         "/r/{job_id}": _describe_read(
             "getGuestPage",
             "The guest's page",
             "public",
-            {status: _html_response(text, *GUEST_HEADERS.get(status, ())) for status, text in GUEST_PAGES.items()},
+            {status: _describe_html(text, *GUEST_HEADERS.get(status, ())) for status, text in GUEST_PAGES.items()},
             ("method_not_allowed",),
-            _path_parameter("job_id", UUID),
+            _describe_parameter("job_id", UUID),
         ),
         **_describe_operator_paths(),
     }
@@ -176,8 +176,8 @@ GUEST_HEADERS = {"200": LIFETIME, "503": ("Retry-After",)}
 
 def _describe_operator_paths() -> dict[str, Any]:
     status = {"type": "object", "required": ["status"], "properties": {"status": {"const": "ok"}}}
-    alive = {"200": _json_response("It does.", status)}
-    ready = {"200": _json_response("Ready.", READY), "503": _json_response("Not ready; the checks say why.", READY)}
+    alive = {"200": _describe_json("It does.", status)}
+    ready = {"200": _describe_json("Ready.", READY), "503": _describe_json("Not ready; the checks say why.", READY)}
     text = {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
     refusals = ("invalid_credentials", *READ_REFUSALS)
     return {
@@ -197,7 +197,7 @@ def _describe_ingest(operation_id: str, summary: str) -> dict[str, Any]:
         "summary": summary,
         "description": ABOUT_PHOTOS,
         "tags": ["booth"],
-        "parameters": [_path_parameter("slot_id")],
+        "parameters": [_describe_parameter("slot_id")],
         "requestBody": {
             "required": True,
             "content": {"multipart/form-data": {"schema": FORM, "encoding": PHOTO_ENCODING}},
@@ -219,7 +219,7 @@ def _describe_read(
     return {"get": about | {"responses": responses, REFUSALS: tuple(refusals)}}
 
 
-def _file_responses(*more: str) -> dict[str, Any]:
+def _describe_files(*more: str) -> dict[str, Any]:
     """The responses of a file, whole or in part; `more` names further headers."""
     content: dict[str, Any] = {kind: {} for kind in PICTURE_TYPES}
     headers = refer_to_headers("ETag", "Accept-Ranges", *more)
@@ -231,19 +231,19 @@ def _file_responses(*more: str) -> dict[str, Any]:
     }
 
 
-def _json_response(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _describe_json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def _html_response(description: str, *headers: str) -> dict[str, Any]:
+def _describe_html(description: str, *headers: str) -> dict[str, Any]:
     content = {"text/html": {"schema": {"type": "string"}}}
     return {"description": description, "content": content, "headers": refer_to_headers(*headers)}
 
 
-def _path_parameter(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+def _describe_parameter(name: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": schema or {"type": "string"}}
 
 
-def _download_parameter() -> dict[str, Any]:
+def _describe_download() -> dict[str, Any]:
     text = "`1`: as an attachment, to be saved."
     return {"name": "download", "in": "query", "description": text, "schema": {"type": "string"}}

@@ -8,13 +8,12 @@ from typing import Any
 from django.http import HttpRequest, JsonResponse
 from django.utils.translation import gettext
 from django.views.decorators.cache import never_cache
-from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_safe
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from core.errors import ApiError
+from core.views import read_only
 from providers import declaration, registry
 from providers.base import Operation, Provider
 from providers.models import ProviderAccount
@@ -63,7 +62,7 @@ class ProvidersView(StaffView):
         example={"providers": [STUDIO]},
     )
     def get(self, request: Request) -> Response:
-        return Response({"providers": [_summarize(provider) for provider in registry.classes().values()]})
+        return Response({"providers": [_summarize(provider) for provider in registry.get_classes().values()]})
 
 
 class ProviderView(StaffView):
@@ -77,7 +76,7 @@ class ProviderView(StaffView):
         refusals=("not_found",),
     )
     def get(self, request: Request, provider_id: str) -> Response:
-        provider = registry.classes().get(provider_id)
+        provider = registry.get_classes().get(provider_id)
         if provider is None:
             raise ApiError("not_found", gettext("There is no such provider."))
         account = ProviderAccount.objects.filter(pk=provider_id).first() or ProviderAccount(provider_id=provider_id)
@@ -90,10 +89,9 @@ class ProviderView(StaffView):
 
 
 @never_cache
-@csrf_exempt
-@require_safe
+@read_only
 def operation_schema(request: HttpRequest, provider_id: str, operation_id: str) -> JsonResponse:
-    provider_operation = registry.operation(provider_id, operation_id)
+    provider_operation = registry.get_operation(provider_id, operation_id)
     if provider_operation is None:
         raise ApiError("not_found", gettext("There is no such provider or operation."))
     return JsonResponse(declaration.json_schema(provider_id, provider_operation))
@@ -107,6 +105,6 @@ def _represent_operation(provider_id: str, provider_operation: Operation) -> dic
     return {
         "id": provider_operation.id,
         "name": str(provider_operation.name),
-        "needs": [setting.path for setting in declaration.settings(provider_operation) if setting.is_required],
+        "needs": [setting.path for setting in declaration.list_settings(provider_operation) if setting.is_required],
         "schema_ref": declaration.schema_ref(provider_id, provider_operation.id),
     }

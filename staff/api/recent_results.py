@@ -65,7 +65,7 @@ def get_recent_results(slot_id: str) -> list[dict[str, Any]]:
 def _iterate_newest_first(slot_id: str) -> Iterator[Job]:
     """Reads ten jobs, then `CHUNK` at a time: ten are enough unless some have expired. The newest may expire before
     older ones, if the retention was shortened. Jobs are admitted one by one, so no two have the same `created_at`."""
-    rows, count = recent_jobs(slot_id), RECENT_COUNT
+    rows, count = query_recent_jobs(slot_id), RECENT_COUNT
     while chunk := list(rows[:count]):
         yield from chunk
         if len(chunk) < count:
@@ -73,7 +73,7 @@ def _iterate_newest_first(slot_id: str) -> Iterator[Job]:
         rows, count = rows.filter(created_at__lt=chunk[-1].created_at), CHUNK
 
 
-def recent_jobs(slot_id: str) -> QuerySet[Job]:
+def query_recent_jobs(slot_id: str) -> QuerySet[Job]:
     """The candidates, newest first, to be read from the top of the index `job_newest_of_slot`. No condition on
     `result_expires_at`: with one, Postgres expects almost no rows and reads through another index."""
     rows = Job.objects.filter(

@@ -73,7 +73,7 @@ class SettingsChanges(StrictSerializer):
     ingest = IngestChanges(required=False)
 
     def validate_provider_keys(self, value: dict[str, Any]) -> dict[str, Any]:
-        if unknown := value.keys() - registry.classes().keys():
+        if unknown := value.keys() - registry.get_classes().keys():
             raise serializers.ValidationError({name: [make_unknown_field_error()] for name in sorted(unknown)})
         return value
 
@@ -203,7 +203,7 @@ def _represent_settings() -> dict[str, Any]:
             "updated_by": _get_username(row.password_updated_by),
         },
         "provider_keys": {
-            pk: _represent_account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.classes()
+            pk: _represent_account(known.get(pk) or ProviderAccount(provider_id=pk)) for pk in registry.get_classes()
         },
         # A job's files live as long as the job may take (contract §2).
         "ingest": {"sync_response_timeout_sec": row.sync_response_seconds, "ingest_ttl_sec": row.sync_response_seconds},

@@ -162,9 +162,9 @@ class SlotsView(StaffView):
         refusals=("slot_exists",),
     )
     def post(self, request: Request, body: dict[str, Any]) -> Response:
-        slot = _create(body, request.user)
+        slot = _create(body)
         log_change(slot, ADDITION, [{"added": {}}], request.user)
-        headers = {"ETag": etag(slot), "Location": reverse("slot", args=[slot.pk])}
+        headers = {"ETag": make_etag(slot), "Location": reverse("slot", args=[slot.pk])}
         return Response(represent_slot(slot), status=201, headers=headers)
 
 
@@ -182,7 +182,7 @@ class SlotView(StaffView):
     def get(self, request: Request, slot_id: str) -> Response:
         slot = get_slot(Slot.objects, slot_id)
         return Response(
-            represent_slot(slot) | {"recent_results": get_recent_results(slot_id)}, headers={"ETag": etag(slot)}
+            represent_slot(slot) | {"recent_results": get_recent_results(slot_id)}, headers={"ETag": make_etag(slot)}
         )
 
     @operation(
@@ -204,7 +204,7 @@ class SlotView(StaffView):
         with transaction.atomic():
             slot = _lock_version(request, slot_id, seen)
             _change(slot, body, request.user)
-        return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": etag(slot)})
+        return Response({"id": slot.pk, "updated_at": slot.updated_at}, headers={"ETag": make_etag(slot)})
 
     @operation(
         "archiveSlot",
@@ -243,7 +243,7 @@ def get_slot(rows: Any, slot_id: str) -> Slot:
     return slot
 
 
-def etag(slot: Slot) -> str:
+def make_etag(slot: Slot) -> str:
     """The slot's version: every change of a slot sets `updated_at`."""
     return f'"{slot.updated_at.isoformat()}"'
 
@@ -264,7 +264,7 @@ def _filter(query: Mapping[str, Any]) -> Q:
     return condition
 
 
-def _create(values: Mapping[str, Any], by: Any) -> Slot:
+def _create(values: Mapping[str, Any]) -> Slot:
     """Two concurrent requests never share a slot: the next free id is tried again, a requested id gets 409."""
     while True:
         slot = Slot(**{"id": Slot.next_id(), **values})
@@ -287,7 +287,7 @@ def _lock_version(request: Request, slot_id: str, updated_at: Any = None) -> Slo
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
     slot = get_slot(Slot.objects.select_for_update(no_key=True), slot_id)  # `no_key`: arriving photos do not wait
     tags = ["*"] if if_match is None else parse_etags(if_match)
-    if not {"*", etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
+    if not {"*", make_etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")
         raise ApiError("version_conflict", message, updated_at=slot.updated_at.isoformat())
     return slot

@@ -27,7 +27,7 @@ from staff.api.slots import SLOT, get_slot
 from staff.api.tables import TABLE_HEADERS, TableQuery, TableView, as_json_or_csv
 from stats import reports
 from stats.models import SlotFigures
-from stats.periods import Window, duration, end_in_utc, first_period, start_in_utc
+from stats.periods import Window, end_in_utc, find_first_period, measure_duration, start_in_utc
 from stats.reports import COUNTERS
 
 GLOBAL_SECONDS, SLOT_SECONDS = 60, 300  # how old a report may be, contract §6
@@ -81,11 +81,11 @@ class PeriodQuery(TableQuery):
         start = (
             start_in_utc(attrs["from"], zone)
             if "from" in attrs
-            else first_period(end, self.default_days, group_by, zone)
+            else find_first_period(end, self.default_days, group_by, zone)
         )
         if start >= end:
             raise serializers.ValidationError({"from": [_("It must begin before it ends.")]})
-        if duration(start, end, zone) > timedelta(self.max_days):  # before rounding to whole hours
+        if measure_duration(start, end, zone) > timedelta(self.max_days):  # before rounding to whole hours
             text = _("A report is of at most %(count)s days.") % {"count": self.max_days}
             raise serializers.ValidationError({"from": [text]})
         attrs["window"] = window = Window.from_range(start, end, group_by, zone)
@@ -197,7 +197,7 @@ class GlobalStatsView(TableView):
         rows = reports.get_report(query["window"], GLOBAL_SECONDS, reports.sum_versions(), **filters)
         rows = sorted(rows, key=lambda row: row[query["sort_by"]], reverse=query["sort_order"] == "desc")
         page, size = query["page"], query["page_size"]
-        summary = reports.total(rows)
+        summary = reports.sum_rows(rows)
         return Response(
             {
                 "summary": summary | {"total_runs": summary["ingest_count"]},
@@ -249,7 +249,7 @@ class SlotStatsView(TableView):
             {
                 "slot_id": slot_id,
                 "range": _represent_range(window),
-                "summary": reports.total(rows) | details,
+                "summary": reports.sum_rows(rows) | details,
                 "metrics": rows,
             }
         )

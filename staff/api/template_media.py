@@ -293,7 +293,7 @@ def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
     if named != (None, None) and named not in uses:
         raise _make_not_found()
     locked = Slot.objects.select_for_update(no_key=True).filter(pk__in={slot_id for slot_id, _key in uses})
-    pointing = {(slot.pk, key) for slot in locked.order_by("pk") for key in _named_keys(slot)}
+    pointing = {(slot.pk, key) for slot in locked.order_by("pk") for key in _find_named_keys(slot)}
     blocking = [use for use in uses if use != named or use in pointing]
     if blocking and not query["force"]:
         used_by = [{"slot_id": slot_id, "setting_key": key} for slot_id, key in blocking]
@@ -301,7 +301,7 @@ def _unbind(media: TemplateMedia, query: dict[str, Any]) -> None:
     bindings.delete()
 
 
-def _named_keys(slot: Slot) -> set[str]:
+def _find_named_keys(slot: Slot) -> set[str]:
     return settings_validation.find_template_keys(slot.provider_id, slot.operation_id, slot.settings_json)
 
 

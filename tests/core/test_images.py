@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from core import images
-from photoslot.demo_scene import photo, scene
+from photoslot.demo_scene import draw_photo, draw_scene
 
 pytestmark = pytest.mark.unit
 
@@ -123,8 +123,8 @@ def test_a_useless_profile_is_ignored(profile: bytes) -> None:
     assert looks_like_halves(images.decode(encode(halves(), "JPEG", quality=95, icc_profile=profile)))
 
 
-JPEG, PNG = encode(scene(300, 200), "JPEG"), encode(scene(300, 200), "PNG")
-HEIC = encode(scene(300, 200), "HEIF")
+JPEG, PNG = encode(draw_scene(300, 200), "JPEG"), encode(draw_scene(300, 200), "PNG")
+HEIC = encode(draw_scene(300, 200), "HEIF")
 
 
 @pytest.mark.parametrize(
@@ -237,12 +237,12 @@ def test_overlay_leaves_the_picture_itself_alone() -> None:
 
 
 def test_the_demo_photo_is_a_cameras_and_always_the_same() -> None:
-    data = photo()
+    data = draw_photo()
     with Image.open(BytesIO(data)) as image:
         assert image.getexif()[0x0112] == 1
         assert image.getexif()[0x0110] == "Demo camera"
     assert images.probe(data) == images.Header("image/jpeg", 3000, 2000, True)
-    assert scene(300, 200).tobytes() == scene(300, 200).tobytes()
+    assert draw_scene(300, 200).tobytes() == draw_scene(300, 200).tobytes()
 
 
 def encode_too_wide(mode: str = "RGB") -> bytes:

@@ -84,7 +84,9 @@ MALFORMED: dict[str, tuple[str | None, bytes]] = {
         "multipart/form-data; boundary=x",
         b'--x\r\nContent-Disposition: form-data; name="' + b"n" * 5000 + b'"\r\n\r\nv\r\n--x--\r\n',
     ),
-    "no part": ("multipart/form-data; boundary=x", b""),
+    "no body": ("multipart/form-data; boundary=x", b""),
+    "no part": ("multipart/form-data; boundary=x", b"--x--\r\n"),
+    "an empty part": ("multipart/form-data; boundary=x", b"--x\r\n\r\n--x--\r\n"),
     "parts behind another boundary": (
         "multipart/form-data; boundary=x",
         b'--y\r\nContent-Disposition: form-data; name="password"\r\n\r\nv\r\n--y--\r\n',

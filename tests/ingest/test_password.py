@@ -18,7 +18,7 @@ from ingest.models import IngestSettings, PasswordFailure
 from ingest.password import FAILURES_ALLOWED, PasswordChecker, TooManyFailures, WrongPassword
 from jobs.models import Job
 from jobs.queue.verbs import Queue
-from photoslot.supervisor import free_port
+from photoslot.supervisor import find_free_port
 from stats.models import ProcessingLog
 from tests.conftest import PASSWORD, Booth, Processes, in_background, jpeg, use_sandbox
 from tests.ingest.helpers import form, nothing_left, refusal, use_password
@@ -86,7 +86,7 @@ def test_other_addresses_are_not_touched(web: httpx.Client) -> None:
 
 def test_failures_count_in_all_processes_together(processes: Processes) -> None:
     processes.web()
-    other = Processes(free_port(), processes.started)
+    other = Processes(find_free_port(), processes.started)
     other.web()
     half = FAILURES_ALLOWED // 2
     assert guess(processes.url, half) + guess(other.url, half) == [401] * FAILURES_ALLOWED

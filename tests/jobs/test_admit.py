@@ -15,7 +15,7 @@ from pytest_django import Settings
 from core.database import DatabaseUnavailable
 from jobs.queue.records import NewJob, Ticket
 from jobs.queue.statements import ADMIT
-from jobs.queue.verbs import Queue, QueueFull, _admission_values
+from jobs.queue.verbs import Queue, QueueFull, _make_admission_values
 from tests.conftest import open_queue
 from tests.queue_helpers import (
     PICTURE,
@@ -58,7 +58,7 @@ async def admit(queue: Queue, job: NewJob) -> object:
 
 async def admit_unguarded(queue: Queue, job: NewJob) -> object:
     async with queue.database.connection() as connection:
-        return await (await connection.execute(ADMIT, _admission_values(job, 30))).fetchone()
+        return await (await connection.execute(ADMIT, _make_admission_values(job, 30))).fetchone()
 
 
 async def admit_all(queue: Queue, admit_one: Admit, jobs: list[NewJob]) -> list[object]:

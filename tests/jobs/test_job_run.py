@@ -126,12 +126,12 @@ async def test_a_link_is_the_same_after_a_restart_and_leads_to_the_photo(
     await post_job(queue, "fetching")
     (claim,) = await queue.claim(["fetching"], 1)
     photo = Picture(files.read(claim.payload_path), claim.payload_mime_type)
-    links = await in_thread(media.publish, claim, registry.classes()["fetching"], photo, {})
+    links = await in_thread(media.publish, claim, registry.get_classes()["fetching"], photo, {})
     (published,) = await sql(queue, "SELECT * FROM jobs_mediaobject")
     files.delete(published["path"])  # as when the worker is killed between row and file
     job = await in_thread(Job.objects.get)
     await in_thread(media.register, photo, job, 10)  # registered by staff, not for the provider
-    assert await in_thread(media.publish, claim, registry.classes()["fetching"], photo, {}) == links
+    assert await in_thread(media.publish, claim, registry.get_classes()["fetching"], photo, {}) == links
     assert links == {media.PHOTO: f"{settings.PUBLIC_BASE_URL}/public/media/{published['id']}"}
     assert files.size(published["path"]) == published["size_bytes"]
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from jobs.queue.statements import ADMIT, CLAIM, GET_OUTCOME, LIST_OVERDUE
-from jobs.queue.verbs import Queue, _admission_values
+from jobs.queue.verbs import Queue, _make_admission_values
 from tests.queue_helpers import admit_job, new_job, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
@@ -24,7 +24,7 @@ FROM generate_series(1, 20000) AS i
 """
 # Statement, its values, and the indexes it must go by.
 STATEMENTS: dict[str, tuple[str, Any, set[str]]] = {
-    "admit": (ADMIT, _admission_values(new_job(), 30), {"job_unfinished", "job_undelivered_photo"}),
+    "admit": (ADMIT, _make_admission_values(new_job(), 30), {"job_unfinished", "job_undelivered_photo"}),
     "claim": (CLAIM, {"providers": ["instant"], "limit": 4, "lease": "8 s", "window": 61}, {"job_unfinished"}),
     "overdue": (LIST_OVERDUE, None, {"job_unfinished"}),
     "look": (GET_OUTCOME, (uuid4(),), {"jobs_job_pkey"}),

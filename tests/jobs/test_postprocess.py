@@ -7,7 +7,7 @@ from PIL import Image
 
 from core import images
 from jobs.worker.postprocess import postprocess
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 
 pytestmark = pytest.mark.unit
@@ -25,7 +25,7 @@ def frame(size: tuple[int, int], border: int = 10) -> Picture:
     return picture(image)
 
 
-PHOTO = scene(300, 200)
+PHOTO = draw_scene(300, 200)
 JPEG = picture(PHOTO, "jpeg")
 
 

@@ -48,7 +48,7 @@ def is_done() -> bool:
 
 
 def claim_run() -> PurgeRun:
-    run = requests.claim()
+    run = requests.start_next()
     assert run
     return run
 
@@ -103,7 +103,7 @@ class TestWhileItWaits:
 
     def test_a_request_after_its_start_is_another_purge(self, api: Api) -> None:
         first = request_purge(api)
-        assert requests.claim()
+        assert requests.start_next()
         assert request_purge(api)["job_id"] != first["job_id"]
 
     def test_of_concurrent_requests_one_is_created(self, api: Api) -> None:
@@ -125,7 +125,7 @@ class TestWhileItWaits:
         def claim() -> bool:
             connection.ensure_connection()
             start.wait()
-            run = requests.claim()
+            run = requests.start_next()
             connection.close()
             return run is not None
 
@@ -145,26 +145,26 @@ class TestWhileItWaits:
         assert (before.exists(), meanwhile.exists()) == (False, True)
         assert f"results/{job.pk}.jpg" in list_files()
 
-    @pytest.mark.parametrize(("ago", "is_claimed"), [(timedelta(), False), (requests.CLAIM_TIMEOUT, True)])
+    @pytest.mark.parametrize(("ago", "is_claimed"), [(timedelta(), False), (requests.RUN_TIMEOUT, True)])
     def test_a_run_of_a_killed_process_is_claimed_again_after_the_timeout(
         self, api: Api, ago: timedelta, is_claimed: bool
     ) -> None:
         request_purge(api)
-        assert requests.claim()
+        assert requests.start_next()
         PurgeRun.objects.update(started_at=F("started_at") - ago)
-        assert (requests.claim() is not None) == is_claimed
+        assert (requests.start_next() is not None) == is_claimed
 
     def test_what_is_done_is_not_done_again(self, api: Api) -> None:
         request_purge(api)
         requests.run_all()
-        PurgeRun.objects.update(started_at=F("started_at") - requests.CLAIM_TIMEOUT)
-        assert requests.claim() is None
+        PurgeRun.objects.update(started_at=F("started_at") - requests.RUN_TIMEOUT)
+        assert requests.start_next() is None
 
     def test_of_two_processes_that_run_it_the_last_to_claim_it_records_the_result(self, api: Api) -> None:
         add_media(-60, "media/a.jpg")
         request_purge(api)
         slow = claim_run()
-        age(started_at=requests.CLAIM_TIMEOUT)
+        age(started_at=requests.RUN_TIMEOUT)
         other = claim_run()
         run_purge(slow)
         assert not is_done()
@@ -179,26 +179,26 @@ class TestWhileItWaits:
         body = fail(api)
         assert f"Purge {body['job_id']} failed" in caplog.text
         assert not is_done()
-        assert requests.claim() is None
-        age(started_at=requests.CLAIM_TIMEOUT)
+        assert requests.start_next() is None
+        age(started_at=requests.RUN_TIMEOUT)
         requests.run_in_thread(claim_run())
-        age(started_at=requests.CLAIM_TIMEOUT, cutoff_at=requests.RETRY_PERIOD)
-        assert requests.claim() is None
+        age(started_at=requests.RUN_TIMEOUT, cutoff_at=requests.RETRY_PERIOD)
+        assert requests.start_next() is None
 
     def test_a_request_that_waited_for_days_is_still_run(self, api: Api) -> None:
         request_purge(api)
         age(cutoff_at=requests.RETRY_PERIOD)
-        assert requests.claim()
+        assert requests.start_next()
 
     def test_a_failed_run_is_not_tried_again_after_a_newer_request(self, api: Api) -> None:
         first = fail(api)
         second = request_purge(api)
         assert second["job_id"] != first["job_id"]
-        age(started_at=requests.CLAIM_TIMEOUT)
+        age(started_at=requests.RUN_TIMEOUT)
         assert str(claim_run().request_id) == second["job_id"]
-        age(started_at=requests.CLAIM_TIMEOUT)
+        age(started_at=requests.RUN_TIMEOUT)
         assert str(claim_run().request_id) == second["job_id"]
-        assert requests.claim() is None
+        assert requests.start_next() is None
 
     def test_a_deleted_user_cannot_request_a_purge(self, api: Api) -> None:
         somebody = User.objects.create(username="gone")
@@ -242,7 +242,7 @@ def test_photos_and_shutdown_do_not_wait_for_it_and_another_worker_finishes_it(a
         assert Booth(processes.url).post(jpeg()).status == 200
         worker.terminate()
         assert worker.wait(30) == 0
-    PurgeRun.objects.update(started_at=F("started_at") - requests.CLAIM_TIMEOUT)
+    PurgeRun.objects.update(started_at=F("started_at") - requests.RUN_TIMEOUT)
     processes.worker()
     until(is_done)
     assert not file.exists()

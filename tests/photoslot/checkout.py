@@ -14,7 +14,7 @@ import psycopg
 from django.conf import settings
 
 from photoslot.embedded_postgres import PORT, EmbeddedPostgres
-from photoslot.supervisor import free_port
+from photoslot.supervisor import find_free_port
 
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "var", "secrets", "tests", "bench")
 SECONDS = 120
@@ -26,7 +26,7 @@ class Checkout:
     def __init__(self, root: Path) -> None:
         shutil.copytree(settings.BASE_DIR, root, ignore=NOT_COPIED)
         self.root = root
-        self.port = free_port()
+        self.port = find_free_port()
         self.server = EmbeddedPostgres(root, "run")
         self.messages = root / "messages.log"
         self.messages.touch()

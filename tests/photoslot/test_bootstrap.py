@@ -147,7 +147,7 @@ def test_every_provider_has_an_account_with_what_the_environment_says(
 ) -> None:
     with_environment(monkeypatch, FIRST)
     bootstrap()
-    assert set(ProviderAccount.objects.values_list("pk", flat=True)) == set(registry.classes())
+    assert set(ProviderAccount.objects.values_list("pk", flat=True)) == set(registry.get_classes())
     gemini = ProviderAccount.objects.get(pk="gemini")
     assert gemini.decrypt() == Account("AIza-key", "http://relay:8080/g", PROXY)
     assert gemini.key_updated_at is not None

@@ -41,6 +41,20 @@ def test_an_integer(monkeypatch: pytest.MonkeyPatch, text: str | None, value: in
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("text", ["$ecret", "$T", "a#b", "100%"])
+def test_a_text_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("T", text)
+    assert environment.Environment().text("T") == text
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(("text", "words"), [(None, ["a", "b"]), ("", []), (" c,, d ", ["c", "d"])])
+def test_words(monkeypatch: pytest.MonkeyPatch, text: str | None, words: list[str]) -> None:
+    monkeypatch.delenv("W", raising=False) if text is None else monkeypatch.setenv("W", text)
+    assert environment.Environment().words("W", "a,b") == words
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("text", ["0", "10", "-1", "1.5", "seven", "0x1"])
 def test_no_integer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("N", text)
@@ -62,12 +76,6 @@ def test_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("F", "maybe")
     with pytest.raises(ImproperlyConfigured, match="F='maybe' must be 1 or 0"):
         environment.Environment().flag("F", True)
-
-
-@pytest.mark.unit
-def test_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("W", " serg, igor,,")
-    assert environment.Environment().words("W", "x") == ["serg", "igor"]
 
 
 @pytest.mark.unit

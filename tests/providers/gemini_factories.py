@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.attempts import Deadline, make_picture
 from providers.base import Account, Operation, Picture, ProviderError, Request, Usage
 from providers.gemini import Gemini
@@ -18,7 +18,7 @@ from tests.sandbox.gemini import KEY
 from tests.sandbox.gemini import Gemini as Google
 from tests.sandbox.wire import Received
 
-PHOTO = Picture(images.encode(scene(600, 400), "jpeg"), "image/jpeg")
+PHOTO = Picture(images.encode(draw_scene(600, 400), "jpeg"), "image/jpeg")
 
 
 class Recorder(Permissive):

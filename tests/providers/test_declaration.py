@@ -20,8 +20,10 @@ from slots.models import Slot
 
 pytestmark = pytest.mark.contract
 
-DECLARED = [(provider.id, operation) for provider in registry.classes().values() for operation in provider.operations]
-OURS = [(pk, operation) for pk, operation in DECLARED if registry.classes()[pk].__module__.startswith("providers.")]
+DECLARED = [
+    (provider.id, operation) for provider in registry.get_classes().values() for operation in provider.operations
+]
+OURS = [(pk, operation) for pk, operation in DECLARED if registry.get_classes()[pk].__module__.startswith("providers.")]
 
 
 def schema_of(provider_id: str, operation_id: str) -> Any:
@@ -95,10 +97,10 @@ def test_the_schema_takes_what_is_documented(provider_id: str, example: dict[str
 
 @pytest.mark.parametrize(("provider_id", "operation"), OURS)
 def test_each_setting_says_what_it_is(provider_id: str, operation: Operation) -> None:
-    for setting in declaration.settings(operation):
+    for setting in declaration.list_settings(operation):
         assert setting.description, setting.path
         assert not setting.title.istitle() or " " not in setting.title, "the title is pydantic's own"
-    for group in declaration.groups(operation):
+    for group in declaration.list_groups(operation):
         assert group.title
         assert bool(group.description) == bool(group.path)
 
@@ -119,9 +121,9 @@ def test_each_setting_says_what_it_is(provider_id: str, operation: Operation) ->
 def test_values_and_defaults_are_described_in_words(
     provider_id: str, operation_id: str, path: str, values: str, default: str
 ) -> None:
-    operation = registry.operation(provider_id, operation_id)
+    operation = registry.get_operation(provider_id, operation_id)
     assert operation is not None
-    [setting] = [setting for setting in declaration.settings(operation) if setting.path == path]
+    [setting] = [setting for setting in declaration.list_settings(operation) if setting.path == path]
     assert (setting.values, setting.default_in_words) == (values, default)
 
 

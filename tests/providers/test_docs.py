@@ -16,7 +16,7 @@ from slots import settings_validation
 
 pytestmark = pytest.mark.unit
 
-OURS = [id for id, provider in registry.classes().items() if not provider.__module__.startswith("tests.")]
+OURS = [id for id, provider in registry.get_classes().items() if not provider.__module__.startswith("tests.")]
 HEADINGS = ["Getting a key", "Quotas and prices", "Settings", "What its errors mean", "A bad evening"]
 
 
@@ -44,17 +44,21 @@ def test_it_has_all_its_parts(provider_id: str) -> None:
 
 @pytest.mark.parametrize("provider_id", OURS)
 def test_every_setting_of_an_operation_is_explained(provider_id: str) -> None:
-    common = set(registry.classes()["instant"].operations[0].settings.model_fields)
-    declared = {name for o in registry.classes()[provider_id].operations for name in o.settings.model_fields} - common
+    common = set(registry.get_classes()["instant"].operations[0].settings.model_fields)
+    declared = {
+        name for o in registry.get_classes()[provider_id].operations for name in o.settings.model_fields
+    } - common
     assert {name for name in declared if f"| `{name}` |" not in page(provider_id)} == set()
 
 
 @pytest.mark.parametrize(("provider_id", "example"), [(id, example) for id in OURS for example in examples(id)])
 def test_its_examples_are_accepted(provider_id: str, example: dict[str, Any]) -> None:
     if "models" in example:  # for the catalogue
-        assert example["models"].keys() <= catalogue.models(provider_id).keys()
+        assert example["models"].keys() <= catalogue.load_models(provider_id).keys()
         return
-    assert any(accepts(provider_id, operation.id, example) for operation in registry.classes()[provider_id].operations)
+    assert any(
+        accepts(provider_id, operation.id, example) for operation in registry.get_classes()[provider_id].operations
+    )
 
 
 @pytest.mark.parametrize("provider_id", OURS)

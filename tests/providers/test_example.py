@@ -108,7 +108,7 @@ def test_the_slots_form_knows_its_settings(
 
 @pytest.mark.parametrize(("key", "reason"), [(KEY, None), ("another-key", base.Reason.AUTH)])
 async def test_its_account_can_be_tested(server: WireSandbox, key: str, reason: base.Reason | None) -> None:
-    provider = registry.classes()["example"](base.Account(key, f"{server.url}/example"))
+    provider = registry.get_classes()["example"](base.Account(key, f"{server.url}/example"))
     try:
         await provider.check_account()
         found = None

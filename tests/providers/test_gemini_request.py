@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
 from tests.providers.gemini_factories import (
@@ -92,7 +92,7 @@ async def test_photo_first_then_its_template_then_the_list_then_the_prompt(
 
 async def test_the_picture_is_made_from_the_photo_and_the_templates(gemini: Gemini) -> None:
     picture = await make(gemini, build_request(PHOTO, {"a": BLUE}, template_media=["a"]))
-    made, photo = Image.open(BytesIO(picture.data)).convert("RGB"), scene(600, 400)
+    made, photo = Image.open(BytesIO(picture.data)).convert("RGB"), draw_scene(600, 400)
     red, green, blue = made.getpixel((30, made.height - 60))  # type: ignore[misc]
     assert blue > 200
     assert max(red, green) < 100
@@ -135,7 +135,7 @@ async def test_the_photo_is_prepared(
 ) -> None:
     exif = Image.Exif()
     exif[0x010F] = "SECRET-CAMERA"
-    data = encode(scene(300, 200).resize(size), format, exif=exif)
+    data = encode(draw_scene(300, 200).resize(size), format, exif=exif)
     await make(gemini, build_request(Picture(data, "image/heic"), image_size=image_size))
     photo = read_parts(google)[0]
     assert photo["inlineData"]["mimeType"] == "image/jpeg"

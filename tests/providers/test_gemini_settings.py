@@ -83,7 +83,7 @@ def test_a_style_counts_among_the_images() -> None:
 def test_a_retired_model_names_what_to_use(model: str) -> None:
     message = get_errors(model=model)["model"]
     assert "retired" in message
-    assert any(name in message for name in catalogue.models("gemini")[model]["use_instead"])
+    assert any(name in message for name in catalogue.load_models("gemini")[model]["use_instead"])
 
 
 def test_an_unknown_model_names_the_current_ones() -> None:
@@ -93,15 +93,15 @@ def test_an_unknown_model_names_the_current_ones() -> None:
 def test_an_operator_may_add_a_model(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gemini.json").write_text('{"models": {"gemini-5-image": {"status": "current"}}}')
     monkeypatch.setattr(django_settings, "PROVIDER_CATALOGUE_DIR", str(tmp_path))
-    catalogue.models.cache_clear()
+    catalogue.load_models.cache_clear()
     try:
         settings = ImageEdit(prompt="x", model="gemini-5-image", image_size="4K", thinking_level="low")
         assert settings.model == "gemini-5-image"
     finally:
-        catalogue.models.cache_clear()
+        catalogue.load_models.cache_clear()
 
 
-@pytest.mark.parametrize(("model", "facts"), catalogue.models("gemini").items())
+@pytest.mark.parametrize(("model", "facts"), catalogue.load_models("gemini").items())
 def test_the_catalogue_is_whole(model: str, facts: dict[str, Any]) -> None:
     assert facts["source"]
     for price in facts.get("prices", []):
@@ -110,7 +110,7 @@ def test_the_catalogue_is_whole(model: str, facts: dict[str, Any]) -> None:
         assert all(Decimal(price[kind]) > 0 for kind in ("input", "output_text", "output_image"))
     if facts["status"] == "retired":
         assert dt.date.fromisoformat(facts["retired_on"]) < dt.date(2026, 11, 24)
-        assert all(catalogue.models("gemini")[name]["status"] == "current" for name in facts["use_instead"])
+        assert all(catalogue.load_models("gemini")[name]["status"] == "current" for name in facts["use_instead"])
     else:
         assert facts["prices"]
         assert set(facts["ratios"]) <= set(AspectRatio.__args__)  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ def test_the_catalogue_is_whole(model: str, facts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "facts"), [(m, f) for m, f in catalogue.models("gemini").items() if f["status"] == "current"]
+    ("model", "facts"), [(m, f) for m, f in catalogue.load_models("gemini").items() if f["status"] == "current"]
 )
 def test_the_sandbox_agrees_with_the_catalogue(model: str, facts: dict[str, Any]) -> None:
     assert set(facts["ratios"]) == set(MODELS[model].ratios)

@@ -21,7 +21,7 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from pydantic import ValidationError
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers import catalogue
 from providers.attempts import Deadline, DeadlineReached, make_picture
 from providers.base import (
@@ -51,7 +51,7 @@ from tests.sandbox.wire import Received, WireSandbox
 pytestmark = pytest.mark.integration
 
 KEY = "sk-proj-tests0123456789"
-SCENE = scene(640, 480)
+SCENE = draw_scene(640, 480)
 PHOTO = Picture(images.encode(SCENE, "jpeg", 95), "image/jpeg")
 PROMPT = "Make it a painting — “oil”, 油画"
 
@@ -573,7 +573,7 @@ def operator_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
     def write(models: dict[str, Any]) -> None:
         (tmp_path / "openai.json").write_text(json.dumps({"models": models}))
-        catalogue.models.cache_clear()
+        catalogue.load_models.cache_clear()
 
     monkeypatch.setattr(settings, "PROVIDER_CATALOGUE_DIR", str(tmp_path))
     no_price = {"prices": [{"from": "2999-01-01", "text_input": "1", "image_input": "1", "image_output": "1"}]}
@@ -585,7 +585,7 @@ def operator_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         }
     )
     yield write
-    catalogue.models.cache_clear()
+    catalogue.load_models.cache_clear()
 
 
 def test_a_default_that_was_retired_since_is_refused_too(operator_catalogue: Callable[..., None]) -> None:

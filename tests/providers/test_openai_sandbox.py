@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, ImageStat
 from pydantic import ValidationError
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from tests.sandbox.openai import OpenAI as Speaker
 from tests.sandbox.openai_faults import BODIES, ERRORS
 from tests.sandbox.pictures import BASE64, ODD
@@ -26,7 +26,7 @@ from tests.sandbox.wire import WireSandbox
 
 pytestmark = pytest.mark.integration
 
-PHOTO = ("photo.png", images.encode(scene(300, 200), "png"), "image/png")
+PHOTO = ("photo.png", images.encode(draw_scene(300, 200), "png"), "image/png")
 OTHER = ("other.jpg", images.encode(Image.new("RGB", (200, 200), "red"), "jpeg"), "image/jpeg")
 MODEL = "gpt-image-2.5-flare"
 

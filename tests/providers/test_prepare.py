@@ -9,14 +9,14 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.base import Picture
 from providers.prepare import Templates, prepare
 
 pytestmark = pytest.mark.unit
 
 ALL = frozenset({"image/jpeg", "image/png", "image/webp"})
-PHOTO = scene(300, 200)
+PHOTO = draw_scene(300, 200)
 SECRETS = (b"GPS-HERE", b"XMP-HERE", b"COMMENT-HERE", b"MAKER-HERE")
 
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.attempts import Deadline, make_picture
 from providers.base import Account, Picture, Provider, ProviderError, Request, Retry, Usage
 from providers.gemini import Gemini
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.integration
 
 DEADLINE_SECONDS = 48.0
 BUSY_SECONDS = 0.5  # what the machine may take between the end of a back-off and the call
-PHOTO = Picture(images.encode(scene(320, 200), "jpeg"), "image/jpeg")
+PHOTO = Picture(images.encode(draw_scene(320, 200), "jpeg"), "image/jpeg")
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageStat
 from pydantic import ValidationError
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.base import OperationSettings, PermanentError, Picture, Reason, Request
 from providers.studio import ImageEdit, Studio, StyleTransfer
 from providers.studio.looks import LOOKS, LookName
@@ -18,7 +18,7 @@ from tests.providers.observers import KEYLESS
 
 pytestmark = pytest.mark.unit
 
-SCENE = scene(480, 320)
+SCENE = draw_scene(480, 320)
 PHOTO = Picture(images.encode(SCENE, "png"), "image/png")
 ORIGINAL = images.decode(PHOTO.data)
 

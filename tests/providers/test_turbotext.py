@@ -150,7 +150,7 @@ async def test_usage_is_one_attempt_and_what_is_left_of_them(harness: Harness) -
 
 
 async def test_a_price_in_the_catalogue_is_the_cost(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(catalogue.models("turbotext")["generate_image2image"], "price_usd", 0.03)
+    monkeypatch.setitem(catalogue.load_models("turbotext")["generate_image2image"], "price_usd", 0.03)
     usage = (await harness.make()).usage
     assert usage
     assert usage.cost == Decimal("0.03")

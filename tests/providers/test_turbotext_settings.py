@@ -58,7 +58,7 @@ def test_the_limits_themselves_are_allowed(values: Mapping[str, Any]) -> None:
 
 def test_a_retired_method_is_refused_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = {"status": "retired", "retired_on": "2027-01-01", "use_instead": ["generate_image2image"]}
-    monkeypatch.setitem(catalogue.models("turbotext"), "mix_images", facts)
+    monkeypatch.setitem(catalogue.load_models("turbotext"), "mix_images", facts)
     with pytest.raises(ValidationError, match=r"mix_images was retired on 2027-01-01\. Use: generate_image2image"):
         StyleTransfer(style="mood")
 

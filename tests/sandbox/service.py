@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from PIL import Image, ImageDraw
 
 from core import images
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers import registry
 from providers.base import Operation
 from providers.models import ProviderAccount
@@ -30,7 +30,7 @@ def run() -> None:
             account = ProviderAccount.objects.filter(pk=provider)
             # The sandbox may have another port than last time, and is never behind the real accounts' proxy.
             account.update(base_url=os.environ[f"{provider.upper()}_BASE_URL"], encrypted_proxy_url="")
-            for operation in registry.classes()[provider].operations:
+            for operation in registry.get_classes()[provider].operations:
                 _add_slot(provider, operation)
         try:
             call_command("run")
@@ -48,7 +48,7 @@ def _add_slot(provider: str, operation: Operation) -> None:
         if "prompt" in operation.settings.model_fields:
             settings_json["prompt"] = PROMPT
         slot = Slot(pk=Slot.next_id(), provider_id=provider, operation_id=operation.id, settings_json=settings_json)
-        slot.name = f"{registry.provider_name(provider)}: {operation.name}"
+        slot.name = f"{registry.get_provider_name(provider)}: {operation.name}"
         slot.save()
         for key in settings_json.keys() - {"prompt"}:
             _bind(slot, key)
@@ -65,7 +65,7 @@ def _bind(slot: Slot, key: str) -> None:
 
 def _draw_style() -> Image.Image:
     """A mosaic."""
-    return scene(90, 60).quantize(24).convert("RGB").resize((900, 600), Image.Resampling.NEAREST)
+    return draw_scene(90, 60).quantize(24).convert("RGB").resize((900, 600), Image.Resampling.NEAREST)
 
 
 def _draw_face() -> Image.Image:

@@ -21,7 +21,7 @@ from tests.slots.form_data import ADD, change_url, paste_settings, settings, slo
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
 
-OPERATION_IDS = [(provider.id, o.id) for provider in registry.classes().values() for o in provider.operations]
+OPERATION_IDS = [(provider.id, o.id) for provider in registry.get_classes().values() for o in provider.operations]
 OPERATIONS = reverse("admin:slots_slot_operations")
 PAINT = settings(prompt="Paint them.")
 
@@ -50,12 +50,12 @@ def saved_settings() -> Any:
 @pytest.mark.parametrize(("provider_id", "operation_id"), OPERATION_IDS)
 def test_each_setting_of_the_chosen_operation_has_a_field(admin: Client, provider_id: str, operation_id: str) -> None:
     answer = admin.get(ADD, {"recipe": f"{provider_id}/{operation_id}"})
-    operation = registry.operation(provider_id, operation_id)
+    operation = registry.get_operation(provider_id, operation_id)
     assert operation is not None
-    for setting in declaration.settings(operation):
+    for setting in declaration.list_settings(operation):
         assert f'name="settings.{setting.path}"' in answer.content.decode()
     names = {name for name in get_form(answer).fields if name.startswith("settings.")}
-    assert names == {f"settings.{setting.path}" for setting in declaration.settings(operation)}
+    assert names == {f"settings.{setting.path}" for setting in declaration.list_settings(operation)}
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_the_page_that_explains_the_settings_has_all_of_them(admin: Client) -> N
     page = admin.get(OPERATIONS)
     words = text_of(page)
     for provider_id, operation_id in OPERATION_IDS:
-        operation = registry.operation(provider_id, operation_id)
+        operation = registry.get_operation(provider_id, operation_id)
         assert operation is not None
-        assert f"{registry.provider_name(provider_id)}: {operation.name}" in words
-        for setting in declaration.settings(operation):
+        assert f"{registry.get_provider_name(provider_id)}: {operation.name}" in words
+        for setting in declaration.list_settings(operation):
             explanation = f"{setting.path} {setting.title} {setting.description} {setting.values}"
             assert " ".join(explanation.split()) in words
     assert OPERATIONS in admin.get(change_url()).content.decode()

@@ -87,7 +87,7 @@ def test_a_retired_model_is_refused_with_the_alternatives(
     with translation.override(language):
         (sentence,) = faults({"prompt": "x", "model": model}, provider)["settings_json"]
         expected = gettext("%(model)s was retired on %(date)s. Use: %(instead)s")
-    date = catalogue.models(provider)[model]["retired_on"]
+    date = catalogue.load_models(provider)[model]["retired_on"]
     assert sentence == f"model: {expected % {'model': model, 'date': date, 'instead': instead}}"
 
 

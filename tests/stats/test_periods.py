@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from stats.periods import Window, duration, end_in_utc, first_period, start_in_utc
+from stats.periods import Window, end_in_utc, find_first_period, measure_duration, start_in_utc
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +44,7 @@ def starts(window: Window) -> list[str]:
 def test_a_day_has_the_hours_that_its_clocks_say(day: str, zone: str, count: int) -> None:
     window = make_window(day, day, zone=zone)
     assert hours(window) == [count]
-    assert duration(window.start, window.end, window.zone) <= timedelta(days=1)
+    assert measure_duration(window.start, window.end, window.zone) <= timedelta(days=1)
     assert hours(make_window(day, day, "hour", zone)) == [1] * count
 
 
@@ -72,7 +72,7 @@ def test_months_are_as_long_as_they_are() -> None:
 def test_the_usual_window_begins_with_a_whole_period(group_by: str, days: int, first: str, zone: str) -> None:
     zone_info = ZoneInfo(zone)
     end = end_in_utc(date(2026, 11, 25), zone_info)
-    assert first_period(end, days, group_by, zone_info) == start_in_utc(date.fromisoformat(first), zone_info)
+    assert find_first_period(end, days, group_by, zone_info) == start_in_utc(date.fromisoformat(first), zone_info)
 
 
 def test_a_datetime_is_widened_to_its_hour() -> None:

@@ -23,7 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, concurrency: int, once: bool, provider: list[str] | None, **options: Any) -> None:
         if concurrency < 1:
             raise CommandError("--concurrency (WORKER_CONCURRENCY) must be at least 1 to run a worker.")
-        known = list(registry.classes())
+        known = list(registry.get_classes())
         if unknown := set(provider or ()) - set(known):
             raise CommandError(f"No such provider: {', '.join(sorted(unknown))}. There are: {', '.join(known)}.")
         try:

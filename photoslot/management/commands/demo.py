@@ -11,9 +11,9 @@ from django.core.management.base import BaseCommand, CommandError
 
 from ingest.models import IngestSettings
 from photoslot.bootstrap import read_ingest_password
-from photoslot.demo_scene import photo
-from photoslot.management.commands.run import prepare, step
-from photoslot.supervisor import Supervisor, free_port
+from photoslot.demo_scene import draw_photo
+from photoslot.management.commands.run import explain, prepare
+from photoslot.supervisor import Supervisor, find_free_port
 
 SLOT = "slot-012"
 FOLDER = settings.BASE_DIR / "var/demo"
@@ -25,14 +25,14 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         prepare(self)
         password = read_valid_password()
-        original = photo()
-        with Supervisor(free_port()) as service:
+        original = draw_photo()
+        with Supervisor(find_free_port()) as service:
             service.wait_until_ready()
-            with step("Posting the photo", "The service's own messages are above."):
+            with explain("Posting the photo", "The service's own messages are above."):
                 started = time.monotonic()
                 answer = post(f"{service.url}/ingest/{SLOT}", password, original)
                 seconds = time.monotonic() - started
-        with step("Saving the picture", f"Check that {FOLDER} can be written."):
+        with explain("Saving the picture", f"Check that {FOLDER} can be written."):
             path = save(original, answer)
         self.stdout.write(f"Posted {FOLDER / 'original.jpg'} to {SLOT}; the picture came back in {seconds:.2f} s:")
         self.stdout.write(str(path))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import shlex
 import signal
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: service.stop())
         with service:
             if service.wait_until_ready():
-                self.stdout.write(welcome())
+                self.stdout.write(format_welcome())
                 self.stdout.flush()  # also into a pipe or a log
                 service.run()
             self.stdout.write("Stopping …")
@@ -49,31 +50,30 @@ class Command(BaseCommand):
 
 def prepare(command: BaseCommand) -> None:
     """The schema and the first accounts; done already, it changes nothing."""
-    with step("Preparing the database", "Check that it can be reached (DATABASE_URL) and that its disk has space."):
+    with explain("Preparing the database", "Check that it can be reached (DATABASE_URL) and that its disk has space."):
         call_command("migrate", verbosity=0)
-    with step("Collecting static files", f"Check that {settings.STATIC_ROOT} can be written."):
-        if not _are_static_files_current():
-            call_command("collectstatic", interactive=False, verbosity=0)
-    with step("Creating the first accounts", f"Check that {settings.RUNTIME_CREDENTIALS_FILE} can be written."):
+    with explain("Collecting static files", f"Check that {settings.STATIC_ROOT} can be written."):
+        _collect_static_files()
+    with explain("Creating the first accounts", f"Check that {settings.RUNTIME_CREDENTIALS_FILE} can be written."):
         created = bootstrap()
     if created:
         command.stdout.write(describe(created, command.stdout.isatty()))
         command.stdout.flush()
 
 
-def _are_static_files_current() -> bool:
+def _collect_static_files() -> None:
     """Collecting takes a second, so it is done on the first start and after an upgrade."""
-    manifest = settings.STATIC_ROOT / "staticfiles.json"
-    sources = [
-        storage.path(path)
-        for finder in get_finders()
-        for path, storage in finder.list(StaticFilesConfig.ignore_patterns)
-    ]
-    return manifest.exists() and manifest.stat().st_mtime > max(Path(source).stat().st_mtime for source in sources)
+    ignored = StaticFilesConfig.ignore_patterns
+    files = [storage.path(path) for finder in get_finders() for path, storage in finder.list(ignored)]
+    found = sorted((file, stat.st_size, stat.st_mtime_ns) for file in files for stat in [Path(file).stat()])
+    digest, record = hashlib.sha256(repr(found).encode()).hexdigest(), settings.STATIC_ROOT / "collected.txt"
+    if not record.exists() or record.read_text() != digest:
+        call_command("collectstatic", interactive=False, verbosity=0)
+        record.write_text(digest)
 
 
 @contextmanager
-def step(name: str, advice: str) -> Iterator[None]:
+def explain(name: str, advice: str) -> Iterator[None]:
     """A failure becomes a sentence: which step it was, why, and what to do."""
     try:
         yield
@@ -81,7 +81,7 @@ def step(name: str, advice: str) -> Iterator[None]:
         raise CommandError(f"{name} failed: {str(error).strip() or type(error).__name__}. {advice}") from error
 
 
-def welcome() -> str:
+def format_welcome() -> str:
     path = settings.RUNTIME_CREDENTIALS_FILE
     password = f"$(python3 -c {shlex.quote(CREDENTIALS_READER)} {shlex.quote(str(path))})"
     return WELCOME.format(

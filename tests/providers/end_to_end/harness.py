@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from core import images
 from jobs.models import Job, MediaObject
-from photoslot.demo_scene import scene
+from photoslot.demo_scene import draw_scene
 from providers.models import ProviderAccount, ProviderCall
 from slots import template_media
 from slots.models import TemplateBinding, TemplateMedia
@@ -31,7 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "openai": {"prompt": PROMPT, "size": "1024x640", "quality": "low"},
     "turbotext": {"prompt": PROMPT},
 }
-SCENE = scene(640, 400)
+SCENE = draw_scene(640, 400)
 PHOTO = images.encode(SCENE, "jpeg", 95)
 
 Scenarios = str | tuple[str, ...]

@@ -21,7 +21,7 @@ def api() -> Api:
 def test_the_list_has_the_providers_in_the_order_of_the_settings(api: Api) -> None:
     listed = api("get", "/api/providers").json()["providers"]
     assert listed[0] == {"id": "studio", "name": "Studio (built in)"}
-    assert [each["id"] for each in listed] == list(registry.classes())
+    assert [each["id"] for each in listed] == list(registry.get_classes())
     assert len(listed) == len(settings.PROVIDERS)
 
 
@@ -51,7 +51,7 @@ def test_a_provider_is_configured_with_a_key_or_without_need_of_one(api: Api) ->
     assert "sk-secret-of-openai" not in api("get", "/api/providers/openai").content.decode()
 
 
-@pytest.mark.parametrize("provider_id", list(registry.classes()))
+@pytest.mark.parametrize("provider_id", list(registry.get_classes()))
 def test_each_schema_ref_can_be_fetched(api: Api, provider_id: str) -> None:
     for operation in api("get", f"/api/providers/{provider_id}").json()["operations"]:
         schema = Client().get(operation["schema_ref"]).json()

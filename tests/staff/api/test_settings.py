@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 
 from ingest.models import IngestSettings
 from jobs.models import Job
-from photoslot.supervisor import free_port
+from photoslot.supervisor import find_free_port
 from providers import registry
 from providers.models import ProviderAccount
 from tests import leaks
@@ -54,7 +54,7 @@ def test_the_response_has_the_contracts_shape(api: Api) -> None:
     assert response["dslr_password"] == {"is_set": True, "updated_at": None, "updated_by": None}
     assert response["ingest"] == {"sync_response_timeout_sec": 48, "ingest_ttl_sec": 48}
     assert response["media_cache"] == {"processed_media_ttl_hours": 72, "public_link_ttl_sec": 48}
-    assert list(response["provider_keys"]) == list(registry.classes())
+    assert list(response["provider_keys"]) == list(registry.get_classes())
     assert response["provider_keys"]["gemini"] == {
         "is_configured": False,
         "updated_at": None,
@@ -271,7 +271,7 @@ def post_status(processes: Processes, password: str) -> int:
 
 @pytest.mark.e2e
 def test_a_new_password_is_valid_in_every_process_at_once(api: Api, processes: Processes) -> None:
-    others = [processes, Processes(free_port(), processes.started)]
+    others = [processes, Processes(find_free_port(), processes.started)]
     for each in others:
         each.web()
         assert post_status(each, PASSWORD) == 404  # it caches that the password is right

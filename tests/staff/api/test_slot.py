@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from jobs.models import Job
 from slots.models import Slot, SlotQuerySet, TemplateBinding
-from staff.api.recent_results import CHUNK, RECENT_COUNT, recent_jobs
+from staff.api.recent_results import CHUNK, RECENT_COUNT, query_recent_jobs
 from tests.api import Api, check_refusal, make_api
 from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, use_sandbox
 from tests.jobs.results import age, make_picture
@@ -45,7 +45,7 @@ def api() -> Api:
     return make_api("slots:write")
 
 
-def etag(api: Api) -> str:
+def make_etag(api: Api) -> str:
     tag: str = api("get", SLOT).headers["ETag"]
     return tag
 
@@ -138,9 +138,9 @@ def test_they_are_found_by_their_index_among_many() -> None:
     with connection.cursor() as cursor:
         cursor.execute(MANY.replace("'slot-001'", "'slot-00' || 1 + n % 5"))
         cursor.execute("ANALYZE jobs_job")
-    rows = recent_jobs("slot-001")
+    rows = query_recent_jobs("slot-001")
     for query in (
-        recent_jobs("slot-009")[:RECENT_COUNT],
+        query_recent_jobs("slot-009")[:RECENT_COUNT],
         rows[:RECENT_COUNT],
         rows.filter(created_at__lt=timezone.now())[:CHUNK],
     ):
@@ -184,7 +184,7 @@ def test_as_csv_they_are_the_same(api: Api) -> None:
 
 
 def test_a_change_is_stored_and_returns_the_new_version(api: Api) -> None:
-    before = etag(api)
+    before = make_etag(api)
     response = put(api, before, is_active=False, size_limit_mb=3)
     assert response.json().keys() == {"id", "updated_at"}
     now = api("get", SLOT)
@@ -210,28 +210,28 @@ def test_a_change_must_name_its_version(api: Api) -> None:
     check_refusal(put(api), 400, "version_required")
     check_refusal(api("delete", SLOT), 400, "version_required")
     assert put(api, updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
-    assert put(api, f'"another", {etag(api)}').status_code == 200
-    assert put(api, etag(api), updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
+    assert put(api, f'"another", {make_etag(api)}').status_code == 200
+    assert put(api, make_etag(api), updated_at=api("get", SLOT).json()["updated_at"]).status_code == 200
 
 
 @pytest.mark.parametrize("by", ["api", "admin", "archive"])
 def test_a_version_that_somebody_has_changed_is_a_conflict(api: Api, by: str) -> None:
-    seen, seen_at = etag(api), api("get", SLOT).json()["updated_at"]
+    seen, seen_at = make_etag(api), api("get", SLOT).json()["updated_at"]
     changing: dict[str, Callable[[], Any]] = {
         "api": lambda: put(api, seen),
         "admin": lambda: Slot.objects.get(pk="slot-001").save(),
         "archive": lambda: Slot.objects.filter(pk="slot-001").archive(),
     }
     changing[by]()
-    now = etag(api)
+    now = make_etag(api)
     for refused in (put(api, seen), put(api, updated_at=seen_at), put(api, now, updated_at=seen_at), delete(api, seen)):
         assert check_refusal(refused, 409, "version_conflict")["updated_at"] == now.strip('"')
-    assert etag(api) == now
+    assert make_etag(api) == now
 
 
 @pytest.mark.parametrize("tag", ['W/"{}"', "{}", '"{}x"', ""])
 def test_a_tag_that_is_not_its_own_is_a_conflict(api: Api, tag: str) -> None:
-    sent_tag = tag.format(etag(api).strip('"'))
+    sent_tag = tag.format(make_etag(api).strip('"'))
     check_refusal(api("put", SLOT, SEPIA, headers={"If-Match": sent_tag}), 409, "version_conflict")
 
 
@@ -265,7 +265,7 @@ def test_an_id_is_no_field_of_a_change(api: Api) -> None:
 
 def change_concurrently(api: Api) -> list[int]:
     """Two clients that have seen the same version change it; neither writes before both wait for the lock, or would."""
-    tag = etag(api)
+    tag = make_etag(api)
 
     def change() -> int:
         client = Client()
@@ -299,12 +299,12 @@ def test_of_two_writers_who_saw_the_same_version_one_wins(api: Api) -> None:
 
 
 def test_archiving_hides_the_slot_from_booths_and_the_list(api: Api, booth: Booth) -> None:
-    response = delete(api, etag(api))
+    response = delete(api, make_etag(api))
     assert (response.status_code, response.content) == (204, b"")
     assert booth.post(jpeg()).status == 404
     assert "slot-001" not in [each["id"] for each in api("get", "/api/slots").json()["data"]]
     assert LogEntry.objects.get().get_change_message() == "Changed archived_at."
-    assert delete(api, etag(api)).status_code == 204
+    assert delete(api, make_etag(api)).status_code == 204
     assert LogEntry.objects.count() == 1
 
 

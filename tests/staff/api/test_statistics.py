@@ -170,7 +170,7 @@ def test_the_total_of_an_hour_is_the_sum_of_its_counters() -> None:
     count(parse_utc("2026-03-03T12:10"), source="test")
     for total in HourlyTotal.objects.all():
         counters = HourlyCounter.objects.filter(source="booth", hour=total.hour, provider_id=total.provider_id)
-        assert reports.total(counters.values(*COUNTERS)) == {name: getattr(total, name) for name in COUNTERS}
+        assert reports.sum_rows(counters.values(*COUNTERS)) == {name: getattr(total, name) for name in COUNTERS}
     assert sorted(HourlyTotal.objects.values_list("provider_id", "ingest_count")) == [("gemini", 12), ("studio", 12)]
 
 
