@@ -63,7 +63,7 @@ class OriginalPhoto:
     async def _load_and_frame(self) -> Picture:
         """The photo upright, in the slot's size and frame."""
         job = await self._queue.get_job_input(self._ticket.job_id)
-        if job.payload_path is None:  # another request that waited for this job has sent it already
+        if job.payload_path is None:  # already sent to another waiting request, or removed by the purge
             raise FileNotFoundError
         slot_settings = registry.parse_settings(job.provider_id, job.operation_id, job.settings_json)
         ids = {key: job.template_media[key] for key in [slot_settings.frame] if key and key in job.template_media}

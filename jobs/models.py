@@ -270,7 +270,7 @@ class PurgeRun(models.Model):
         ordering = ["-id"]
         indexes = [
             # The workers' query, once a second: requested runs that have not finished.
-            models.Index(fields=["id"], condition=Q(request_id__isnull=False, finished_at=None), name="purge_asked_for")
+            models.Index(fields=["id"], condition=Q(request_id__isnull=False, finished_at=None), name="purge_requested")
         ]
         constraints = [
             # A second request while one waits returns the waiting one.
@@ -278,7 +278,7 @@ class PurgeRun(models.Model):
                 fields=["kinds"], condition=Q(request_id__isnull=False, started_at=None), name="purge_waits_once"
             ),
             models.CheckConstraint(
-                name="purge_starts_by_itself_or_is_asked_for",
+                name="purge_started_or_requested",
                 condition=Q(started_at__isnull=False) | Q(request_id__isnull=False),
             ),
         ]

@@ -58,7 +58,7 @@ def reencode(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Pictu
     return Picture(images.encode(image, format, QUALITY), images.MIME_TYPES[format])
 
 
-class Templates:
+class TemplateCache:
     """A cache of template images, each prepared once for all photos that use it. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -84,7 +84,7 @@ class Templates:
 
 
 # Per process: a photograph of 3,000 pixels has 1 to 2 MB, a cut-out up to 10 MB, and an event uses few of either.
-templates = Templates(max_bytes=64 * 1024 * 1024)
+template_cache = TemplateCache(max_bytes=64 * 1024 * 1024)
 
 
 def _strip_jpeg(data: bytes) -> bytes:

@@ -204,7 +204,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='purgerun',
-            index=models.Index(condition=models.Q(('finished_at', None), ('request_id__isnull', False)), fields=['id'], name='purge_asked_for'),
+            index=models.Index(condition=models.Q(('finished_at', None), ('request_id__isnull', False)), fields=['id'], name='purge_requested'),
         ),
         migrations.AddConstraint(
             model_name='purgerun',
@@ -212,6 +212,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='purgerun',
-            constraint=models.CheckConstraint(condition=models.Q(('started_at__isnull', False), ('request_id__isnull', False), _connector='OR'), name='purge_starts_by_itself_or_is_asked_for'),
+            constraint=models.CheckConstraint(condition=models.Q(('started_at__isnull', False), ('request_id__isnull', False), _connector='OR'), name='purge_started_or_requested'),
         ),
     ]

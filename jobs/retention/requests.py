@@ -1,7 +1,7 @@
-"""Purges requested by staff (`POST /api/media/cache/purge`): rows that a worker, or cron's `purge_expired`, claims and
+"""Purges requested by staff (`POST /api/media/cache/purge`): rows that a worker, or cron's `purge_expired`, starts and
 runs.
 
-One that failed, or whose process was killed, is claimed again after `RUN_TIMEOUT`, for `RETRY_PERIOD`, unless a newer
+One that failed, or whose process was killed, is started again after `RUN_TIMEOUT`, for `RETRY_PERIOD`, unless a newer
 request of the same scope exists, which removes all that this one would. Two runs at once do no harm.
 """
 
@@ -69,7 +69,7 @@ def run_all() -> PurgeResult:
 
 
 def run_in_thread(run: PurgeRun) -> None:
-    """Target of a thread: logs any error; the purge is tried again when it is claimed again."""
+    """Target of a thread: logs any error; the purge is tried again when it is started again."""
     try:
         _run(run)
     except Exception:  # no failure of a purge may stop the worker

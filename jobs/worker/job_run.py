@@ -284,7 +284,7 @@ class JobRun:
             try:
                 await self._provider_run.end_call(CallEnding(CallOutcome.AMBIGUOUS))
             except DatabaseUnavailable:
-                logger.warning("The database is away: a call of job %s stays open", self.claim.id)
+                logger.warning("The database is unavailable: a call of job %s stays open", self.claim.id)
 
     async def _drop(self, ending: Result | Failure | None, outcome: JobOutcome | None) -> None:
         """Drops the result of a job that has ended, or that another worker holds, which writes the file itself."""

@@ -63,7 +63,7 @@ class RunContext:
             except (DatabaseUnavailable, OperationalError, InterfaceError) as error:
                 if self.deadline.seconds_left_with_overtime() <= DATABASE_RETRY_SECONDS:
                     raise DatabaseUnavailable(str(error)) from error
-                logger.warning("The database is away; the job waits for it")
+                logger.warning("The database is unavailable; the job waits for it")
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
 
 

@@ -216,7 +216,7 @@ class Worker:
                 logger.info("Released %s jobs", len(unfinished))
             await self._queue.remove_process(self._id)
         except DatabaseUnavailable:
-            logger.warning("The database is away: unfinished jobs go on when their lease runs out")
+            logger.warning("The database is unavailable: unfinished jobs go on when their lease runs out")
         await _cancel(side_tasks)
         await self._runner.aclose()
         logger.info("Worker stopped")

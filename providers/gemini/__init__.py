@@ -26,7 +26,7 @@ from providers.gemini.files import FileCache, Files, RemoteFile, send_control
 from providers.gemini.responses import read_picture
 from providers.gemini.settings import PROVIDER, IdentityTransfer, ImageEdit, StyleTransfer
 from providers.http import Http, Response
-from providers.prepare import prepare, reencode, templates
+from providers.prepare import prepare, reencode, template_cache
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ async def _prepare_photo(photo: Picture, settings: ImageEdit) -> Picture:
 
 
 async def _prepare_template(picture: Picture) -> Picture:
-    return await _prepare(templates.prepare, picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE)
+    return await _prepare(template_cache.prepare, picture, TEMPLATE_SIDE, Reason.BAD_TEMPLATE)
 
 
 async def _prepare(prepare: Callable[..., Picture], picture: Picture, side: int, bad: Reason) -> Picture:

@@ -19,7 +19,7 @@ from providers.base import Account, Operation, PermanentError, Picture, Provider
 from providers.http import Http
 from providers.openai import responses
 from providers.openai.form import ImageEdit, StyleTransfer
-from providers.prepare import prepare, templates
+from providers.prepare import prepare, template_cache
 
 USEFUL_SIDE = 2048  # pixels; a larger input raises the cost and hardly improves a picture of 1536
 ACCEPTS = frozenset({"image/jpeg", "image/png", "image/webp"})
@@ -80,7 +80,7 @@ def _build_payload(request: Request) -> Payload:
     for key in settings.image_keys():
         if key not in request.templates:
             raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}")
-        files.append(_build_file(key, request.templates[key], side, templates.prepare, Reason.BAD_TEMPLATE))
+        files.append(_build_file(key, request.templates[key], side, template_cache.prepare, Reason.BAD_TEMPLATE))
     return Payload(settings.fields(), files)
 
 

@@ -17,7 +17,7 @@ from providers.attempts import Deadline, DeadlineReached, make_picture
 from providers.base import PermanentError, Picture, ProviderError, Reason
 from providers.gemini import Gemini
 from providers.gemini.files import FileCache
-from providers.prepare import templates
+from providers.prepare import template_cache
 from tests.providers.gemini_factories import PHOTO, Recorder, build_request, generations, make, make_account, read_parts
 from tests.providers.observers import keep_picture
 from tests.sandbox.gemini import KEY
@@ -231,8 +231,8 @@ async def test_the_largest_photo_is_uploaded(gemini: Gemini, google: Google) -> 
 
 async def test_an_inline_template_is_prepared_once(gemini: Gemini, google: Google) -> None:
     new = Picture(encode(Image.new("RGB", (61, 41), "olive"), "PNG"), "image/png")
-    before = templates.hits
+    before = template_cache.hits
     for _ in range(3):
         await make(gemini, style_request(new))
     assert kinds(google)[1] == "inlineData"
-    assert templates.hits == before + 2
+    assert template_cache.hits == before + 2

@@ -40,7 +40,7 @@ from providers.base import (
 )
 from providers.openai import OpenAI
 from providers.openai.form import ImageEdit, StyleTransfer
-from providers.prepare import templates
+from providers.prepare import template_cache
 from tests.conftest import jpeg
 from tests.providers.observers import Permissive, keep_picture
 from tests.sandbox.openai import OpenAI as Speaker
@@ -669,7 +669,7 @@ def test_a_model_without_a_price_costs_an_unknown_sum(booth: Booth) -> None:
 
 def test_a_template_image_is_prepared_once(sandbox: WireSandbox) -> None:
     new = Picture(jpeg(61, 41, "olive"), "image/jpeg")
-    before = templates.hits
+    before = template_cache.hits
     for _ in range(3):
         Booth(sandbox).make(StyleTransfer(prompt=PROMPT, style="mood"), templates={"mood": new})
-    assert templates.hits == before + 2
+    assert template_cache.hits == before + 2

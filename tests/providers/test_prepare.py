@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageCms, ImageStat, PngImagePlugin
 from core import images
 from photoslot.demo_scene import draw_scene
 from providers.base import Picture
-from providers.prepare import Templates, prepare
+from providers.prepare import TemplateCache, prepare
 
 pytestmark = pytest.mark.unit
 
@@ -146,12 +146,14 @@ def test_an_unreadable_picture_is_an_error(data: bytes) -> None:
 # Template images are prepared once.
 
 
-def get_template(templates: Templates, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL) -> Picture:
+def get_template(
+    templates: TemplateCache, picture: Picture, max_side: int = 100, accepts: frozenset[str] = ALL
+) -> Picture:
     return templates.prepare(picture, max_side=max_side, accepts=accepts)
 
 
 def test_a_template_image_is_prepared_once_for_each_use() -> None:
-    templates, picture = Templates(10**6), Picture(PNG, "image/png")
+    templates, picture = TemplateCache(10**6), Picture(PNG, "image/png")
     first = get_template(templates, picture)
     assert max(open_picture(first).size) == 100
     assert get_template(templates, Picture(bytes(bytearray(PNG)), "image/png")) is first  # the content counts
@@ -165,7 +167,7 @@ def test_the_least_recently_used_are_evicted() -> None:
     old, used, new = (
         Picture(encode(Image.new("RGB", (60, 40), c), "PNG"), "image/png") for c in ("red", "tan", "navy")
     )
-    templates = Templates(sum(len(picture.data) for picture in (old, used, new)) - 1)
+    templates = TemplateCache(sum(len(picture.data) for picture in (old, used, new)) - 1)
     kept = get_template(templates, used)
     get_template(templates, old)
     assert get_template(templates, used) is kept
@@ -177,11 +179,11 @@ def test_the_least_recently_used_are_evicted() -> None:
 
 
 def test_one_that_is_too_large_alone_is_not_kept() -> None:
-    templates = Templates(10)
+    templates = TemplateCache(10)
     assert get_template(templates, Picture(PNG, "image/png")) is not get_template(templates, Picture(PNG, "image/png"))
 
 
 def test_an_unreadable_one_is_an_error_each_time() -> None:
     for _ in range(2):
         with pytest.raises(images.ImageError):
-            get_template(Templates(10**6), Picture(PNG[:-700], "image/png"))
+            get_template(TemplateCache(10**6), Picture(PNG[:-700], "image/png"))
