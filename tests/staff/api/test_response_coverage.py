@@ -29,7 +29,7 @@ from tests.response_coverage import (
     merge_specs,
 )
 
-pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
+pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
 CACHEABLE = ("getResult", "getFile", "getGuestPage")  # browsers may cache the picture as long as we store it
 RETRYABLE = {"queue_busy", "rate_limited", "budget_exhausted", "queue_unavailable", "provider_unavailable"}
