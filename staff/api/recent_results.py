@@ -18,11 +18,8 @@ from jobs.models import Job
 from jobs.storage import links
 
 RECENT_COUNT = 10
-
 CHUNK = 1000  # jobs per query, after the ten newest were not enough
-
 RECENT_PERIOD = timedelta(hours=72)  # contract §6
-
 LONGEST_JOB = timedelta(minutes=1)  # contract §2
 
 
