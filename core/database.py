@@ -86,7 +86,7 @@ class Database:
 
 @asynccontextmanager
 async def open_database(connections: int = 8) -> AsyncIterator[Database]:
-    """A pool for the running event loop. Does not wait for the database: while it is away, `connection` raises."""
+    """A pool for the running event loop. Does not wait for the database; `connection` raises if it is unavailable."""
     pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
         kwargs=connection_kwargs() | {"autocommit": True},
         min_size=1,

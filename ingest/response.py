@@ -161,7 +161,7 @@ async def _record_delivery(queue: Queue, outcome: JobOutcome) -> None:
         if outcome.returns_original:
             await asyncio.to_thread(files.delete, files.payload_path(outcome.id, outcome.payload_mime_type))
     except (DatabaseUnavailable, OSError):
-        logger.warning("Delivery of job %s could not be noted; posting it again would join it", outcome.id)
+        logger.warning("Delivery of job %s could not be recorded; posting it again would join it", outcome.id)
 
 
 async def _is_disconnected(disconnected: asyncio.Event) -> bool:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, TypeVar
+from uuid import UUID
 
 from django.conf import settings
 from django.db.models import F, Q, QuerySet
@@ -122,7 +123,12 @@ def _purge_media(removed: PurgeResult) -> None:
     _delete_rows(MediaObject.objects.filter(pk__in=deleted), removed)
     is_answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
     is_answered |= Q(finalized_at__lte=now - RESPONSE_TIME) | Q(is_finalized=False, expires_at__lte=now - RESPONSE_TIME)
-    _delete_files("payloads", (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & is_answered, 0, removed)
+    is_over = (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & is_answered
+    for paths, jobs in _find_due_files("payloads", is_over, older_than=0):
+        if not removed.dry_run:  # before the files, or a crash would leave a path without its photo
+            Job.objects.filter(pk__in=jobs).update(payload_path=None)
+        for path in paths:
+            removed.delete(path)
     if not removed.dry_run:
         Job.objects.filter(result_inline_base64__isnull=False, expires_at__lte=now).update(result_inline_base64=None)
     linked = set(MediaObject.objects.values_list("path", flat=True))
@@ -142,7 +148,9 @@ def _purge_results(removed: PurgeResult) -> None:
             Job.objects.filter(pk__in=deleted).update(result_file_path=None)
     has_no_result = Q(result_file_path=None) & (Q(is_finalized=True) | Q(expires_at__lte=now))
     for folder in ("results", "thumbnails"):
-        _delete_files(folder, has_no_result, ORPHAN_SECONDS, removed)
+        for paths, _jobs in _find_due_files(folder, has_no_result, ORPHAN_SECONDS):
+            for path in paths:
+                removed.delete(path)
 
 
 def _purge_log(removed: PurgeResult) -> None:
@@ -172,19 +180,16 @@ def _delete_rows(due: QuerySet[Any], removed: PurgeResult) -> None:
             removed.rows += model.objects.filter(pk__in=keys).delete()[1].get(label, 0)
 
 
-def _delete_files(folder: str, is_over: Q, older_than: float, removed: PurgeResult) -> None:
-    """Deletes the folder's files whose job `is_over`, and files past ORPHAN_SECONDS without a job."""
+def _find_due_files(folder: str, is_over: Q, older_than: float) -> Iterator[tuple[list[str], set[UUID]]]:
+    """Yields, in batches, the folder's files whose job `is_over` and those past ORPHAN_SECONDS without a job, with the
+    jobs that are over."""
     old = set(_list_files(folder, ORPHAN_SECONDS))
     for batch in _split(_list_files(folder, older_than)):
         owners = {path: files.parse_job_id(path) for path in batch}
         jobs = Job.objects.filter(pk__in=[job_id for job_id in owners.values() if job_id])
         known = set(jobs.values_list("pk", flat=True))
         over = set(jobs.filter(is_over).values_list("pk", flat=True))
-        if folder == "payloads" and not removed.dry_run:  # first, or a crash would leave a path without its file
-            Job.objects.filter(pk__in=over).update(payload_path=None)
-        for path, job_id in owners.items():
-            if job_id in over or (job_id not in known and path in old):
-                removed.delete(path)
+        yield [path for path, job in owners.items() if job in over or (job not in known and path in old)], over
 
 
 def _list_files(folder: str, older_than: float) -> Iterator[str]:

@@ -138,7 +138,7 @@ class Worker:
         try:
             await run.run()
         except DatabaseUnavailable:
-            logger.error("The database went away; job %s is left to its deadline or another worker", run.claim.id)
+            logger.error("The database is unavailable; job %s is left to its deadline or another worker", run.claim.id)
         finally:
             self._running.pop(run.claim.id, None)
             run.permit.release()

@@ -21,6 +21,7 @@ RECENT_COUNT = 10
 CHUNK = 1000  # jobs per query, after the ten newest were not enough
 RECENT_PERIOD = timedelta(hours=72)  # contract §6
 LONGEST_JOB = timedelta(minutes=1)  # contract §2
+RESULT_FIELDS = ("finalized_at", "result_file_path", "result_expires_at", "result_mime_type", "result_size_bytes")
 
 
 class RecentResult(serializers.Serializer[Any]):
@@ -81,9 +82,6 @@ def query_recent_jobs(slot_id: str) -> QuerySet[Job]:
         source=Job.Source.BOOTH,
     )
     return rows.order_by("-created_at").only(*RESULT_FIELDS)
-
-
-RESULT_FIELDS = ("finalized_at", "result_file_path", "result_expires_at", "result_mime_type", "result_size_bytes")
 
 
 def _represent(job: Job) -> dict[str, Any]:

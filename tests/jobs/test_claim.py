@@ -98,7 +98,8 @@ async def test_a_job_past_its_deadline_is_never_claimed(queue: Queue) -> None:
     assert await queue.claim(["instant"], 9) == []
 
 
-async def test_a_claim_is_a_lease(queue: Queue) -> None:
+async def test_a_claim_is_a_lease(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "LEASE_SECONDS", 20)
     claim = await claim_job(queue)
     job = await row(queue, claim.id)
     assert job["claim_token"] == claim.token
