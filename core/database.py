@@ -113,6 +113,11 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
     return await asyncio.to_thread(run)
 
 
+def make_storable(text: str) -> str:
+    """Without what Postgres does not store: NULs, and halves of surrogate pairs. Providers' words may have both."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def connection_kwargs() -> dict[str, Any]:
     """What `psycopg.connect` needs to reach Django's default database.
 

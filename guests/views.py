@@ -47,7 +47,11 @@ def file(request: HttpRequest, token: str) -> HttpResponseBase:
         raise ApiError("result_not_found", _("There is no such picture.")) from None
     job = _get_finished_job(job_id)
     if kind == links.THUMBNAIL:
-        path, mime_type, etag = files.thumbnail_path(job.pk), "image/jpeg", f"{job.result_checksum}-t"
+        path, mime_type, etag = (
+            files.thumbnail_path(str(job.result_file_path)),
+            "image/jpeg",
+            f"{job.result_checksum}-t",
+        )
     else:
         path, mime_type, etag = str(job.result_file_path), str(job.result_mime_type), str(job.result_checksum)
     try:

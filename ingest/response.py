@@ -75,7 +75,7 @@ def _make_provider_error(outcome: JobOutcome) -> ApiError:
 async def _respond_with_picture(queue: Queue, outcome: JobOutcome, disconnected: asyncio.Event) -> HttpResponseBase:
     data = await asyncio.to_thread(_read_result, outcome)
     outcome_headers = {"X-Outcome": "fallback" if outcome.used_fallback else "made"}
-    if outcome.source == Job.Source.BOOTH:
+    if outcome.source == Job.Source.BOOTH and outcome.result_file_path:
         assert outcome.result_expires_at
         outcome_headers["X-Result-Url"] = settings.PUBLIC_BASE_URL + reverse("guest-page", args=[outcome.id])
         outcome_headers["X-Result-Expires-At"] = outcome.result_expires_at.isoformat()

@@ -69,6 +69,7 @@ class Job(models.Model):
     claim_token = models.UUIDField(null=True)
     lease_expires_at = models.DateTimeField(_("worker's lease until"), null=True)
     claims = models.PositiveSmallIntegerField(_("claims"), db_default=0)
+    lost_claims = models.PositiveSmallIntegerField(_("workers lost"), db_default=0)  # claims whose lease ran out
     provider_job_reference = models.CharField(_("provider's reference"), max_length=255, null=True)
     used_fallback = models.BooleanField(_("fell back"), db_default=False)  # the slot's fallback was or is called
 

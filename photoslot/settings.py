@@ -79,7 +79,7 @@ METRICS_TOKEN = env.text("METRICS_TOKEN")
 WEB_PROCESSES = env.integer("WEB_PROCESSES", 1, 1, 64)
 WORKER_CONCURRENCY = env.integer("WORKER_CONCURRENCY", 4, 0, 256)
 LEASE_SECONDS = env.integer("LEASE_SECONDS", 8, 1, 60)  # without a heartbeat: what a killed worker costs its jobs
-WORKER_GRACE_SECONDS = env.integer("WORKER_GRACE_SECONDS", 20, 0, 300)
+WORKER_GRACE_SECONDS = env.integer("WORKER_GRACE_SECONDS", 60, 0, 300)  # a booth waits no longer
 
 # Providers: the adapters this installation offers, in the order staff see them.
 PROVIDERS = [

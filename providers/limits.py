@@ -7,14 +7,15 @@ The functions run on the caller's connection, and so in its transaction. The acc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 from psycopg.rows import namedtuple_row
 from psycopg.types.json import Jsonb
 
+from core.database import make_storable
 from providers.base import AmbiguousError, PermanentError, ProviderError, Reason, Usage
 from providers.models import ProviderCall
 
@@ -66,12 +67,6 @@ SELECT coalesce(sum(cost_usd), 0) FROM providers_providercall
 WHERE slot_id = %s AND at >= date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
 """
 
-BEGIN_CALL = """
-INSERT INTO providers_providercall (provider_id, slot_id, job_id, is_fallback, at)
-VALUES (%s, %s, %s, %s, clock_timestamp())
-RETURNING id
-"""
-
 END_CALL = """
 UPDATE providers_providercall SET
     ended_at = clock_timestamp(), outcome = %(outcome)s, reason = %(reason)s, model = %(model)s, units = %(units)s,
@@ -110,17 +105,17 @@ class NewCall:
 
     provider_id: str
     slot_id: str
-    job_id: UUID
     is_fallback: bool
     daily_budget: float | None  # US dollars that the slot's calls may cost in a day (UTC)
+    idempotency_key: UUID = field(default_factory=uuid4)
 
 
 @dataclass(frozen=True, slots=True)
-class CallPermit:
-    """A call that may be made now (`call_id`), or only after `wait_seconds` (`call_id` is None)."""
+class Admission:
+    """A call that may be made now, or only after `wait_seconds`. `is_probe`: the breaker is half-open."""
 
-    call_id: int | None
     wait_seconds: float = 0
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,23 +144,23 @@ class CallEnding:
         return self.outcome in CLOSING_OUTCOMES or (has_failed and self.reason in CLOSING_REASONS)
 
 
-async def begin_call(connection: AsyncConnection[Any], call: NewCall) -> CallPermit:
-    """Records the call if it may be made now. Raises `PermanentError` if the account is disabled, its breaker is open,
-    its daily limit is reached or the slot's budget is used up."""
+async def check_call(connection: AsyncConnection[Any], call: NewCall) -> Admission:
+    """Whether the call may be made now; the account stays locked until the caller's transaction has recorded the call.
+    Raises `PermanentError` if the account is disabled, its breaker is open, its daily limit is reached or the slot's
+    budget is used up."""
     await _check_budget(connection, call)
     cursor = connection.cursor(row_factory=namedtuple_row)
     account: Any = await (await cursor.execute(LOCK_ACCOUNT, (call.provider_id,))).fetchone()
-    if account is not None:
-        _check_account(account)
-        if wait := await _find_wait_seconds(connection, call.provider_id, account):
-            return CallPermit(None, wait)
-    values = call.provider_id, call.slot_id, call.job_id, call.is_fallback
-    row = await (await connection.execute(BEGIN_CALL, values)).fetchone()
-    assert row
-    if account is not None and account.open_seconds is not None:
-        probe = {"provider_id": call.provider_id, "id": row[0], "seconds": PROBE_SECONDS}
-        await connection.execute(START_PROBE, probe)
-    return CallPermit(row[0])
+    if account is None:
+        return Admission()
+    _check_account(account)
+    wait_seconds = await _find_wait_seconds(connection, call.provider_id, account)
+    return Admission(wait_seconds, is_probe=account.open_seconds is not None)
+
+
+async def start_probe(connection: AsyncConnection[Any], provider_id: str, call_id: int) -> None:
+    """Makes the call the probe of a half-open breaker: others are refused until it has ended."""
+    await connection.execute(START_PROBE, {"provider_id": provider_id, "id": call_id, "seconds": PROBE_SECONDS})
 
 
 async def end_call(connection: AsyncConnection[Any], call_id: int, ending: CallEnding) -> None:
@@ -175,7 +170,7 @@ async def end_call(connection: AsyncConnection[Any], call_id: int, ending: CallE
         "id": call_id,
         "outcome": ending.outcome.value,
         "reason": ending.reason and ending.reason.value,
-        "model": usage.model[:MODEL_LENGTH] if usage else "",
+        "model": make_storable(usage.model)[:MODEL_LENGTH] if usage else "",
         "units": Jsonb(dict(usage.units) if usage else {}),
         "cost": usage.cost if usage else None,
     }

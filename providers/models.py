@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from django.conf import settings
+from django.contrib.postgres.functions import RandomUUID
 from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
@@ -135,6 +136,8 @@ class ProviderCall(models.Model):
     slot_id = models.CharField(_("slot"), max_length=32)
     job_id = models.UUIDField(_("job"))
     is_fallback = models.BooleanField(_("fallback"), db_default=False)
+    # Made by the worker, which asks again under the same key when the answer to its COMMIT was lost.
+    idempotency_key = models.UUIDField(unique=True, editable=False, db_default=RandomUUID())
     at = models.DateTimeField(_("when"), db_default=Now())
     ended_at = models.DateTimeField(_("ended"), null=True)
     outcome = models.CharField(_("outcome"), max_length=10, choices=Outcome, null=True)

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from core.database import make_storable
 from stats.models import ProcessingLog
 
 # Upper bounds in seconds. The first are given by contract §7; a claim takes milliseconds normally, seconds in trouble.
@@ -129,7 +130,7 @@ async def write(connection: AsyncConnection[Any], steps: Sequence[Step]) -> None
                 step.job_id,
                 step.slot_id,
                 ProcessingLog.Status(step.status).value,
-                step.message[:MESSAGE_LENGTH],
+                make_storable(step.message)[:MESSAGE_LENGTH],
                 step.provider_latency_ms,
                 json.dumps(_drop_unknown(step.details), default=str),
                 step.occurred_at,
@@ -173,9 +174,10 @@ def _make_buckets(seconds: float | None, bounds: Sequence[float]) -> list[int]:
 
 
 def _drop_unknown(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops values that are None, and cuts `error` to the contract's length."""
+    """Drops values that are None, cleans texts, and cuts `error` to the contract's length."""
+    cleaned = {key: make_storable(value) if isinstance(value, str) else value for key, value in details.items()}
     return {
         key: value[:ERROR_LENGTH] if key == "error" and isinstance(value, str) else value
-        for key, value in details.items()
+        for key, value in cleaned.items()
         if value is not None
     }

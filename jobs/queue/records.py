@@ -10,6 +10,7 @@ from uuid import UUID
 
 from jobs.models import Job
 from providers.base import Reason
+from providers.limits import CallEnding
 from stats.journal import Step
 
 
@@ -71,22 +72,24 @@ class Claim:
     provider_job_reference: str | None
     used_fallback: bool
     claims: int
+    lost_claims: int  # how many of them ended with the loss of their worker
     created_at: datetime
     expires_at: datetime
     seconds_left: float
     account: EncryptedAccount = EncryptedAccount()  # of the slot's first provider
     # What earlier workers did at the current provider (the slot's, or its fallback): how many calls ended, the id of
-    # one without an end, and whether one may have been billed.
+    # one without an end, whether one may have been billed, and whether one was refused.
     earlier_calls: int = 0
     open_call: int | None = None
     may_have_been_billed: bool = False
+    was_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A stored picture. `inline_base64` only where it is small."""
+    """A stored picture. `inline_base64` where it is small, and where it could not be stored (`path` is None)."""
 
-    path: str
+    path: str | None
     mime_type: str
     size_bytes: int
     checksum: str
@@ -103,13 +106,26 @@ class Failure:
 
 @dataclass(slots=True)
 class JobReport:
-    """The calls to the provider and how long they took; filled while the job runs."""
+    """The calls to the provider and how long they took; filled while the job runs.
 
+    The open call is ended by the verb that ends the job, in the same transaction: as `call_ending` says, or as one that
+    may have been billed."""
+
+    call_id: int | None = None
+    call_ending: CallEnding | None = None
     attempts: int = 0
     attempt_errors: int = 0
     provider_seconds: float = 0
     polls: int = 0
     steps: list[Step] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class CallPermit:
+    """A call that may be made now (`call_id`), or only after `wait_seconds` (`call_id` is None)."""
+
+    call_id: int | None
+    wait_seconds: float = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (
 )
 """
 
-# An account's concurrent calls: jobs under way and other jobs' fallback calls. Jobs of a killed worker do not count.
+# An account's concurrent calls: jobs under way, other jobs' fallback calls, and calls that outlive their job
+# (`finish_late`). Whatever a killed worker had under way counts no longer than its lease.
 _CONCURRENT_CALLS = """(
         SELECT count(*) FROM jobs_job AS running_job
         WHERE NOT is_finalized AND status = 'processing' AND lease_expires_at >= clock_timestamp()
@@ -49,7 +50,7 @@ _CONCURRENT_CALLS = """(
         SELECT count(*) FROM providers_providercall AS call JOIN jobs_job AS caller ON caller.id = call.job_id
         WHERE call.ended_at IS NULL AND call.provider_id = account.provider_id
           AND (caller.is_finalized OR caller.provider_id <> call.provider_id)
-          AND call.at > statement_timestamp() - interval '3 minutes'
+          AND caller.lease_expires_at >= clock_timestamp()
       )
 """
 
@@ -101,15 +102,32 @@ WITH capacity AS MATERIALIZED (
 )
 UPDATE jobs_job AS job SET
     status = 'processing', claim_token = gen_random_uuid(), claims = claims + 1,
+    lost_claims = lost_claims + (status = 'processing')::int,
     lease_expires_at = clock_timestamp() + %(lease)s,
     claimed_at = coalesce(claimed_at, clock_timestamp()), updated_at = clock_timestamp()
 FROM chosen WHERE job.id = chosen.id
 RETURNING job.id, claim_token AS token, slot_id, source, provider_id, operation_id, settings_json, template_media,
-    metadata, payload_path, payload_mime_type, provider_job_reference, used_fallback, claims, created_at, expires_at,
-    extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left,
+    metadata, payload_path, payload_mime_type, provider_job_reference, used_fallback, claims, lost_claims, created_at,
+    expires_at, extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left,
     is_enabled, encrypted_key, base_url, encrypted_proxy_url, is_limited
 """
 )
+
+# A call is recorded by the holder of the job's claim alone, and only while there is time; the lease then holds for the
+# call's first seconds. Under a key of the caller's: who asks again after a lost answer gets the same call.
+BEGIN_CALL = """
+WITH caller AS (
+    UPDATE jobs_job SET lease_expires_at = greatest(lease_expires_at, clock_timestamp() + %(lease)s)
+    WHERE id = %(job_id)s AND claim_token = %(token)s AND NOT is_finalized AND expires_at > clock_timestamp()
+    RETURNING id, slot_id
+)
+INSERT INTO providers_providercall (provider_id, slot_id, job_id, is_fallback, idempotency_key, at)
+SELECT %(provider_id)s, slot_id, id, %(is_fallback)s, %(key)s, clock_timestamp() FROM caller
+ON CONFLICT (idempotency_key) DO NOTHING
+RETURNING id
+"""
+
+GET_CALL = "SELECT id FROM providers_providercall WHERE idempotency_key = %s"
 
 # Whether an account's `max_concurrent` allows one more call, for a fallback.
 HAS_CAPACITY = (
@@ -129,15 +147,20 @@ FROM providers_provideraccount WHERE provider_id = %s
 GET_EARLIER_CALLS = """
 SELECT job_id, count(*) FILTER (WHERE ended_at IS NOT NULL) AS earlier_calls,
     max(call.id) FILTER (WHERE ended_at IS NULL) AS open_call,
-    bool_or(ended_at IS NULL OR outcome = 'ambiguous') AS may_have_been_billed
+    bool_or(ended_at IS NULL OR outcome IN ('made', 'late', 'ambiguous')) AS may_have_been_billed,
+    bool_or(coalesce(outcome = 'refused', false)) AS was_refused
 FROM providers_providercall AS call JOIN jobs_job AS job ON job.id = call.job_id AND used_fallback = is_fallback
 WHERE job_id = ANY(%s) GROUP BY job_id
 """
 
+# Also the leases of jobs that have ended, whose calls are still under way.
 EXTEND = """
-UPDATE jobs_job SET lease_expires_at = clock_timestamp() + %(lease)s
-WHERE id = ANY(%(ids)s) AND claim_token = ANY(%(tokens)s) AND NOT is_finalized
-RETURNING id
+WITH extended AS (
+    UPDATE jobs_job SET lease_expires_at = clock_timestamp() + %(lease)s
+    WHERE id = ANY(%(ids)s) AND claim_token = ANY(%(tokens)s)
+    RETURNING id, is_finalized
+)
+SELECT id FROM extended WHERE NOT is_finalized
 """
 
 STORE_PROVIDER_REFERENCE = """

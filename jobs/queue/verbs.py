@@ -20,10 +20,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 from psycopg.types.json import Jsonb
 
-from core.database import Database, DatabaseUnavailable
+from core.database import Database, DatabaseUnavailable, make_storable
 from jobs.models import Job
 from jobs.queue import log_steps, statements
 from jobs.queue.records import (
+    CallPermit,
     Claim,
     EncryptedAccount,
     EndedJob,
@@ -37,7 +38,8 @@ from jobs.queue.records import (
 )
 from providers import limits
 from providers.base import Reason
-from providers.limits import CallEnding, CallPermit, NewCall
+from providers.limits import CallEnding, NewCall
+from providers.models import ProviderCall
 from stats import journal
 from stats.journal import Step
 
@@ -58,6 +60,10 @@ CAPACITY_RETRY_SECONDS = 0.25  # between two attempts to get a fallback's call p
 
 class QueueFull(Exception):
     """QUEUE_MAX_IN_FLIGHT_JOBS jobs are under way."""
+
+
+class ClaimLost(Exception):
+    """The job has ended, is past its deadline or is another worker's."""
 
 
 class Queue:
@@ -103,16 +109,12 @@ class Queue:
         return account or EncryptedAccount()
 
     async def begin_call(self, claim: Claim, call: NewCall) -> CallPermit:
-        """Records the call, if it may be made now. Raises `PermanentError`.
+        """Records the call, if it may be made now; asked again after a lost answer, returns the same call. Raises
+        `PermanentError` and `ClaimLost`: then the call must not be made.
 
         A claim already counts for its own provider's `max_concurrent`; a fallback's provider must have capacity."""
         async with self.database.connection() as connection, connection.transaction():
-            if call.provider_id != claim.provider_id:
-                await connection.execute("SELECT pg_advisory_xact_lock(%s)", (CLAIM_LOCK,))
-                capacity = await (await connection.execute(statements.HAS_CAPACITY, (call.provider_id,))).fetchone()
-                if capacity is not None and not capacity[0]:
-                    return CallPermit(None, CAPACITY_RETRY_SECONDS)
-            return await limits.begin_call(connection, call)
+            return await begin_call(connection, claim, call)
 
     async def end_call(self, call_id: int, ending: CallEnding) -> None:
         """Records a call's outcome and cost. The first ending stands."""
@@ -139,13 +141,13 @@ class Queue:
         return await self.database.execute(statements.FALL_BACK, (claim.id, claim.token)) == 1
 
     async def finalize(self, claim: Claim, ending: Result | Failure, report: JobReport) -> EndedJob | None:
-        """Ends the job with a picture or a failure. None: it has ended already, is past its deadline or is another
-        worker's; nothing was changed."""
+        """Ends the job with a picture or a failure, and with it the report's open call. None: the job has ended
+        already, is past its deadline or is another worker's; only the call is ended."""
         if isinstance(ending, Result):
             values = _make_result_values(claim, ending)
             statement, step, outcome = statements.SUCCEED, log_steps.make_succeeded(claim, ending), "success"
         else:
-            values = {"reason": ending.reason.value, "message": ending.message[: journal.ERROR_LENGTH]}
+            values = {"reason": ending.reason.value, "message": make_storable(ending.message)[: journal.ERROR_LENGTH]}
             outcome = "errors" if ending.reason is Reason.INTERNAL else "provider_errors"
             statement, step = statements.FAIL, log_steps.make_failed(claim, ending)
         identity = {"id": claim.id, "token": claim.token}
@@ -228,6 +230,9 @@ class Queue:
         by: str | None = None,
     ) -> EndedJob | None:
         async with self.database.connection() as connection, connection.transaction():
+            if report.call_id is not None:  # before the job: `begin_call` locks account and job in this order
+                ending = report.call_ending or CallEnding(ProviderCall.Outcome.AMBIGUOUS, Reason.INTERNAL)
+                await limits.end_call(connection, report.call_id, ending)
             cursor = connection.cursor(row_factory=class_row(EndedJob))
             ended = await (await cursor.execute(statement, values)).fetchone()
             if ended is None:
@@ -245,6 +250,47 @@ class Queue:
             await self.database.execute("SELECT pg_notify(%s, %s)", (channel, payload))
         except DatabaseUnavailable as error:
             logger.warning("Nobody could be notified on %s: %s", channel, error)
+
+
+async def begin_call(connection: AsyncConnection[Any], claim: Claim, call: NewCall) -> CallPermit:
+    """`Queue.begin_call` in the caller's transaction."""
+    if (call_id := await _find_call(connection, call)) is not None:
+        return CallPermit(call_id)
+    if call.provider_id != claim.provider_id:
+        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (CLAIM_LOCK,))
+        capacity = await (await connection.execute(statements.HAS_CAPACITY, (call.provider_id,))).fetchone()
+        if capacity is not None and not capacity[0]:
+            return CallPermit(None, CAPACITY_RETRY_SECONDS)
+    admission = await limits.check_call(connection, call)
+    if admission.wait_seconds:
+        return CallPermit(None, admission.wait_seconds)
+    call_id = await _insert_call(connection, claim, call)
+    if admission.is_probe:
+        await limits.start_probe(connection, call.provider_id, call_id)
+    return CallPermit(call_id)
+
+
+async def _find_call(connection: AsyncConnection[Any], call: NewCall) -> int | None:
+    row = await (await connection.execute(statements.GET_CALL, (call.idempotency_key,))).fetchone()
+    return row[0] if row else None
+
+
+async def _insert_call(connection: AsyncConnection[Any], claim: Claim, call: NewCall) -> int:
+    """Raises `ClaimLost`."""
+    values = {
+        "job_id": claim.id,
+        "token": claim.token,
+        "lease": timedelta(seconds=settings.LEASE_SECONDS),
+        "provider_id": call.provider_id,
+        "is_fallback": call.is_fallback,
+        "key": call.idempotency_key,
+    }
+    row = await (await connection.execute(statements.BEGIN_CALL, values)).fetchone()
+    # No row also where a transaction that seemed lost has committed meanwhile.
+    call_id = row[0] if row else await _find_call(connection, call)
+    if call_id is None:
+        raise ClaimLost
+    return call_id
 
 
 def _build_claim(row: dict[str, Any]) -> Claim:

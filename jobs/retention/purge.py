@@ -143,7 +143,7 @@ def _purge_results(removed: PurgeResult) -> None:
     now = removed.cutoff
     due = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lte=now).order_by("result_expires_at")
     for batch in _split(due.values_list("pk", "result_file_path")):
-        deleted = [pk for pk, path in batch if removed.delete(files.thumbnail_path(pk)) and removed.delete(str(path))]
+        deleted = [pk for pk, path in batch if path and _delete_result(path, removed)]
         if not removed.dry_run:
             Job.objects.filter(pk__in=deleted).update(result_file_path=None)
     has_no_result = Q(result_file_path=None) & (Q(is_finalized=True) | Q(expires_at__lte=now))
@@ -151,6 +151,11 @@ def _purge_results(removed: PurgeResult) -> None:
         for paths, _jobs in _find_due_files(folder, has_no_result, ORPHAN_SECONDS):
             for path in paths:
                 removed.delete(path)
+
+
+def _delete_result(path: str, removed: PurgeResult) -> bool:
+    """With its thumbnail, which goes first: its name follows from the result's."""
+    return removed.delete(files.thumbnail_path(path)) and removed.delete(path)
 
 
 def _purge_log(removed: PurgeResult) -> None:

@@ -1,4 +1,5 @@
-"""A job's files: `payloads/`, `results/`, `thumbnails/`, named after the job, and `media/`, named after the link.
+"""A job's files: `payloads/`, named after the job; `results/` and `thumbnails/`, named after the job and the claim that
+made them, so that no two workers write one file and no name follows from a public link; `media/`, named after the link.
 
 Through Django's storage, so that they can be elsewhere. All functions block: call them in a thread.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -17,6 +19,7 @@ from django.core.files.storage import FileSystemStorage, default_storage
 
 from core import images
 
+UUID_LENGTH = 36
 THUMBNAIL_PIXELS = 320  # the longer side; sharp in the admin's lists on a high-density screen
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/heic": "heic", "image/heif": "heif"}
@@ -30,10 +33,14 @@ class AtomicFileSystemStorage(FileSystemStorage):
 
     def _save(self, name: str, content: File[Any]) -> str:
         folder, _, base = name.rpartition("/")
-        temporary_name: str = super()._save(  # type: ignore[misc]
-            f"{folder}/.{secrets.token_hex(8)}.{base}", content
-        )
-        Path(self.path(temporary_name)).replace(self.path(name))
+        draft = f"{folder}/.{secrets.token_hex(8)}.{base}"
+        try:
+            super()._save(draft, content)  # type: ignore[misc]
+            Path(self.path(draft)).replace(self.path(name))
+        except BaseException:
+            with suppress(OSError):
+                Path(self.path(draft)).unlink()  # what a full disk left of it
+            raise
         return name
 
     def delete(self, name: str) -> None:
@@ -45,12 +52,12 @@ def payload_path(job_id: UUID, mime_type: str) -> str:
     return f"payloads/{job_id}.{EXTENSIONS[mime_type]}"
 
 
-def result_path(job_id: UUID, mime_type: str) -> str:
-    return f"results/{job_id}.{EXTENSIONS[mime_type]}"
+def result_path(job_id: UUID, claim_token: UUID, mime_type: str) -> str:
+    return f"results/{job_id}-{claim_token.hex}.{EXTENSIONS[mime_type]}"
 
 
-def thumbnail_path(job_id: UUID) -> str:
-    return f"thumbnails/{job_id}.jpg"
+def thumbnail_path(result_path: str) -> str:
+    return f"thumbnails/{Path(result_path).stem}.jpg"
 
 
 def media_path(media_id: UUID, mime_type: str) -> str:
@@ -60,7 +67,7 @@ def media_path(media_id: UUID, mime_type: str) -> str:
 def parse_job_id(path: str) -> UUID | None:
     """The job that a file belongs to, from its name; None for other files."""
     try:
-        return UUID(Path(path).stem)
+        return UUID(Path(path).stem[:UUID_LENGTH])
     except ValueError:
         return None
 
@@ -101,8 +108,9 @@ def checksum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def save_thumbnail(job_id: UUID, data: bytes) -> None:
+def save_thumbnail(result_path: str) -> None:
     """Stores a small JPEG of a result, for staff."""
+    data = read(result_path)
     image = images.decode(data, useful_pixels=THUMBNAIL_PIXELS**2)  # its longer side is never below THUMBNAIL_PIXELS
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    save(thumbnail_path(job_id), images.encode(image, "jpeg", 80))
+    save(thumbnail_path(result_path), images.encode(image, "jpeg", 80))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
-from uuid import UUID
 
 from jobs.storage import files
 
@@ -31,9 +30,9 @@ class Thumbnails:
         """No job is running any more."""
         self._is_idle.set()
 
-    def schedule(self, job_id: UUID, path: str) -> None:
+    def schedule(self, path: str) -> None:
         """Makes a thumbnail of the result under `path` as soon as no job is running, or after MAX_PAUSE_SECONDS."""
-        self._thread.submit(self._make, job_id, path)
+        self._thread.submit(self._make, path)
 
     def close(self) -> None:
         """Makes the scheduled thumbnails, for CLOSE_SECONDS at most: after a busy evening there may be hundreds, and
@@ -42,10 +41,10 @@ class Thumbnails:
         wait([self._thread.submit(lambda: None)], CLOSE_SECONDS)
         self._thread.shutdown(cancel_futures=True)
 
-    def _make(self, job_id: UUID, path: str) -> None:
+    def _make(self, path: str) -> None:
         """Only logs a failure, because a result is good without its thumbnail."""
         self._is_idle.wait(MAX_PAUSE_SECONDS)
         try:
-            files.save_thumbnail(job_id, files.read(path))
+            files.save_thumbnail(path)
         except (OSError, ValueError):
-            logger.exception("No thumbnail of job %s could be made", job_id)
+            logger.exception("No thumbnail of %s could be made", path)

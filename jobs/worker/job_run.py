@@ -16,8 +16,8 @@ from core.database import DatabaseUnavailable
 from core.logs import correlation_id
 from jobs import lifecycle
 from jobs.models import Job
-from jobs.queue.records import Claim, EncryptedAccount, Failure, JobOutcome, Result
-from jobs.queue.verbs import Queue
+from jobs.queue.records import Claim, EncryptedAccount, Failure, JobOutcome, JobReport, Result
+from jobs.queue.verbs import ClaimLost, Queue
 from jobs.storage import files
 from jobs.storage.thumbnails import Thumbnails
 from jobs.worker.concurrency import JobPermit
@@ -44,10 +44,14 @@ INLINE_BYTES = 64 * 1024
 OVERTIME_SECONDS = 120.0
 # The clocks of the database and of this process may differ by this much at the deadline.
 CLOCK_SKEW_SECONDS: Final = 1.0
-
-
-class LeaseLost(Exception):
-    """The job has ended or is another worker's."""
+# Design, rule 15: a photo may be what kills its worker.
+MAX_LOST_CLAIMS = 2
+# Storing a result is tried again for this long while it fails, but not in the last seconds before the deadline.
+STORE_SECONDS = 6.0
+STORE_RETRY_SECONDS = 0.5
+STORE_RESERVE_SECONDS = 1.5
+# How long the worker's shutdown waits for a picture that is being stored.
+SHUTDOWN_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -102,6 +106,7 @@ class JobRunner:
         self._queue = queue
         self._providers = Providers()
         self._thumbnails = Thumbnails()
+        self._unrecorded: dict[int, CallEnding] = {}
 
     def begin(self, claim: Claim, permit: JobPermit) -> JobRun:
         self._thumbnails.pause()
@@ -110,6 +115,17 @@ class JobRunner:
     def on_idle(self) -> None:
         """No job is running any more."""
         self._thumbnails.resume()
+
+    def keep_ending(self, report: JobReport) -> None:
+        """Keeps how a run's call ended, which the database did not take."""
+        if report.call_id is not None and report.call_ending is not None:
+            self._unrecorded[report.call_id] = report.call_ending
+
+    async def record_endings(self) -> None:
+        """Records the endings that were kept. Raises `DatabaseUnavailable`: they are kept for the next time."""
+        for call_id, ending in list(self._unrecorded.items()):
+            await self._queue.end_call(call_id, ending)
+            del self._unrecorded[call_id]
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._thumbnails.close)
@@ -130,10 +146,14 @@ class JobRun:
         self._thumbnails = thumbnails
         overtime = OVERTIME_SECONDS if claim.settings_json.get("finish_late") is True else 0
         self._deadline = Deadline.after(claim.seconds_left, overtime)
-        self._context = RunContext(queue, permit, self._deadline)
+        self._context = RunContext(queue, permit, self._deadline, JobReport(call_id=claim.open_call))
         self._provider_run: ProviderRun | None = None
         self._task: asyncio.Task[Picture] | None = None
         self._is_stopped = False
+
+    @property
+    def report(self) -> JobReport:
+        return self._context.report
 
     def stop(self) -> None:
         """The job has ended elsewhere: cancels the provider call. With `finish_late` and past the deadline the call
@@ -146,13 +166,15 @@ class JobRun:
             self._task.cancel()
 
     async def run(self) -> None:
-        """Runs the job to its end. Cancelling this stops the work and leaves the job to another worker."""
+        """Runs the job to its end. Cancelling this stops the work and leaves the job to another worker, unless there is
+        a picture already: that is stored first."""
         correlation_id.set(str(self.claim.id))
+        if self.claim.lost_claims >= MAX_LOST_CLAIMS:
+            await self._finish(Failure(Reason.INTERNAL, f"{MAX_LOST_CLAIMS} workers were lost with this photo"))
+            return
         self._task = asyncio.create_task(self._make_picture(), name=f"make {self.claim.id}")
         try:
-            picture = await self._task
-            await self._confirm_lease()
-            ending: Result | Failure = await asyncio.to_thread(self._store, picture)
+            made: Picture | Failure = await self._task
         except asyncio.CancelledError:
             if not self._is_stopped:
                 await self._end_cut_call()
@@ -162,17 +184,16 @@ class JobRun:
         except DeadlineReached as late:
             await self._handle_deadline(late)
             return
-        except LeaseLost:
-            await self._drop(None, await self._queue.get_outcome(self.claim.id))
+        except ClaimLost:
+            await self._expire()
             return
         except DatabaseUnavailable:
             raise
         except ProviderError as error:
-            ending = Failure(error.reason, error.message)
-        except Exception as error:  # our fault must end the job, not the worker; the booth is answered at once
-            logger.exception("Job failed by a fault of this service")
-            ending = Failure(Reason.INTERNAL, f"{type(error).__name__} in this service; see the worker's log")
-        await self._finalize(ending)
+            made = Failure(error.reason, error.message)
+        except Exception as error:  # noqa: BLE001 - our fault must end the job, not the worker
+            made = _make_internal_failure(error)
+        await self._finish(made)
 
     async def _make_picture(self) -> Picture:
         """Calls the slot's provider, and if that fails its fallback (design, rule 5)."""
@@ -199,7 +220,7 @@ class JobRun:
         daily_budget: float | None,
         fallback: Fallback | None = None,
     ) -> Picture:
-        """Returns one provider's picture. Raises `ProviderError`, `DeadlineReached`."""
+        """Returns one provider's picture. Raises `ProviderError`, `DeadlineReached`, `ClaimLost`."""
         account = await self._context.retry(self._queue.get_account, provider_id) if fallback else self.claim.account
         if not account.is_enabled:
             raise PermanentError(Reason.OVERLOADED, "The provider is switched off in its account")
@@ -215,26 +236,58 @@ class JobRun:
         self._provider_run = ProviderRun(self._context, self.claim, plan, is_resumed=is_resumed)
         return await self._provider_run.run()
 
-    async def _confirm_lease(self) -> None:
-        """Only the lease's holder may write the result file. Raises `LeaseLost`, `DeadlineReached`."""
-        if self._deadline.seconds_left() <= 0:
-            if self._deadline.seconds_left_with_overtime() <= 0:
-                raise DeadlineReached
-            return  # the job has timed out: no other worker can claim it
-        if self.lease.seconds_left() <= 0:  # no heartbeat succeeded; another worker may have claimed the job
-            if not await self._context.retry(self._queue.extend, [self.claim]):
-                raise LeaseLost
-            self.lease.extend()
+    async def _finish(self, made: Picture | Failure) -> None:
+        """Ends the job. The picture is paid for: the worker's shutdown waits for this, for SHUTDOWN_SECONDS."""
+        finishing = asyncio.create_task(self._store_and_finalize(made), name=f"finish {self.claim.id}")
+        try:
+            await asyncio.shield(finishing)
+        except asyncio.CancelledError:
+            await asyncio.wait([finishing], timeout=SHUTDOWN_SECONDS)
+            if not finishing.done() or finishing.exception():
+                logger.error("The end of job %s could not be recorded before the shutdown", self.claim.id)
+                finishing.cancel()
+            raise
 
-    def _store(self, picture: Picture) -> Result:
-        path = files.result_path(self.claim.id, picture.mime_type)
-        files.save(path, picture.data)
-        size = len(picture.data)
-        inline = base64.b64encode(picture.data).decode() if size <= INLINE_BYTES else None
-        return Result(path, picture.mime_type, size, files.checksum(picture.data), inline)
+    async def _store_and_finalize(self, made: Picture | Failure) -> None:
+        """Whatever fails here is our fault, and must end the job once instead of paying for another picture."""
+        try:
+            ending = made if isinstance(made, Failure) else await self._store(made)
+            await self._finalize(ending)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001
+            failure = _make_internal_failure(error)
+            self.report.steps.clear()  # they may be what cannot be written
+            if self.report.call_ending:
+                self.report.call_ending = CallEnding(self.report.call_ending.outcome)
+            await self._finalize(failure)
+
+    async def _store(self, picture: Picture) -> Result:
+        """Stores the picture. Where that fails, the row itself carries it to the booth; guests do not get it."""
+        path = files.result_path(self.claim.id, self.claim.token, picture.mime_type)
+        is_stored = await self._try_to_store(path, picture)
+        size, digest = len(picture.data), files.checksum(picture.data)
+        inline = None if is_stored and size > INLINE_BYTES else base64.b64encode(picture.data).decode()
+        return Result(path if is_stored else None, picture.mime_type, size, digest, inline)
+
+    async def _try_to_store(self, path: str, picture: Picture) -> bool:
+        left = min(STORE_SECONDS, self._deadline.seconds_left_with_overtime() - STORE_RESERVE_SECONDS)
+        last_try = time.monotonic() + left
+        while True:
+            try:
+                await asyncio.to_thread(files.save, path, picture.data)
+            except Exception as error:  # a file system's or an object store's
+                if time.monotonic() >= last_try:
+                    logger.exception("The result cannot be stored; only the booth gets it")
+                    return False
+                logger.warning("The result cannot be stored (%s); trying again", type(error).__name__)
+                await asyncio.sleep(STORE_RETRY_SECONDS)
+            else:
+                return True
 
     async def _finalize(self, ending: Result | Failure) -> None:
-        ended = await self._context.retry(self._queue.finalize, self.claim, ending, self._context.report)
+        ended = await self._context.retry(self._queue.finalize, self.claim, ending, self.report)
+        self.report.call_id = None  # ended in the same transaction
         if ended is not None:
             await lifecycle.clean_up(ended)
         else:
@@ -246,26 +299,27 @@ class JobRun:
             elif not await self._add_late_result(ending):
                 await self._drop(ending, outcome)
                 return
-        if isinstance(ending, Result) and self.claim.source == Job.Source.BOOTH:
-            self._thumbnails.schedule(self.claim.id, ending.path)
+        if isinstance(ending, Result) and ending.path and self.claim.source == Job.Source.BOOTH:
+            self._thumbnails.schedule(ending.path)
 
     async def _add_late_result(self, ending: Result | Failure) -> bool:
         """With `finish_late`, puts the picture under the public link of the job that timed out. False: not added."""
-        if not self._deadline.overtime or isinstance(ending, Failure):
+        if not self._deadline.overtime or isinstance(ending, Failure) or ending.path is None:
             return False
-        steps = self._context.report.steps
-        return await self._context.retry(self._queue.add_late_result, self.claim, ending, steps)
+        return await self._context.retry(self._queue.add_late_result, self.claim, ending, self.report.steps)
 
     async def _expire(self) -> None:
-        if ended := await self._queue.expire(self.claim.id, self._context.report):
-            self._context.report.steps.clear()  # `expire` wrote them
+        """Ends the job as a timeout if it is due, and the report's open call in any case."""
+        if ended := await self._queue.expire(self.claim.id, self.report):
+            self.report.steps.clear()  # `expire` wrote them
             await lifecycle.clean_up(ended)
+        self.report.call_id = None
 
     async def _handle_deadline(self, late: DeadlineReached) -> None:
-        if self._provider_run:
-            await self._provider_run.end_call(CallEnding(CallOutcome.LATE, usage=late.usage))
-            await self._provider_run.cancel_at_provider()
+        self.report.call_ending = CallEnding(CallOutcome.LATE, usage=late.usage)
         await self._expire()
+        if self._provider_run:
+            await self._provider_run.cancel_at_provider()
 
     async def _tear_down(self) -> None:
         """Cancels the job at the provider, unless another worker polls the same reference."""
@@ -280,22 +334,30 @@ class JobRun:
 
     async def _end_cut_call(self) -> None:
         """Another worker will poll the reference; a call without one is cut off here, and may have been billed."""
-        if self._provider_run and self._provider_run.reference is None:
+        run = self._provider_run
+        if run and run.reference is None and self.report.call_id is not None:
+            logger.error("The shutdown cuts off a call of job %s, which may have been billed", self.claim.id)
             try:
-                await self._provider_run.end_call(CallEnding(CallOutcome.AMBIGUOUS))
+                await run.on_cut_off()
             except DatabaseUnavailable:
                 logger.warning("The database is unavailable: a call of job %s stays open", self.claim.id)
 
-    async def _drop(self, ending: Result | Failure | None, outcome: JobOutcome | None) -> None:
-        """Drops the result of a job that has ended, or that another worker holds, which writes the file itself."""
-        steps = self._context.report.steps
+    async def _drop(self, ending: Result | Failure, outcome: JobOutcome | None) -> None:
+        """Drops the result of a job that has ended, or that another worker holds."""
+        steps = self.report.steps
         if outcome is None or not outcome.is_finalized:
             logger.warning("The lease ran out while the picture was made; the job is another worker's")
             await self._queue.write_log(steps)
-            return
-        await self._queue.drop_late_answer(self.claim, steps)
-        if isinstance(ending, Result) and outcome.result_file_path is None:
+        else:
+            await self._queue.drop_late_answer(self.claim, steps)
+        if isinstance(ending, Result):
             await asyncio.to_thread(files.delete, ending.path)
+
+
+def _make_internal_failure(error: Exception) -> Failure:
+    """Logs the error. Call it while the error is handled."""
+    logger.exception("Job failed by a fault of this service")
+    return Failure(Reason.INTERNAL, f"{type(error).__name__} in this service; see the worker's log")
 
 
 def _merge_fallback_settings(slot: OperationSettings, fallback: Fallback) -> OperationSettings:

@@ -20,7 +20,7 @@ from jobs.storage import files, media
 from jobs.worker.concurrency import JobPermit
 from jobs.worker.postprocess import postprocess
 from providers import attempts
-from providers.attempts import Deadline
+from providers.attempts import Deadline, DeadlineReached
 from providers.base import (
     AmbiguousError,
     OperationSettings,
@@ -92,9 +92,9 @@ class ProviderRun:
         self.claim = claim
         self.plan = plan
         self.reference = claim.provider_job_reference if is_resumed else None
-        self._call = claim.open_call if is_resumed else None
         self._earlier_calls = claim.earlier_calls if is_resumed else 0
         self._may_have_been_billed = is_resumed and claim.may_have_been_billed
+        self._was_refused = is_resumed and claim.was_refused
         self._context = context
 
     async def run(self) -> Picture:
@@ -114,9 +114,11 @@ class ProviderRun:
 
     async def end_call(self, ending: CallEnding) -> None:
         """Records the ending of the open call, if there is one."""
-        if self._call is not None:
-            await self._context.retry(self._context.queue.end_call, self._call, ending)
-            self._call = None
+        report = self._context.report
+        if report.call_id is not None:
+            report.call_ending = ending
+            await self._context.retry(self._context.queue.end_call, report.call_id, ending)
+            report.call_id = report.call_ending = None
 
     async def cancel_at_provider(self) -> None:
         """Asks the provider to stop, if it has given a reference."""
@@ -124,11 +126,13 @@ class ProviderRun:
             await attempts.cancel_at_provider(self.plan.provider, self.reference)
 
     async def _settle_lost_call(self) -> None:
-        """Ends a call that an earlier worker left open. Without a reference to poll, it may have been billed and is not
-        repeated. Raises `AmbiguousError`."""
+        """Ends a call that an earlier worker left open. Without a reference to poll, neither one that may have been
+        billed nor one that was refused is repeated. Raises `AmbiguousError`, `PermanentError`."""
         if self.reference is not None:
             return
         await self.end_call(CallEnding(CallOutcome.AMBIGUOUS))
+        if self._was_refused:
+            raise PermanentError(Reason.REFUSED, "The provider refused the photo; then its worker was lost")
         if self._may_have_been_billed and not attempts.may_repeat_ambiguous(self.plan.provider, self.plan.settings):
             raise AmbiguousError(Reason.INTERNAL, "The worker was lost during the call, which may have been billed")
 
@@ -166,11 +170,11 @@ class ProviderRun:
         if self.plan.is_free:
             return
         claim, plan = self.claim, self.plan
-        call = NewCall(plan.provider.id, claim.slot_id, claim.id, plan.is_fallback, plan.daily_budget)
+        call = NewCall(plan.provider.id, claim.slot_id, plan.is_fallback, plan.daily_budget)
         while True:
             permit = await self._context.retry(self._context.queue.begin_call, claim, call)
             if permit.call_id is not None:
-                self._call = permit.call_id
+                self._context.report.call_id = permit.call_id
                 return
             if permit.wait_seconds >= self._context.deadline.seconds_left():
                 raise PermanentError(Reason.QUOTA, "The account's own limits leave no time for a call")
@@ -180,18 +184,31 @@ class ProviderRun:
         """Sleeps without the permit, so that another job can run meanwhile."""
         self._context.permit.release()
         await asyncio.sleep(seconds)
-        await self._context.permit.reacquire()
+        deadline = self._context.deadline
+        try:
+            await deadline.bound(self._context.permit.reacquire(), deadline.seconds_left())
+        except TimeoutError:
+            raise DeadlineReached from None
 
     async def on_attempt(self, number: int, seconds: float, error: ProviderError | None, usage: Usage | None) -> None:
-        """Logs a failed attempt at once; the step of a successful one is written with the job's end."""
-        await self.end_call(CallEnding.of(error, usage))
+        """Records and logs a failed attempt at once, a successful one with the job's end."""
         report = self._context.report
+        ending = CallEnding.of(error, usage)
+        if error is not None:
+            await self.end_call(ending)
+        elif report.call_id is not None:
+            report.call_ending = ending
         report.attempts += 1
         report.attempt_errors += error is not None
         report.provider_seconds += seconds
         report.steps.append(self._make_step(number, seconds, error, usage))
         if error is not None:
             await self._log_attempt()
+
+    async def on_cut_off(self) -> None:
+        """The worker's shutdown cuts the call off: records and logs that it may have been billed."""
+        error = AmbiguousError(Reason.INTERNAL, "The worker was stopped during the call, which may have been billed")
+        await self.on_attempt(self._earlier_calls + self._context.report.attempts + 1, 0, error, None)
 
     async def _log_attempt(self) -> None:
         steps = self._context.report.steps

@@ -5,7 +5,7 @@ Named side tasks; one that fails ends the worker with an error, so that its supe
     listen      wakes `claim` when a job is ready, and stops the run of a job that has ended
     claim       claims a job for each free permit; polls at least once a second, notified or not
     heartbeat   extends the leases, and stops the runs of jobs that are no longer ours
-    sweep       ends jobs past their deadline that no worker runs
+    sweep       ends jobs past their deadline
     purge       runs the purges that staff requested, in a thread of its own
 
 Shutdown: the first signal lets running jobs finish within the grace period, then releases the rest; a second one
@@ -139,6 +139,7 @@ class Worker:
             await run.run()
         except DatabaseUnavailable:
             logger.error("The database is unavailable; job %s is left to its deadline or another worker", run.claim.id)
+            self._runner.keep_ending(run.report)
         finally:
             self._running.pop(run.claim.id, None)
             run.permit.release()
@@ -150,6 +151,7 @@ class Worker:
         while True:
             try:
                 await self._beat()
+                await self._runner.record_endings()
             except DatabaseUnavailable:
                 logger.warning("No heartbeat: the database does not answer")
             await asyncio.sleep(self._heartbeat_seconds)
@@ -175,8 +177,7 @@ class Worker:
         while True:
             try:
                 for job_id in await self._queue.list_overdue():
-                    if job_id not in self._running:
-                        await lifecycle.expire(self._queue, job_id)
+                    await lifecycle.expire(self._queue, job_id)
             except DatabaseUnavailable:
                 pass  # logged by the other tasks; the next sweep finds the same jobs
             await asyncio.sleep(SWEEP_SECONDS)

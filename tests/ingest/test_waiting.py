@@ -21,6 +21,7 @@ from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import Claim, JobOutcome, JobReport, Result, Ticket
 from jobs.queue.verbs import Queue
+from jobs.storage import files
 from stats.models import HourlyCounter
 from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, in_background, jpeg, stored_files, use_sandbox
@@ -85,9 +86,9 @@ def test_a_picture_made_at_the_very_deadline_is_delivered_or_not_there(booth: Bo
     eventually(lambda: datetime.now(UTC) >= middle - timedelta(milliseconds=30))
     sandbox.let_go()
     delivered = {UUID(reply.headers["x-job-id"]) for reply in (wait() for wait in replies) if reply.status == 200}
-    made = set(Job.objects.filter(failure_reason=None).values_list("pk", flat=True))
-    assert delivered == made
-    assert eventually(lambda: stored_files() == sorted(f"results/{pk}.jpg" for pk in made))
+    made = dict(Job.objects.filter(failure_reason=None).values_list("pk", "result_file_path"))
+    assert delivered == set(made)
+    assert eventually(lambda: stored_files() == sorted(map(str, made.values())))
     assert Job.objects.filter(is_finalized=True).count() == 4
 
 
@@ -169,12 +170,26 @@ def no_room_for_results() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_room_for_results")
-def test_a_fault_of_ours_is_a_500_with_an_id_to_find_it_by(booth: Booth) -> None:
+def test_a_picture_that_cannot_be_stored_still_reaches_its_booth(booth: Booth, web: httpx.Client) -> None:
+    use_sandbox("instant")
     reply = booth.post(jpeg())
+    assert (reply.status, reply.body) == (200, developed(jpeg()))
+    assert "x-result-url" not in reply.headers  # guests would find nothing there
+    job = Job.objects.get()
+    assert (job.failure_reason, job.result_file_path) == (None, None)
+    assert web.get(f"/public/results/{job.pk}").status_code == 410
+
+
+def test_a_fault_of_ours_is_a_500_with_an_id_to_find_it_by(service: Processes, booth: Booth) -> None:
+    with without_worker(service):
+        waiting = in_background(lambda: booth.post(jpeg()))
+        photo = eventually(lambda: Job.objects.values_list("payload_path", flat=True).first())
+        files.delete(photo)
+    reply = waiting()
     details = refusal(reply, 500, "internal_error")
     assert details["correlation_id"] == reply.headers["x-correlation-id"]
     assert details["reason"] == "internal"
-    assert b"results" not in reply.body  # no internals
+    assert b"payloads" not in reply.body  # no internals
     assert HourlyCounter.objects.get().errors == 1
 
 

@@ -32,4 +32,4 @@ def result_file(job: Job) -> Path:
 
 
 def thumbnail_file(job: Job) -> Path:
-    return Path(settings.MEDIA_ROOT / files.thumbnail_path(job.pk))
+    return Path(settings.MEDIA_ROOT / files.thumbnail_path(str(job.result_file_path)))

@@ -208,7 +208,8 @@ def test_a_job_is_found_by_its_id_or_a_link_that_has_it(admin: Client) -> None:
 
 def test_pictures_are_shown_as_long_as_they_are_kept(admin: Client) -> None:
     kept = make_picture_job()
-    files.save_thumbnail(kept.pk, jpeg())
+    files.save(str(kept.result_file_path), jpeg())
+    files.save_thumbnail(str(kept.result_file_path))
     over = make_picture_job(result_expires_at=timezone.now() - timedelta(seconds=1))
     purged, test_run = make_picture_job(result_file_path=None), make_picture_job(source="test")
     content = admin.get(LIST).content.decode()

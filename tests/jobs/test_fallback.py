@@ -46,26 +46,26 @@ def limit_fallback_provider() -> None:
     ProviderAccount.objects.create(provider_id="queued", max_concurrent=1)
 
 
-def make_fallback_call(job_id: Any) -> NewCall:
-    return NewCall("queued", "slot-001", job_id, is_fallback=True, daily_budget=None)
+def make_fallback_call() -> NewCall:
+    return NewCall("queued", "slot-001", is_fallback=True, daily_budget=None)
 
 
 async def test_a_fallback_call_waits_for_capacity_and_counts_for_others(queue: Queue) -> None:
     await in_thread(limit_fallback_provider)
     one, two = await claim_job(queue), await claim_job(queue)
-    first = await queue.begin_call(one, make_fallback_call(one.id))
+    first = await queue.begin_call(one, make_fallback_call())
     assert first.call_id is not None
-    assert (await queue.begin_call(two, make_fallback_call(two.id))).call_id is None
+    assert (await queue.begin_call(two, make_fallback_call())).call_id is None
     third = await post_job(queue, "queued")
     assert await queue.claim(["queued"], 1) == []
     await queue.release([one])
     await sql(queue, "UPDATE providers_providercall SET ended_at = now(), outcome = 'made'")
     assert [claim.id for claim in await queue.claim(["queued"], 1)] == [third]
-    assert (await queue.begin_call(two, make_fallback_call(two.id))).call_id is None
+    assert (await queue.begin_call(two, make_fallback_call())).call_id is None
 
 
 async def test_of_concurrent_fallback_calls_one_gets_the_last_permit(queue: Queue) -> None:
     await in_thread(limit_fallback_provider)
     claims = [await claim_job(queue) for _ in range(4)]
-    permits = await asyncio.gather(*(queue.begin_call(claim, make_fallback_call(claim.id)) for claim in claims))
+    permits = await asyncio.gather(*(queue.begin_call(claim, make_fallback_call()) for claim in claims))
     assert sum(permit.call_id is not None for permit in permits) == 1

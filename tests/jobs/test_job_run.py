@@ -103,7 +103,7 @@ async def test_the_photo_goes_with_the_end_of_its_job(
     outcome = await wait_for_end(queue, job_id)
     assert outcome.failure_reason == {"ok": None, "refuses": "provider_error", "hold": "timeout"}[scenario]
     await wait_until_photo_is_removed(queue, job_id)
-    assert stored_files() == ([f"results/{job_id}.jpg"] if scenario == "ok" else [])
+    assert stored_files() == ([outcome.result_file_path] if scenario == "ok" else [])
 
 
 async def test_a_provider_that_fetches_gets_a_link(queue: Queue, service: Processes, sandbox: Sandbox) -> None:
@@ -141,8 +141,9 @@ async def test_a_small_result_is_handed_over_in_the_row_and_stored(
 ) -> None:
     outcome = await wait_for_end(queue, await post_job(queue))
     assert outcome.result_inline_base64
-    assert outcome.result_file_path == f"results/{outcome.id}.jpg"
+    assert outcome.result_file_path
     job = await row(queue, outcome.id)
+    assert outcome.result_file_path == f"results/{outcome.id}-{job['claim_token'].hex}.jpg"
     stored = files.read(outcome.result_file_path)
     assert stored == developed(jpeg())
     assert (job["result_size_bytes"], job["result_checksum"]) == (len(stored), files.checksum(stored))
@@ -153,13 +154,12 @@ async def test_a_large_result_is_only_in_its_file(queue: Queue, service: Process
     outcome = await wait_for_end(queue, await post_job(queue, changes=big))
     assert (outcome.result_size_bytes or 0) > INLINE_BYTES
     assert outcome.result_inline_base64 is None
-    assert outcome.result_file_path == f"results/{outcome.id}.png"
+    assert files.size(str(outcome.result_file_path)) == outcome.result_size_bytes
 
 
 async def test_a_thumbnail_follows(queue: Queue, service: Processes) -> None:
     job_id = await post_job(queue)
-    await wait_for_end(queue, job_id)
-    path = files.thumbnail_path(job_id)
+    path = files.thumbnail_path(str((await wait_for_end(queue, job_id)).result_file_path))
 
     async def is_there() -> bool:
         return files.size(path) is not None
@@ -199,6 +199,10 @@ async def finish_run(sandbox: Sandbox, task: asyncio.Task[None], runner: JobRunn
     await runner.aclose()
 
 
+def own_result_path(claim: Claim) -> str:
+    return files.result_path(claim.id, claim.token, "image/jpeg")
+
+
 async def take_over(queue: Queue, claim: Claim) -> Claim:
     await end_lease(queue, claim.id)
     (other,) = await queue.claim(["instant"], 1)
@@ -217,8 +221,7 @@ async def test_a_run_whose_job_is_another_workers_changes_nothing(
     assert await row(queue, other.id) == before
     assert before["payload_path"] in stored_files()
     assert (await steps(queue, other.id))[-1] == "provider_responded"
-    if lease < 0:
-        assert stored_files() == [before["payload_path"]]
+    assert stored_files() == [before["payload_path"]]
 
 
 async def test_an_expired_lease_that_nobody_claimed_is_extended(queue: Queue, alone: None, sandbox: Sandbox) -> None:
@@ -248,11 +251,11 @@ async def test_an_answer_past_the_deadline_is_a_timeout(queue: Queue, alone: Non
     counted = await counters(queue)
     assert (counted["timeouts"], counted["late_answers"], counted["attempts"]) == (1, 1, 1)
     assert stored_files() == []
-    assert files.size(files.thumbnail_path(run.claim.id)) is None
+    assert files.size(files.thumbnail_path(own_result_path(run.claim))) is None
 
 
 async def test_a_thumbnail_that_cannot_be_made_costs_nothing(queue: Queue, alone: None, sandbox: Sandbox) -> None:
     run, task, runner = await begin_run(queue, sandbox)
-    files.save(f"{files.thumbnail_path(run.claim.id)}/in the way", b"")
+    files.save(f"{files.thumbnail_path(own_result_path(run.claim))}/in the way", b"")
     await finish_run(sandbox, task, runner)
     assert (await wait_for_end(queue, run.claim.id)).failure_reason is None

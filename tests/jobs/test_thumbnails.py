@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+from uuid import uuid4
 
 import pytest
 
@@ -15,14 +15,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_data
 
 def count_made(count: int, photo: bytes) -> int:
     """How many of `count` results have a thumbnail, if all were scheduled before the worker's shutdown."""
-    maker, jobs = Thumbnails(), [uuid.uuid4() for _ in range(count)]
+    maker, results = Thumbnails(), [files.result_path(uuid4(), uuid4(), "image/jpeg") for _ in range(count)]
     maker.pause()
-    for job_id in jobs:
-        path = files.result_path(job_id, "image/jpeg")
+    for path in results:
         files.save(path, photo)
-        maker.schedule(job_id, path)
+        maker.schedule(path)
     maker.close()
-    return sum(files.size(files.thumbnail_path(job_id)) is not None for job_id in jobs)
+    return sum(files.size(files.thumbnail_path(path)) is not None for path in results)
 
 
 def test_a_short_backlog_is_still_made() -> None:

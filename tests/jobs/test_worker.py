@@ -247,7 +247,11 @@ async def test_the_deadline_cancels_the_call(
     assert (await wait_for_end(queue, next_id)).failure_reason is None
     if provider == "queued":
         assert len(await wait_for_calls(sandbox, 1, "DELETE")) == 1
-    assert not [path for path in stored_files() if str(job_id) in path]
+
+    async def is_removed() -> bool:
+        return not [path for path in stored_files() if str(job_id) in path]
+
+    await wait_until(is_removed)
 
 
 async def test_jobs_that_no_worker_has_are_swept(queue: Queue, processes: Processes) -> None:
@@ -385,7 +389,7 @@ async def test_an_end_whose_acknowledgement_is_lost_is_no_late_answer(
         assert await wait_for_exit(worker) == 0
     assert await steps(queue, job_id) == ["received", "dispatched", "provider_responded", "succeeded"]
     assert (await counters(queue))["late_answers"] == 0
-    assert stored_files() == [f"results/{job_id}.jpg"]
+    assert stored_files() == [(await row(queue, job_id))["result_file_path"]]
 
 
 async def test_a_worker_that_starts_before_its_database_waits_for_it(queue: Queue, processes: Processes) -> None:

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from django.utils import timezone
 
+from jobs.queue.records import CallPermit, Claim
 from jobs.queue.verbs import Queue
-from providers import limits
 from providers.base import Reason
-from providers.limits import CallEnding, CallPermit, NewCall
+from providers.limits import CallEnding, NewCall
 from providers.models import ProviderAccount, ProviderCall
 from tests import leaks
 from tests.conftest import set_slot
-from tests.queue_helpers import sql
+from tests.queue_helpers import new_job, sql
 from tests.sandbox import gemini, turbotext
 
 KEYS = {"gemini": gemini.KEY, "openai": "sk-of-the-sandbox", "turbotext": turbotext.KEY}
 ADDRESSES = {"gemini": "/gemini", "openai": "/openai/v1", "turbotext": "/turbotext"}
 Outcome = ProviderCall.Outcome
+CLAIMED_JOB = """
+INSERT INTO jobs_job (id, slot_id, provider_id, operation_id, settings_json, payload_path, payload_mime_type,
+    payload_digest, expires_at, status, claim_token, lease_expires_at)
+VALUES (%s, 'slot-001', %s, 'image_edit', '{}', %s, 'image/jpeg', %s,
+    now() + interval '1 hour', 'processing', gen_random_uuid(), now() + interval '1 hour')
+RETURNING id, claim_token AS token, created_at, expires_at
+"""
 
 
 def create_account(url: str = "http://127.0.0.1:9", provider_id: str = "gemini", **changes: Any) -> ProviderAccount:
@@ -45,14 +52,36 @@ def create_past_calls(count: int, seconds_ago: float, **changes: Any) -> None:
     ProviderCall.objects.bulk_create(calls)
 
 
-def build_call(provider_id: str = "gemini", job_id: UUID | None = None) -> NewCall:
-    return NewCall(provider_id, "slot-001", job_id or uuid4(), is_fallback=False, daily_budget=None)
+def build_call(provider_id: str = "gemini") -> NewCall:
+    return NewCall(provider_id, "slot-001", is_fallback=False, daily_budget=None)
 
 
-async def begin_call(queue: Queue, provider_id: str = "gemini", job_id: UUID | None = None) -> CallPermit:
+async def create_claim(queue: Queue, provider_id: str = "gemini") -> Claim:
+    """A claimed job, past the limits on admission and claims."""
+    job = new_job(provider_id=provider_id)
+    (created,) = await sql(queue, CLAIMED_JOB, job.id, provider_id, job.payload_path, job.payload_digest)
+    return Claim(
+        **created,
+        slot_id=job.slot_id,
+        source=job.source,
+        provider_id=provider_id,
+        operation_id=job.operation_id,
+        settings_json=dict(job.settings_json),
+        template_media={},
+        metadata={},
+        payload_path=job.payload_path,
+        payload_mime_type=job.payload_mime_type,
+        provider_job_reference=None,
+        used_fallback=False,
+        claims=1,
+        lost_claims=0,
+        seconds_left=3600,
+    )
+
+
+async def begin_call(queue: Queue, provider_id: str = "gemini") -> CallPermit:
     """Begins a call as a worker does."""
-    async with queue.database.connection() as connection, connection.transaction():
-        return await limits.begin_call(connection, build_call(provider_id, job_id))
+    return await queue.begin_call(await create_claim(queue, provider_id), build_call(provider_id))
 
 
 async def start_call(queue: Queue) -> int:

@@ -13,10 +13,12 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from core.database import in_thread
+from jobs.queue import verbs
+from jobs.queue.records import CallPermit
 from jobs.queue.verbs import Queue
 from providers import limits
 from providers.base import PermanentError, Reason
-from providers.limits import BREAKER, PROBE_SECONDS, CallEnding, CallPermit
+from providers.limits import BREAKER, PROBE_SECONDS, CallEnding
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, jpeg
 from tests.ingest.helpers import refusal
@@ -25,6 +27,7 @@ from tests.providers.account_factories import (
     begin_call,
     build_call,
     create_account,
+    create_claim,
     fail,
     pass_time,
     start_call,
@@ -127,8 +130,9 @@ async def test_a_stray_call_does_not_bring_a_second_probe(queue: Queue) -> None:
 
 async def count_probes_of_two(queue: Queue) -> int:
     """The second call begins while the first's transaction is still open."""
+    claim = await create_claim(queue)
     async with queue.database.connection() as connection, connection.transaction():
-        first = await limits.begin_call(connection, build_call())
+        first = await verbs.begin_call(connection, claim, build_call())
         second = asyncio.create_task(begin_call(queue))
         await wait_for_blocked(queue, 1)
     permits = [first, *await asyncio.gather(second, return_exceptions=True)]

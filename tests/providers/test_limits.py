@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from core.database import in_thread
 from jobs.models import Process
-from jobs.queue import statements
+from jobs.queue import statements, verbs
 from jobs.queue.verbs import CLAIM_LOCK, Queue
 from providers import limits
 from providers.base import PermanentError, Reason
@@ -23,7 +23,14 @@ from providers.models import ProviderAccount, ProviderCall
 from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, jpeg, set_slot
 from tests.photoslot.waiting import until
-from tests.providers.account_factories import begin_call, build_call, create_account, create_past_calls, use_gemini
+from tests.providers.account_factories import (
+    begin_call,
+    build_call,
+    create_account,
+    create_claim,
+    create_past_calls,
+    use_gemini,
+)
 from tests.queue_helpers import admit_job, sql, wait_for_blocked
 from tests.sandbox.wire import WireSandbox
 
@@ -98,8 +105,9 @@ async def wait_until_done_or_blocked(queue: Queue, task: asyncio.Task[Any]) -> N
 
 async def count_calls_of_two(queue: Queue) -> int:
     """The second call begins while the first's transaction is still open."""
+    claim = await create_claim(queue)
     async with queue.database.connection() as connection, connection.transaction():
-        first = await limits.begin_call(connection, build_call())
+        first = await verbs.begin_call(connection, claim, build_call())
         second = asyncio.create_task(begin_call(queue))
         await wait_until_done_or_blocked(queue, second)
     return sum(permit.call_id is not None for permit in (first, await second))
