@@ -97,7 +97,7 @@ class JobAdmin(HistoryAdmin):
             _("Result"),
             {"fields": ("result_file_path", "result_mime_type", "result_size", "result_checksum", "result_expires_at")},
         ),
-        (_("Queue"), {"fields": ("status", "is_finalized", "claims", "lease_expires_at", "updated_at")}),
+        (_("Queue"), {"fields": ("status", "is_finalized", "claims", "lost_claims", "lease_expires_at", "updated_at")}),
     )
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[JobList]:

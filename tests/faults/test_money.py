@@ -42,6 +42,7 @@ from tests.queue_helpers import (
     wait_until,
 )
 from tests.sandbox.server import Sandbox
+from tests.settings import LOGS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("alone")]
 
@@ -282,11 +283,16 @@ async def test_a_calls_ending_is_recorded_when_the_database_is_back(
     queue: Queue, processes: Processes, sandbox: Sandbox
 ) -> None:
     async with run_proxy() as proxy:
-        processes.worker(**proxy.environment)
+        worker = processes.worker(**proxy.environment)
         job_id = await post_job(queue, "instant", "hold", wait_seconds=3)
         await asyncio.to_thread(sandbox.wait_for_calls, 1)
         proxy.cut()
-        await wait_until(lambda: _is_overdue(queue, job_id))
+        log = LOGS / f"{worker.pid}.log"
+
+        async def has_given_up() -> bool:
+            return f"{job_id} is left to its deadline" in log.read_text()
+
+        await wait_until(has_given_up)
         await lifecycle.expire(queue, job_id)
         proxy.mend()
 
@@ -294,10 +300,6 @@ async def test_a_calls_ending_is_recorded_when_the_database_is_back(
             return await outcomes(queue) == ["late"]
 
         await wait_until(is_ended)
-
-
-async def _is_overdue(queue: Queue, job_id: UUID) -> bool:
-    return job_id in await queue.list_overdue()
 
 
 # Storing the picture.
