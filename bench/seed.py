@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from itertools import pairwise
 from math import inf
 
@@ -18,9 +19,9 @@ from django.db import connection, models, transaction
 from jobs.models import Job
 from slots.models import Slot
 from stats.journal import DURATION_BOUNDS, WAIT_BOUNDS
-from stats.models import HourlyCounter, HourlyTotal, ProcessingLog, SlotFigures
+from stats.models import CounterTotal, HourlyCounter, HourlyTotal, ProcessingLog, SlotFigures
 
-FILLED = (Job, ProcessingLog, HourlyCounter, HourlyTotal, SlotFigures)
+FILLED = (Job, ProcessingLog, HourlyCounter, HourlyTotal, CounterTotal, SlotFigures)
 SLOTS = 215  # a new database has fifteen of them
 BATCH = 50_000  # jobs in one statement, and in one line of the output
 SLOT_SETTINGS = (
@@ -227,6 +228,7 @@ def _fill(jobs: int, days: int, report: Callable[[str], object]) -> None:
         cursor.execute(COUNT.format(**buckets))
         report(f"{cursor.rowcount:,} hours of a slot")
         cursor.execute(SUM_UP)
+        cursor.execute(import_module("stats.migrations.0003_counter_totals").FILL)
 
 
 def _buckets(column: str, bounds: Sequence[float]) -> str:

@@ -1,16 +1,27 @@
-"""Shared by the rooms' model admins: lists that stay fast with any number of rows, formatted JSON, and badges."""
+"""Shared by the rooms' model admins: pages that overwrite nobody's change, lists that stay fast with any number of
+rows, formatted JSON, and badges."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
+from django import forms
 from django.contrib import admin
+from django.contrib.admin.models import LogEntry
 from django.contrib.admin.views.main import ChangeList
+from django.contrib.contenttypes.models import ContentType
+from django.core import serializers
 from django.core.paginator import Paginator
+from django.db import connection
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+from django.utils.formats import date_format
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -23,6 +34,87 @@ UUID_IN_TEXT = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGN
 # A list counts and pages through this many rows, newest first; older rows are found with the filters. Counting a
 # million takes a tenth of a second and more, for a number that nobody reads.
 COUNT_LIMIT = 10_000
+
+
+class VersionField(forms.CharField):
+    """When a page was opened, and a digest of the rows that it showed then. It never counts as changed."""
+
+    def __init__(self) -> None:
+        super().__init__(required=False, widget=forms.HiddenInput)
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return False
+
+
+class VersionedForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Refuses to save if somebody has changed the object since its page was opened: says who changed what, and keeps
+    what was entered. Saved once more, it replaces that change. Use it with `VersionedAdmin`."""
+
+    version = VersionField()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        is_saved = not self.instance._state.adding  # noqa: SLF001 - Django documents it
+        self.digest = _make_digest(self.list_versioned_rows()) if is_saved else ""
+        self.fields["version"].initial = f"{timezone.now().isoformat()} {self.digest}"
+
+    def list_versioned_rows(self) -> Sequence[Model]:
+        """What the page shows: the object, and the rows of its inlines."""
+        return [self.instance]
+
+    def clean(self) -> None:
+        super().clean()
+        opened_at, _space, digest = self.cleaned_data["version"].partition(" ")
+        if self.digest and digest != self.digest:
+            self.add_error(None, [_CONFLICT, *_list_changes(self.instance, opened_at)])
+            data: Any = self.data  # a QueryDict, which cannot be changed
+            self.data = data = data.copy()
+            data["version"] = self.fields["version"].initial
+
+
+class VersionedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Of two who edit an object at once, the second one is told; and no save undoes what another one writes meanwhile,
+    though Django's saves write all columns."""
+
+    form = VersionedForm
+    change_form_template = "admin/core/versioned_form.html"
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """A post's object is locked before it is read and until it is saved. `no_key`: rows that refer to it can be
+        added meanwhile, such as photos for a slot."""
+        found = super().get_object(request, object_id, from_field)
+        if found is None or request.method != "POST" or not connection.in_atomic_block:
+            return found
+        locked = self.get_queryset(request).select_for_update(of=("self",), no_key=True)
+        return locked.filter(pk=found.pk).first()
+
+
+_CONFLICT = _(
+    "Nothing is saved yet: this was changed after you opened the page. What you entered is still here. Open the page a "
+    "second time to see what has changed; if you save this one again, it replaces that."
+)
+
+
+def _make_digest(rows: Sequence[Model]) -> str:
+    """Of all their columns. `last_login` is no change that anybody made."""
+    fields = {field.name for row in rows for field in (*row._meta.fields, *row._meta.many_to_many)} - {"last_login"}  # noqa: SLF001
+    return salted_hmac("core.admin.version", serializers.serialize("json", rows, fields=fields)).hexdigest()
+
+
+def _list_changes(row: Model, since: str) -> list[str]:
+    """Who changed what of it since then, by the admin or the API."""
+    try:
+        opened_at = datetime.fromisoformat(since)
+    except ValueError:  # the page was not ours
+        return []
+    entries = LogEntry.objects.filter(
+        content_type=ContentType.objects.get_for_model(row), object_id=row.pk, action_time__gte=opened_at
+    )
+    return [
+        f"{entry.user.get_username()}, {date_format(timezone.localtime(entry.action_time), 'DATETIME_FORMAT')}: "
+        f"{entry.get_change_message()}"
+        for entry in entries.select_related("user").order_by("action_time")
+    ]
 
 
 class CappedCount(int):

@@ -14,12 +14,12 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.debug import sensitive_post_parameters
 
-from core.admin import STYLES
+from core.admin import STYLES, VersionedAdmin, VersionedForm
 from ingest import password
 from ingest.models import IngestSettings
 
 
-class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
+class IngestSettingsForm(VersionedForm):
     new_password = forms.CharField(
         label=_("New password"),
         required=False,
@@ -45,7 +45,7 @@ class IngestSettingsForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(IngestSettings)
-class IngestSettingsAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class IngestSettingsAdmin(VersionedAdmin):
     """One row, so the changelist redirects to its page."""
 
     form = IngestSettingsForm

@@ -28,7 +28,7 @@ from ingest.password import RETRY_AFTER_SECONDS, PasswordChecker, TooManyFailure
 from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import NewJob, Ticket
-from jobs.queue.verbs import Queue, QueueFull
+from jobs.queue.verbs import Queue, QueueFull, SlotArchived
 from jobs.storage import files
 from providers import registry
 
@@ -121,7 +121,7 @@ async def admit(
     """Checks the slot and the photo, then enqueues the job. The caller has authenticated the client. `asked_by` is
     written to the processing log. Raises `ApiError`."""
     if slot.slot_id is None:
-        raise ApiError("slot_not_found", _("There is no such slot, or it is off."))
+        raise _make_slot_not_found()
     if upload is None:
         raise ApiError("invalid_payload", _("The photo is missing: send it in the part fileToUpload."))
     info, digest = await _check_photo(upload, slot)
@@ -190,6 +190,10 @@ async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[p
     return info, digest
 
 
+def _make_slot_not_found() -> ApiError:
+    return ApiError("slot_not_found", _("There is no such slot, or it is off."))
+
+
 def _find_budget_refusal(slot: SlotSnapshot) -> ApiError | None:
     """None while the slot has no budget, or some of it is left."""
     budget = slot.settings_json.get("daily_budget")
@@ -220,6 +224,8 @@ async def _enqueue(
         if refusal is None:
             await asyncio.to_thread(files.save, job.payload_path, upload)
         ticket = await queue.admit(job, wait_seconds, only_join=refusal is not None)
+    except SlotArchived:
+        raise _make_slot_not_found() from None
     except QueueFull:
         message = _("As many photos are under way as may be. Try again in a few seconds.")
         raise (refusal or ApiError("queue_busy", message, retry_after=BUSY_RETRY_SECONDS)) from None

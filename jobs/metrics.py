@@ -59,14 +59,13 @@ def _collect_processes() -> Iterator[Metric]:
 
 
 def _collect_disk() -> Iterator[Metric]:
-    stored = 0
-    for path in settings.MEDIA_ROOT.rglob("*"):
-        try:
-            stored += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # purged since it was listed
+    text = "What photos, results and template images took when media were last purged."
+    stored = GaugeMetricFamily("media_storage_bytes", text, labels=[])
+    for size in PurgeTotal.objects.filter(kind="media").values_list("stored_bytes", flat=True):
+        if size is not None:
+            stored.add_metric([], size)
+    yield stored
     disk = shutil.disk_usage(settings.MEDIA_ROOT)
-    yield GaugeMetricFamily("media_storage_bytes", "What photos, results and template images take.", stored)
     yield GaugeMetricFamily("media_disk_capacity_bytes", "Size of the disk that they are on.", disk.total)
     yield GaugeMetricFamily("media_disk_used_bytes", "What is used of that disk, by whatever.", disk.used)
 

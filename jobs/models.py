@@ -141,6 +141,10 @@ class Job(models.Model):
             models.Index(
                 fields=["result_expires_at"], condition=Q(result_file_path__isnull=False), name="job_result_to_purge"
             ),
+            # Purge: inline copies that a crash left. All others are cleared within seconds.
+            models.Index(
+                fields=["expires_at"], condition=Q(result_inline_base64__isnull=False), name="job_inline_to_purge"
+            ),
         ]
         constraints = [
             models.CheckConstraint(
@@ -243,6 +247,8 @@ class PurgeTotal(models.Model):
     bytes = models.PositiveBigIntegerField(db_default=0)
     rows = models.PositiveBigIntegerField(db_default=0)
     last_run_at = models.DateTimeField(db_default=Now())
+    # What all files under MEDIA_ROOT took when the last purge of `media` ended; null for other kinds.
+    stored_bytes = models.PositiveBigIntegerField(null=True)
 
     def __str__(self) -> str:
         return self.kind

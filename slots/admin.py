@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
-from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
@@ -21,7 +20,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
-from core.admin import STYLES, badge, format_json
+from core.admin import STYLES, VersionedAdmin, VersionedForm, badge, format_json
 from providers import declaration, registry
 from providers.admin import ProviderFilter
 from slots import budget, history_page, template_media
@@ -65,7 +64,7 @@ class BindingInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(Slot)
-class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class SlotAdmin(VersionedAdmin):
     form = SlotForm
     inlines = (BindingInline,)
     list_display = ("id", "name", "archived", "recipe", "is_active", "size_limit_mb", "spent", "updated_at")
@@ -216,14 +215,14 @@ class SlotAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             self.message_user(request, gettext("Nothing to do: the slots are so already."), messages.WARNING)
 
 
-class TemplateMediaForm(forms.ModelForm):  # type: ignore[type-arg]
+class TemplateMediaForm(VersionedForm):
     def clean_file(self) -> Any:
         template_media.fill(self.instance, self.cleaned_data["file"])
         return self.instance.file
 
 
 @admin.register(TemplateMedia)
-class TemplateMediaAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class TemplateMediaAdmin(VersionedAdmin):
     """A file is uploaded once; from then on only its label changes."""
 
     form = TemplateMediaForm

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.core.exceptions import ValidationError
+from django.db.models import Model
 from django.forms.utils import ErrorDict
 from django.urls import reverse
 from django.utils.html import escape, format_html
 from django.utils.translation import gettext_lazy as _
 
+from core.admin import VersionedForm
 from providers import declaration, registry
 from providers.declaration import Group
 from slots import fields, settings_validation
@@ -19,7 +22,7 @@ from slots.fields import PREFIX
 from slots.models import TemplateBinding
 
 
-class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
+class SlotForm(VersionedForm):
     """Provider and operation are one choice, so that they always belong together.
 
     The form has the settings fields of the chosen operation. A post with `_redraw` is neither validated nor saved: the
@@ -49,6 +52,9 @@ class SlotForm(forms.ModelForm):  # type: ignore[type-arg]
         self.groups = declaration.list_groups(operation) if operation else []
         for group in self.groups:
             self._add_fields(group)
+
+    def list_versioned_rows(self) -> Sequence[Model]:
+        return [self.instance, *self.instance.bindings.order_by("pk")]
 
     def _offer_recipes(self) -> str:
         """Fills the choices of `recipe`, and returns the one that is chosen now."""

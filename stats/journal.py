@@ -61,43 +61,27 @@ INSERT INTO stats_processinglog (job_id, slot_id, status, message, provider_late
 VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, clock_timestamp()))
 """
 
-# The upsert locks the slot's row first, so that a count and a reset never interleave: a photo that arrived before the
-# last reset counts for the generation before it.
-COUNT = """
-WITH figures AS (
-    INSERT INTO stats_slotfigures AS old (slot_id) VALUES (%(slot_id)s)
-    ON CONFLICT (slot_id) DO UPDATE SET version = old.version + 1
-    RETURNING reset_generation - coalesce(%(received_at)s < last_reset_at, false)::int AS reset_generation,
-        date_trunc('hour', %(received_at)s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
-), total AS (
-    INSERT INTO stats_hourlytotal AS old (
-        hour, provider_id, ingest_count, success, timeouts, provider_errors, cancelled, errors)
-    SELECT hour, %(provider_id)s, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s
-    FROM figures WHERE %(source)s = 'booth'
-    ON CONFLICT (hour, provider_id) DO UPDATE SET
-        ingest_count = old.ingest_count + 1,
-        success = old.success + excluded.success,
-        timeouts = old.timeouts + excluded.timeouts,
-        provider_errors = old.provider_errors + excluded.provider_errors,
-        cancelled = old.cancelled + excluded.cancelled,
-        errors = old.errors + excluded.errors
-)
-INSERT INTO stats_hourlycounter AS old (
-    hour, slot_id, provider_id, source, reset_generation,
+# The columns of `Counters`, a finished job's values for them, and how they are added to those of an earlier row, `old`.
+_COUNTERS = """
     ingest_count, success, timeouts, provider_errors, cancelled, errors,
-    duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors, provider_seconds, polls)
-SELECT hour, %(slot_id)s, %(provider_id)s, %(source)s,
-    reset_generation, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
+    duration_seconds, duration_buckets, wait_seconds, wait_buckets, attempts, attempt_errors, provider_seconds, polls
+"""
+_VALUES = """
+    1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s,
     %(duration)s, %(duration_buckets)s, %(wait)s, %(wait_buckets)s,
     %(attempts)s, %(attempt_errors)s, %(provider_seconds)s, %(polls)s
-FROM figures
-ON CONFLICT (hour, slot_id, provider_id, source, reset_generation) DO UPDATE SET
+"""
+_ADD_OUTCOME = """
     ingest_count = old.ingest_count + 1,
     success = old.success + excluded.success,
     timeouts = old.timeouts + excluded.timeouts,
     provider_errors = old.provider_errors + excluded.provider_errors,
     cancelled = old.cancelled + excluded.cancelled,
-    errors = old.errors + excluded.errors,
+    errors = old.errors + excluded.errors
+"""
+_ADD = (
+    _ADD_OUTCOME
+    + """,
     duration_seconds = old.duration_seconds + excluded.duration_seconds,
     duration_buckets = ARRAY(SELECT a + b FROM unnest(old.duration_buckets, excluded.duration_buckets) AS t (a, b)),
     wait_seconds = old.wait_seconds + excluded.wait_seconds,
@@ -107,14 +91,44 @@ ON CONFLICT (hour, slot_id, provider_id, source, reset_generation) DO UPDATE SET
     provider_seconds = old.provider_seconds + excluded.provider_seconds,
     polls = old.polls + excluded.polls
 """
+)
+
+# The upsert locks the slot's row first, so that a count and a reset never interleave: a photo that arrived before the
+# last reset counts for the generation before it.
+COUNT = f"""
+WITH figures AS (
+    INSERT INTO stats_slotfigures AS old (slot_id) VALUES (%(slot_id)s)
+    ON CONFLICT (slot_id) DO UPDATE SET version = old.version + 1
+    RETURNING reset_generation - coalesce(%(received_at)s < last_reset_at, false)::int AS reset_generation,
+        date_trunc('hour', %(received_at)s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC' AS hour
+), hourly_total AS (
+    INSERT INTO stats_hourlytotal AS old (
+        hour, provider_id, ingest_count, success, timeouts, provider_errors, cancelled, errors)
+    SELECT hour, %(provider_id)s, 1, %(success)s, %(timeouts)s, %(provider_errors)s, %(cancelled)s, %(errors)s
+    FROM figures WHERE %(source)s = 'booth'
+    ON CONFLICT (hour, provider_id) DO UPDATE SET {_ADD_OUTCOME}
+), total AS (
+    INSERT INTO stats_countertotal AS old (slot_id, provider_id, {_COUNTERS})
+    SELECT %(slot_id)s, %(provider_id)s, {_VALUES} FROM figures WHERE %(source)s = 'booth'
+    ON CONFLICT (slot_id, provider_id) DO UPDATE SET {_ADD}
+)
+INSERT INTO stats_hourlycounter AS old (hour, slot_id, provider_id, source, reset_generation, {_COUNTERS})
+SELECT hour, %(slot_id)s, %(provider_id)s, %(source)s, reset_generation, {_VALUES} FROM figures
+ON CONFLICT (hour, slot_id, provider_id, source, reset_generation) DO UPDATE SET {_ADD}
+"""
 
 COUNT_LATE_ANSWER = """
-UPDATE stats_hourlycounter SET late_answers = late_answers + 1
-WHERE id = (
-    SELECT id FROM stats_hourlycounter
-    WHERE hour = date_trunc('hour', %s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
-      AND slot_id = %s AND provider_id = %s AND source = %s
-    ORDER BY reset_generation LIMIT 1)
+WITH counter AS (
+    UPDATE stats_hourlycounter SET late_answers = late_answers + 1
+    WHERE id = (
+        SELECT id FROM stats_hourlycounter
+        WHERE hour = date_trunc('hour', %s AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+          AND slot_id = %s AND provider_id = %s AND source = %s
+        ORDER BY reset_generation LIMIT 1)
+    RETURNING slot_id, provider_id, source
+)
+UPDATE stats_countertotal AS total SET late_answers = late_answers + 1
+FROM counter WHERE source = 'booth' AND total.slot_id = counter.slot_id AND total.provider_id = counter.provider_id
 """
 
 OUTCOMES = ("success", "timeouts", "provider_errors", "cancelled", "errors")

@@ -1,16 +1,16 @@
-"""Prometheus metrics of finished jobs, read from the hourly counters, so that every process reports the same."""
+"""Prometheus metrics of finished jobs, read from the counters' totals, so that every process reports the
+same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import accumulate
 
-from django.db.models import Sum
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from stats.journal import DURATION_BOUNDS, WAIT_BOUNDS
-from stats.models import HourlyCounter
+from stats.models import CounterTotal
 
 COUNTERS = {
     "ingest_requests": ("ingest_count", "Photos that were admitted and whose job has ended."),
@@ -26,44 +26,36 @@ COUNTERS = {
     "late_answers_dropped": ("late_answers", "Pictures that came after their job's end."),
 }
 LABELS = ("slot_id", "provider")
-Row = dict[str, Any]
 
 
 class FinishedJobs(Collector):
+    """Test runs are not counted."""
+
     def collect(self) -> Iterator[Metric]:
-        rows = _sum_counters()
+        totals = list(CounterTotal.objects.order_by("slot_id", "provider_id"))
         for name, (column, text) in COUNTERS.items():
             counter = CounterMetricFamily(name, text, labels=LABELS)
-            for row in rows:
-                counter.add_metric(_get_labels(row), float(row[f"sum_{column}"]))
+            for total in totals:
+                counter.add_metric(_get_labels(total), float(getattr(total, column)))
             yield counter
-        text = "From a photo's arrival to its job's end."
-        yield _make_histogram("ingest_duration_seconds", text, "duration", DURATION_BOUNDS, rows)
-        yield _make_histogram(
-            "job_claim_wait_seconds", "From a photo's arrival to its first claim.", "wait", WAIT_BOUNDS, rows
+        durations = HistogramMetricFamily(
+            "ingest_duration_seconds", "From a photo's arrival to its job's end.", labels=LABELS
         )
+        waits = HistogramMetricFamily(
+            "job_claim_wait_seconds", "From a photo's arrival to its first claim.", labels=LABELS
+        )
+        for total in totals:
+            buckets = _make_buckets(DURATION_BOUNDS, total.duration_buckets)
+            durations.add_metric(_get_labels(total), buckets, total.duration_seconds)
+            waits.add_metric(_get_labels(total), _make_buckets(WAIT_BOUNDS, total.wait_buckets), total.wait_seconds)
+        yield durations
+        yield waits
 
 
-def _sum_counters() -> list[Row]:
-    """All sums by slot and provider, in one query. Test runs are not counted."""
-    columns = [column for column, _ in COUNTERS.values()] + ["duration_seconds", "wait_seconds"]
-    columns += [f"duration_buckets__{i}" for i in range(len(DURATION_BOUNDS) + 1)]
-    columns += [f"wait_buckets__{i}" for i in range(len(WAIT_BOUNDS) + 1)]
-    sums = {f"sum_{column}": Sum(column) for column in columns}
-    counters = HourlyCounter.objects.filter(source="booth").order_by("slot_id", "provider_id")
-    return [dict(row) for row in counters.values("slot_id", "provider_id").annotate(**sums)]
+def _make_buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Prometheus's, each with what is below its bound in all."""
+    return list(zip([*map(str, bounds), "+Inf"], map(float, accumulate(counts)), strict=True))
 
 
-def _make_histogram(name: str, text: str, kind: str, bounds: Sequence[float], rows: Sequence[Row]) -> Metric:
-    histogram = HistogramMetricFamily(name, text, labels=LABELS)
-    for row in rows:
-        total, buckets = 0, []
-        for i, bound in enumerate([*map(str, bounds), "+Inf"]):
-            total += row[f"sum_{kind}_buckets__{i}"]
-            buckets.append((bound, float(total)))
-        histogram.add_metric(_get_labels(row), buckets, row[f"sum_{kind}_seconds"])
-    return histogram
-
-
-def _get_labels(row: Row) -> tuple[str, str]:
-    return row["slot_id"], row["provider_id"]
+def _get_labels(total: CounterTotal) -> tuple[str, str]:
+    return total.slot_id, total.provider_id

@@ -85,15 +85,8 @@ class Outcomes(models.Model):
         abstract = True
 
 
-class HourlyCounter(Outcomes):
-    """Finished jobs by the hour (UTC) in which their photo arrived. One row per hour, slot, provider, source and reset
-    generation."""
-
-    hour = models.DateTimeField()
-    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
-    provider_id = models.CharField(max_length=32)
-    source = models.CharField(max_length=8)
-    reset_generation = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo arrived
+class Counters(Outcomes):
+    """All that is counted of finished jobs."""
 
     late_answers = models.PositiveIntegerField(db_default=0)
 
@@ -105,6 +98,20 @@ class HourlyCounter(Outcomes):
     attempt_errors = models.PositiveIntegerField(db_default=0)
     provider_seconds = models.FloatField(db_default=0)  # sum over attempts
     polls = models.PositiveIntegerField(db_default=0)
+
+    class Meta:
+        abstract = True
+
+
+class HourlyCounter(Counters):
+    """Finished jobs by the hour (UTC) in which their photo arrived. One row per hour, slot, provider, source and reset
+    generation."""
+
+    hour = models.DateTimeField()
+    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
+    provider_id = models.CharField(max_length=32)
+    source = models.CharField(max_length=8)
+    reset_generation = models.PositiveIntegerField(db_default=0)  # of `SlotFigures`, when the photo arrived
 
     class Meta:
         constraints = [
@@ -133,6 +140,23 @@ class HourlyTotal(Outcomes):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H:00} {self.provider_id}"
+
+
+class CounterTotal(Counters):
+    """The booths' photos of all time, by slot and provider: sums of the hourly counters, updated by the same statement.
+    `/metrics` reads these, because the hours are never deleted."""
+
+    slot = models.ForeignKey(Slot, models.PROTECT, db_constraint=False, db_index=False)
+    provider_id = models.CharField(max_length=32)
+
+    class Meta:
+        constraints = [
+            # The upsert's target.
+            models.UniqueConstraint(fields=["slot", "provider_id"], name="counter_total_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.slot_id} {self.provider_id}"
 
 
 class SlotFigures(models.Model):

@@ -42,6 +42,12 @@ def post(web: httpx.Client, path: str, data: dict[str, Any]) -> httpx.Response:
     return web.post(path, data=data | {"csrfmiddlewaretoken": web.cookies["csrftoken"]})
 
 
+def read_version(page: Any) -> dict[str, str]:
+    """The hidden field that says which version of its object the page shows."""
+    found = re.search(r'name="version" value="([^"]*)"', page.content.decode())
+    return {"version": unescape(found[1])} if found else {}
+
+
 def text_of(response: Any) -> str:
     """The page's text, without tags."""
     page = re.sub(r"<(script|style).*?</\1>", "", response.content.decode(), flags=re.DOTALL)

@@ -59,6 +59,7 @@ MUTABLE_TABLES = (
     "stats_processinglog",
     "stats_hourlycounter",
     "stats_hourlytotal",
+    "stats_countertotal",
     "stats_slotfigures",
     "providers_providercall",
     "providers_provideraccount",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 # One statement, under the advisory lock, so that count and insert see the same queue. An earlier post of the photo is
 # looked for first, since joining it adds no job. Jobs past their deadline do not count, whether swept yet or not.
+# KEY SHARE waits for a transaction that archives the slot, which locks it FOR UPDATE, and for no other change of it.
 ADMIT = """
 WITH earlier_post AS (
     SELECT id, expires_at FROM jobs_job
@@ -24,12 +25,15 @@ WITH earlier_post AS (
         clock.now, clock.now, clock.now + %(wait)s
     FROM (SELECT clock_timestamp() AS now) AS clock
     WHERE NOT EXISTS (SELECT FROM earlier_post)
+      AND EXISTS (SELECT FROM slots_slot WHERE id = %(slot_id)s AND archived_at IS NULL FOR KEY SHARE)
       AND (SELECT count(*) FROM jobs_job WHERE NOT is_finalized AND expires_at > clock_timestamp()) < %(limit)s
     RETURNING id, expires_at
 )
 SELECT id AS job_id, expires_at, extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds_left, joined
 FROM (SELECT *, false AS joined FROM inserted UNION ALL SELECT *, true FROM earlier_post) AS ticket
 """
+
+IS_ARCHIVED = "SELECT archived_at IS NOT NULL FROM slots_slot WHERE id = %s"
 
 # Claims run one at a time where an account or a waiting job's slot has a limit, so that no two use the same capacity.
 LOCK_CLAIMS = """

@@ -62,6 +62,10 @@ class QueueFull(Exception):
     """QUEUE_MAX_IN_FLIGHT_JOBS jobs are under way."""
 
 
+class SlotArchived(Exception):
+    """The slot was archived after the photo's checks."""
+
+
 class ClaimLost(Exception):
     """The job has ended, is past its deadline or is another worker's."""
 
@@ -74,14 +78,15 @@ class Queue:
 
     async def admit(self, job: NewJob, wait_seconds: int, *, only_join: bool = False) -> Ticket:
         """Adds the job, or joins the one of an earlier post of its photo. The limit is exact under concurrency. Raises
-        `QueueFull`; with `only_join` also where there is no earlier post."""
+        `SlotArchived` or `QueueFull`; the second with `only_join` also where there is no earlier post."""
         values = _make_admission_values(job, wait_seconds) | ({"limit": 0} if only_join else {})
         async with self.database.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
             cursor = connection.cursor(row_factory=class_row(Ticket))
             ticket = await (await cursor.execute(statements.ADMIT, values)).fetchone()
             if ticket is None:
-                raise QueueFull
+                archived = await (await connection.execute(statements.IS_ARCHIVED, (job.slot_id,))).fetchone()
+                raise SlotArchived if archived and archived[0] else QueueFull
             await journal.write(connection, [log_steps.make_received(job, ticket)])
         if not ticket.joined:
             await self._notify(READY_CHANNEL)

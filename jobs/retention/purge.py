@@ -1,4 +1,5 @@
-"""Removing what has expired: temporary media, results, old log entries, and files that a crash left behind.
+"""Removing what has expired: temporary media, results, old log entries, and files that a crash left behind. Rooms above
+add what they keep (`purge_with`).
 
 Files are removed before their rows, so that after any failure the next run finds the rest. Two runs at once do no
 harm: what one has removed, the other does not find.
@@ -7,8 +8,10 @@ harm: what one has removed, the other does not find.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -97,7 +100,8 @@ def _purge_kinds(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = Fals
     total = PurgeResult(cutoff, dry_run)
     for kind in kinds:
         removed = PurgeResult(cutoff, dry_run)
-        KINDS[kind](removed)
+        for purger in KINDS[kind]:
+            purger(removed)
         total.add(removed)
         if not dry_run:
             _add_to_total(kind, removed)
@@ -106,13 +110,25 @@ def _purge_kinds(kinds: Iterable[str], cutoff: datetime, *, dry_run: bool = Fals
 
 def _add_to_total(kind: str, removed: PurgeResult) -> None:
     PurgeTotal.objects.get_or_create(pk=kind)
+    stored = {"stored_bytes": _measure_files()} if kind == "media" else {}  # each minute
     PurgeTotal.objects.filter(pk=kind).update(
         runs=F("runs") + 1,
         files=F("files") + removed.files,
         bytes=F("bytes") + removed.bytes,
         rows=F("rows") + removed.rows,
         last_run_at=timezone.now(),
+        **stored,
     )
+
+
+def _measure_files() -> int:
+    """Bytes of all files under MEDIA_ROOT: once per purge, and not at each scrape of the metrics."""
+    total = 0
+    for folder, _folders, names in os.walk(settings.MEDIA_ROOT):
+        for name in names:
+            with suppress(FileNotFoundError):  # removed since it was listed
+                total += os.lstat(Path(folder, name)).st_size
+    return total
 
 
 def _purge_media(removed: PurgeResult) -> None:
@@ -120,7 +136,7 @@ def _purge_media(removed: PurgeResult) -> None:
     now = removed.cutoff
     expired = MediaObject.objects.filter(expires_at__lte=now)
     deleted = [pk for pk, path in expired.values_list("pk", "path") if removed.delete(path)]
-    _delete_rows(MediaObject.objects.filter(pk__in=deleted), removed)
+    delete_rows(MediaObject.objects.filter(pk__in=deleted), removed)
     is_answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
     is_answered |= Q(finalized_at__lte=now - RESPONSE_TIME) | Q(is_finalized=False, expires_at__lte=now - RESPONSE_TIME)
     is_over = (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & is_answered
@@ -162,20 +178,30 @@ def _purge_log(removed: PurgeResult) -> None:
     """Log entries, calls and jobs past LOG_RETENTION_DAYS; rows of stopped processes and of old purges."""
     now = removed.cutoff
     cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
-    _delete_rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
-    _delete_rows(ProviderCall.objects.filter(at__lt=cutoff), removed)
+    delete_rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
+    delete_rows(ProviderCall.objects.filter(at__lt=cutoff), removed)
     if not removed.dry_run:
         ProviderCall.objects.close_lost()
-    _delete_rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
-    _delete_rows(Process.objects.filter(seen_at__lt=now - PROCESS_RETENTION), removed)
-    _delete_rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUN_RETENTION), removed)
+    delete_rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
+    delete_rows(Process.objects.filter(seen_at__lt=now - PROCESS_RETENTION), removed)
+    delete_rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUN_RETENTION), removed)
 
 
-KINDS: dict[str, Callable[[PurgeResult], None]] = {"media": _purge_media, "results": _purge_results, "log": _purge_log}
+KINDS: dict[str, list[Callable[[PurgeResult], None]]] = {
+    "media": [_purge_media],
+    "results": [_purge_results],
+    "log": [_purge_log],
+}
 
 
-def _delete_rows(due: QuerySet[Any], removed: PurgeResult) -> None:
-    """Counts by the database's own number, so that two purges at once count no row twice; cascades are not counted."""
+def purge_with(kind: str, purger: Callable[[PurgeResult], None]) -> None:
+    """Adds to a kind what another room keeps: its app's `ready` calls this."""
+    KINDS[kind].append(purger)
+
+
+def delete_rows(due: QuerySet[Any], removed: PurgeResult) -> None:
+    """Deletes the rows, in batches. Counts by the database's own number, so that two purges at once count no row twice;
+    cascades are not counted."""
     model: Any = due.model
     label = model._meta.label  # noqa: SLF001 - Django documents it
     for keys in _split(due.values_list("pk", flat=True)):

@@ -221,7 +221,7 @@ class SlotView(StaffView):
     def delete(self, request: Request, slot_id: str, query: dict[str, Any]) -> Response:
         force = query["force"]
         with transaction.atomic():
-            slot = _lock_version(request, slot_id)
+            slot = _lock_version(request, slot_id, waits_for_photos=True)
             if not force and (count := _list_jobs_under_way(slot_id).count()):
                 raise ApiError("jobs_under_way", _("Photos of this slot are under way."), jobs=count)
             if Slot.objects.filter(pk=slot_id).archive():
@@ -280,12 +280,13 @@ def _create(values: Mapping[str, Any]) -> Slot:
             return slot
 
 
-def _lock_version(request: Request, slot_id: str, updated_at: Any = None) -> Slot:
-    """Locks the slot until the transaction ends. Raises `ApiError` unless the client has seen its current version."""
+def _lock_version(request: Request, slot_id: str, updated_at: Any = None, *, waits_for_photos: bool = False) -> Slot:
+    """Locks the slot until the transaction ends; with `waits_for_photos` against the admission of photos too, so that
+    those under way are all that there will be. Raises `ApiError` unless the client has seen its current version."""
     if_match = request.headers.get("If-Match")
     if if_match is None and updated_at is None:
         raise ApiError("version_required", _("Send If-Match with the ETag of the version that you have seen."))
-    slot = get_slot(Slot.objects.select_for_update(no_key=True), slot_id)  # `no_key`: arriving photos do not wait
+    slot = get_slot(Slot.objects.select_for_update(no_key=not waits_for_photos), slot_id)
     tags = ["*"] if if_match is None else parse_etags(if_match)
     if not {"*", make_etag(slot)} & set(tags) or updated_at not in (None, slot.updated_at):
         message = _("Somebody has changed the slot since: look at it again.")

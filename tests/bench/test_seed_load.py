@@ -29,6 +29,7 @@ JOBS = 400
 COUNTERS = (
     "SELECT * FROM stats_hourlycounter ORDER BY hour, slot_id, provider_id, source",
     "SELECT * FROM stats_hourlytotal ORDER BY hour, provider_id",
+    "SELECT * FROM stats_countertotal ORDER BY slot_id, provider_id",
     "SELECT * FROM stats_slotfigures ORDER BY slot_id",
 )
 SECONDS = {"duration_seconds", "wait_seconds", "provider_seconds"}  # the log has them in milliseconds
@@ -100,7 +101,7 @@ async def fetch_counters(queue: Queue) -> list[dict[str, Any]]:
 async def test_the_counters_are_those_that_the_queue_would_have_written(queue: Queue) -> None:
     await in_thread(seed)
     seeded = await fetch_counters(queue)
-    await sql(queue, "TRUNCATE stats_hourlycounter, stats_hourlytotal, stats_slotfigures")
+    await sql(queue, "TRUNCATE stats_hourlycounter, stats_hourlytotal, stats_countertotal, stats_slotfigures")
     for tally in await in_thread(lambda: [make_tally(job) for job in Job.objects.all()]):
         async with queue.database.connection() as pooled:
             await journal.count(pooled, tally)

@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from ingest.models import IngestSettings
 from ingest.password import rotate
-from tests.admin_client import browser, errors_of, make_staff_user, text_of
+from tests.admin_client import browser, errors_of, make_staff_user, read_version, text_of
 from tests.conftest import PASSWORD, Booth, in_background, jpeg, use_sandbox
 from tests.sandbox.server import Sandbox
 
@@ -30,7 +30,8 @@ def admin() -> Client:
 
 
 def save(client: Client, **fields: str) -> Any:
-    return client.post(PAGE, {"sync_response_seconds": "48", "new_password": ""} | fields)
+    page = {"sync_response_seconds": "48", "new_password": ""} | read_version(client.get(PAGE))
+    return client.post(PAGE, page | fields)
 
 
 def is_password(value: str) -> bool:

@@ -6,9 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
+from core.database import in_thread
 from jobs.queue.statements import ADMIT, CLAIM, GET_OUTCOME, LIST_OVERDUE
 from jobs.queue.verbs import Queue, _make_admission_values
+from jobs.retention.purge import KINDS, purge
+from tests.jobs.test_purge import put_file
 from tests.queue_helpers import admit_job, new_job, sql
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("alone")]
@@ -42,6 +47,25 @@ async def test_twenty_thousand_finished_jobs_are_not_read(queue: Queue) -> None:
         plan = "\n".join(line[0] for line in lines)
         assert "Seq Scan on jobs_job" not in plan, f"{name}:\n{plan}"
         assert all(index in plan for index in indexes), f"{name}:\n{plan}"
+
+
+def purge_all() -> list[str]:
+    """The statements on jobs of a purge of all kinds."""
+    for folder in ("payloads", "results", "thumbnails"):
+        put_file(f"{folder}/{uuid4()}.jpg")
+    with CaptureQueriesContext(connection) as queries:
+        purge(KINDS)
+    return [query["sql"] for query in queries if '"jobs_job"' in query["sql"]]
+
+
+async def test_a_purge_reads_no_finished_jobs(queue: Queue) -> None:
+    await sql(queue, FINISHED)
+    await sql(queue, "ANALYZE jobs_job")
+    statements = await in_thread(purge_all)
+    assert len(statements) >= 9
+    for statement in statements:
+        plan = "\n".join(line["QUERY PLAN"] for line in await sql(queue, "EXPLAIN " + statement.replace("%", "%%")))
+        assert "Seq Scan on jobs_job" not in plan, f"{statement}:\n{plan}"
 
 
 async def test_a_claim_writes_into_no_index(queue: Queue) -> None:

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 
 import httpx
 import pytest
@@ -21,11 +22,12 @@ from ingest.models import IngestSettings
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.retention.purge import purge
 from stats.metrics import FinishedJobs
-from stats.models import HourlyCounter
+from stats.models import CounterTotal
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
 from tests.jobs.results import age, make_picture
 from tests.photoslot.waiting import until
 from tests.sandbox.server import Sandbox
+from tests.stats.counters import count, count_late_answer
 
 pytestmark = pytest.mark.contract
 
@@ -161,37 +163,50 @@ def test_they_count_what_came_through_the_door(booth: Booth, web: httpx.Client) 
 def test_polls_and_late_answers_are_counted(booth: Booth, web: httpx.Client) -> None:
     use_sandbox("queued")
     assert booth.post(jpeg()).status == 200
-    HourlyCounter.objects.update(late_answers=2)
+    for _ in range(2):
+        count_late_answer("slot-001", "queued")
     samples = scrape(web)
     labels = frozenset({("slot_id", "slot-001"), ("provider", "queued")})
     assert samples["provider_polls_total", labels] >= 1
     assert samples["late_answers_dropped_total", labels] == 2
 
 
-def test_a_test_run_is_no_booths_photo(booth: Booth, web: httpx.Client) -> None:
-    make_picture(booth)
-    HourlyCounter.objects.update(source=Job.Source.TEST)
+def test_a_test_run_is_no_booths_photo(web: httpx.Client) -> None:
+    count(source="test")
     assert not any(name == "ingest_requests_total" for name, _ in scrape(web))
 
 
 def test_hours_add_up(booth: Booth, web: httpx.Client) -> None:
     make_picture(booth)
-    counter = HourlyCounter.objects.get()
-    counter.pk, counter.hour = None, counter.hour - timedelta(days=40)
-    counter.save(force_insert=True)
+    count(timezone.now() - timedelta(days=40), provider_id="instant")
     samples = scrape(web)
     assert of_slot(samples, "ingest_requests_total") == 2
     assert of_slot(samples, "ingest_duration_seconds_bucket", le="+Inf") == 2
 
 
-def test_the_table_of_hours_is_read_once_whatever_is_in_it(booth: Booth) -> None:
-    make_picture(booth)
-    use_sandbox("queued", slot_id="slot-002")
-    booth.post(jpeg(), slot="slot-002")
+@pytest.mark.usefixtures("database")
+def test_the_hours_are_not_read_however_many_there_are() -> None:
+    count()
     with CaptureQueriesContext(connection) as queries:
         assert len(list(FinishedJobs().collect())) > 10
-    assert len(queries) == 1
-    assert queries[0]["sql"].count('stats_hourlycounter" WHERE') == 1
+    assert not any("stats_hourlycounter" in query["sql"] for query in queries)
+
+
+@pytest.mark.usefixtures("database")
+def test_the_totals_are_the_sums_of_the_hours() -> None:
+    """Those that the queue counts, and those that the migration finds."""
+    now = timezone.now()
+    count(now, "success", "timeouts", "errors")
+    count(now - timedelta(days=40), "success", wait_seconds=None, polls=2)
+    count(now, "success", slot_id="slot-002")
+    count(now, "success", source="test")
+    count_late_answer("slot-001", "studio")
+    counted = [row | {"id": 0} for row in CounterTotal.objects.order_by("slot_id").values()]
+    assert [(row["ingest_count"], row["late_answers"]) for row in counted] == [(4, 1), (1, 0)]
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE stats_countertotal")
+        cursor.execute(import_module("stats.migrations.0003_counter_totals").FILL)
+    assert [row | {"id": 0} for row in CounterTotal.objects.order_by("slot_id").values()] == counted
 
 
 def test_queue_processes_and_settings_are_shown(booth: Booth, ready: httpx.Client, sandbox: Sandbox) -> None:
@@ -212,9 +227,12 @@ def test_queue_processes_and_settings_are_shown(booth: Booth, ready: httpx.Clien
 
 
 def test_the_disk_is_shown(booth: Booth, web: httpx.Client) -> None:
+    purge(["media"])
     before = scrape(web)["media_storage_bytes", frozenset()]
     (settings.MEDIA_ROOT / "results").mkdir(exist_ok=True)
     (settings.MEDIA_ROOT / "results/large").write_bytes(b"x" * 3_000_000)
+    assert scrape(web)["media_storage_bytes", frozenset()] == before  # no scrape looks at the files
+    purge(["media"])
     samples = scrape(web)
     assert samples["media_storage_bytes", frozenset()] - before == pytest.approx(3_000_000, abs=50_000)
     used, whole = samples["media_disk_used_bytes", frozenset()], samples["media_disk_capacity_bytes", frozenset()]

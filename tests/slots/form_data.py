@@ -6,6 +6,10 @@ import json
 from typing import Any
 
 from django.urls import reverse
+from django.utils import timezone
+
+from core.admin import _make_digest
+from slots.models import Slot
 
 ADD = reverse("admin:slots_slot_add")
 
@@ -14,12 +18,19 @@ def change_url(slot_id: str = "slot-001") -> str:
     return reverse("admin:slots_slot_change", args=[slot_id])
 
 
+def make_version(slot_id: str = "slot-001") -> str:
+    """The hidden field of the slot's page as it is opened now."""
+    slot = Slot.objects.get(pk=slot_id)
+    return f"{timezone.now().isoformat()} {_make_digest([slot, *slot.bindings.order_by('pk')])}"
+
+
 def slot_page(recipe: str = "studio/image_edit", bindings: Any = (), **more: Any) -> dict[str, Any]:
-    """Without any setting; each binding is a dict of its row's fields."""
+    """Of slot-001, opened now, without any setting; each binding is a dict of its row's fields."""
     rows = {f"bindings-{n}-{field}": value for n, row in enumerate(bindings) for field, value in row.items()}
     saved = sum("id" in row for row in bindings)
     totals = {"bindings-TOTAL_FORMS": len(bindings), "bindings-INITIAL_FORMS": saved}
-    return {"name": "New", "is_active": "on", "recipe": recipe} | totals | rows | more
+    page = {"version": make_version(), "name": "New", "is_active": "on", "recipe": recipe}
+    return page | totals | rows | more
 
 
 def settings(**values: Any) -> dict[str, Any]:

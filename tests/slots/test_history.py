@@ -205,14 +205,17 @@ def test_images_by_the_api_are_recorded(api: Api) -> None:
 
 def test_images_by_the_admins_form_are_recorded(staff: Client) -> None:
     first, second = image(), image()
-    form = slot_page(**settings(look="black_and_white"), name=BEFORE["name"])
-    row = {"bindings-0-setting_key": "mood", "bindings-0-media": first.pk, "bindings-TOTAL_FORMS": 1}
-    staff.post(change_url(), form | row)
-    row |= {"bindings-0-id": TemplateBinding.objects.get().pk, "bindings-0-slot": "slot-001"}
-    saved = form | row | {"bindings-INITIAL_FORMS": 1}
-    staff.post(change_url(), saved | {"bindings-0-media": second.pk})
-    staff.post(change_url(), saved | {"bindings-0-media": second.pk, "bindings-0-setting_key": "style"})
-    staff.post(change_url(), saved | {"bindings-0-DELETE": "on"})
+    row = {"setting_key": "mood", "media": first.pk}
+
+    def save() -> None:
+        form = slot_page(bindings=[row], **settings(look="black_and_white"), name=BEFORE["name"])
+        assert staff.post(change_url(), form).status_code == 302
+
+    save()
+    row |= {"id": TemplateBinding.objects.get().pk, "slot": "slot-001"}
+    for change in ({"media": second.pk}, {"setting_key": "style"}, {"DELETE": "on"}):
+        row |= change
+        save()
     one, two = str(first.pk), str(second.pk)
     assert list_changes() == [
         ("staff-0", {"template_media.style": (two, None)}),

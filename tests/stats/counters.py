@@ -28,3 +28,13 @@ async def _count(tallies: list[Tally]) -> None:
     async with await AsyncConnection.connect(**connection_kwargs(), autocommit=True) as connection:
         for tally in tallies:
             await journal.count(connection, tally)
+
+
+def count_late_answer(slot_id: str, provider_id: str) -> None:
+    """For a photo that a booth has just posted."""
+    asyncio.run(_count_late_answer(slot_id, provider_id))
+
+
+async def _count_late_answer(slot_id: str, provider_id: str) -> None:
+    async with await AsyncConnection.connect(**connection_kwargs(), autocommit=True) as connection:
+        await journal.count_late_answer(connection, datetime.now(UTC), slot_id, provider_id, "booth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from django.test import Client
 from django.utils import timezone
 
 from jobs.models import Job
+from jobs.queue.verbs import ADMISSION_LOCK
 from slots.models import Slot, SlotQuerySet, TemplateBinding
 from staff.api.recent_results import CHUNK, RECENT_COUNT, query_recent_jobs
 from tests.api import Api, check_refusal, make_api
@@ -334,3 +336,47 @@ def test_other_jobs_do_not_prevent_archiving(api: Api, other: str) -> None:
 def test_a_query_that_cannot_be_archives_nothing(api: Api, query: str, status: int) -> None:
     assert delete(api, query=query).status_code == status
     assert Slot.objects.get(pk="slot-001").archived_at is None
+
+
+def delete_elsewhere(api: Api, query: str) -> Callable[[], int]:
+    """On a connection of its own; calling the answer waits for the status."""
+
+    def send() -> int:
+        status: int = delete(api, query=query).status_code
+        connection.close()
+        return status
+
+    return in_background(send)
+
+
+@pytest.mark.parametrize("query", ["", "?force=true"])
+def test_a_photo_whose_slot_is_archived_before_its_admission_is_refused(
+    api: Api, booth: Booth, query: str, sandbox: Sandbox
+) -> None:
+    use_sandbox("instant")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [ADMISSION_LOCK])
+        wait = in_background(lambda: booth.post(jpeg()))
+        until(lambda: count_lock_waits() == 1)  # it has looked the slot up, and waits for its admission
+        assert delete_elsewhere(api, query)() == 204
+    reply = wait()
+    assert reply.status == 404
+    assert json.loads(reply.body)["error"]["code"] == "slot_not_found"
+    assert not Job.objects.exists()
+    assert stored_files() == []
+
+
+@pytest.mark.parametrize(("query", "status"), [("", 409), ("?force=true", 204)])
+def test_a_photo_that_is_being_admitted_is_under_way(
+    api: Api, booth: Booth, query: str, status: int, sandbox: Sandbox
+) -> None:
+    use_sandbox("instant", "hold")
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE stats_processinglog IN EXCLUSIVE MODE")
+        post = in_background(lambda: booth.post(jpeg()))
+        until(lambda: count_lock_waits() == 1)  # its job is inserted, and not yet committed
+        archive = delete_elsewhere(api, query)
+        until(lambda: count_lock_waits() == 2)
+    assert archive() == status
+    sandbox.let_go()
+    assert post().status == (503 if status == 204 else 200)
