@@ -88,6 +88,7 @@ PROVIDERS = [
     "providers.openai.OpenAI",
     "providers.turbotext.Turbotext",
 ]
+ALLOW_INSECURE_PROVIDERS = env.flag("ALLOW_INSECURE_PROVIDERS", False)  # plain http, and private networks
 PROVIDER_CATALOGUE_DIR = env.text("PROVIDER_CATALOGUE_DIR")
 PROVIDER_ATTEMPTS = env.integer("PROVIDER_ATTEMPTS", 5, 1, 5)
 PROVIDER_RETRY_PAUSE_SECONDS = env.integer("PROVIDER_RETRY_PAUSE_SECONDS", 3, 0, 30)
