@@ -137,6 +137,7 @@ MIDDLEWARE = [
     "slots.history.HistoryMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "staff.login.DeviceCookieMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
@@ -166,10 +167,12 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_BASE_URL.startswith("https:/
 SECURE_CONTENT_TYPE_NOSNIFF = True
 LOGIN_URL = "admin:login"
 
-# Logging in, at the admin's page and the API's: guesses are counted in the database, by name and by address.
+# Logging in, at the admin's page and the API's: guesses are counted in the database.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "staff.login.StaffBackend"]
-AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
+AXES_HANDLER = "staff.login.FailedLogins"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_FAILURE_LIMIT = 10  # as for the ingest password
+AXES_CLIENT_IP_CALLABLE = "staff.login.get_client_network"
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
 AXES_LOCKOUT_CALLABLE = "staff.login.make_lockout_response"
