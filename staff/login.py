@@ -81,7 +81,7 @@ class FailedLogins(AxesDatabaseHandler):  # type: ignore[misc]  # axes has no ty
         super().user_logged_in(sender, request, user, **more)
         if SESSION_KEY in request.session:  # not for a token: programs keep no cookies
             value = [user.get_username(), secrets.token_urlsafe(16)]
-            request.new_device_cookie = signing.dumps(value, salt=DEVICE_SALT, compress=True)
+            request.new_device_cookie = signing.dumps(value, salt=DEVICE_SALT)
 
 
 class DeviceCookieMiddleware:
