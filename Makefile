@@ -24,7 +24,7 @@ check: $(VENV)/.dev ## style, types, imports, migrations, the published document
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 	$(BIN)/lint-imports
-	$(BIN)/python manage.py check --fail-level WARNING
+	PUBLIC_BASE_URL=https://photos.example $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	@mkdir -p var && $(DOCUMENT) --file var/openapi.yaml
 	@diff -u openapi.yaml var/openapi.yaml || { echo "The code has gone on: make openapi"; exit 1; }

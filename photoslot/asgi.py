@@ -1,7 +1,7 @@
 """The ASGI entry: what stands in front of Django.
 
-It bounds the body before Django spools it, gives each request a correlation id, and keeps what `ingest` needs (pool,
-queue, notifications, password checker) for the life of the process.
+It bounds the body before Django spools it, gives each response its correlation id and security headers, and keeps what
+`ingest` needs (pool, queue, notifications, password checker) for the life of the process.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from ingest.handler import BoothHandler  # noqa: E402
 from ingest.password import PasswordChecker  # noqa: E402
 from jobs.queue.notify import Listener, Waiters  # noqa: E402
 from jobs.queue.verbs import DONE_CHANNEL, Queue  # noqa: E402
+from photoslot.security_headers import add_missing  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
         if message["type"] == "http.response.start":
             started = True
             named = (b"x-correlation-id", correlation_id.get().encode())
-            message = {**message, "headers": [*message["headers"], named]}
+            message = {**message, "headers": [*add_missing(scope["path"], message["headers"]), named]}
         await send(message)
 
     try:

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 
 import environ
@@ -40,6 +41,17 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
     def words(self, name: str, default: str) -> list[str]:
         """Words, separated by commas. An empty variable means none."""
         return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
+
+    def networks(self, name: str) -> list[str]:
+        """IP addresses or networks, separated by commas. Raises `ImproperlyConfigured`."""
+        words = self.words(name, "")
+        for word in words:
+            try:
+                ip_network(word)
+            except ValueError as error:
+                message = f"{name}: {error}. Give addresses such as 10.0.0.5, or networks such as 10.0.0.0/24."
+                raise ImproperlyConfigured(message) from None
+        return words
 
     def folder(self, name: str, default: Path) -> Path:
         return Path(self.text(name, str(default)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from datetime import timedelta
+from ipaddress import ip_address
 from tempfile import NamedTemporaryFile
 
 from django.conf import settings
@@ -52,7 +53,20 @@ def metrics(request: HttpRequest) -> HttpResponse:
     given, wanted = request.headers.get("Authorization", ""), f"Bearer {settings.METRICS_TOKEN}"
     if settings.METRICS_TOKEN and not secrets.compare_digest(given.encode(), wanted.encode()):
         raise ApiError("invalid_credentials", _("Send METRICS_TOKEN as a bearer token."))
+    if not settings.METRICS_TOKEN and not _is_from_this_machine(request):
+        message = _("Without METRICS_TOKEN only this machine reads them. Set it, and send it as a bearer token.")
+        raise ApiError("invalid_credentials", message)
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _is_from_this_machine(request: HttpRequest) -> bool:
+    """A proxy here that is not in TRUSTED_PROXIES is known by its headers."""
+    if any(name in request.headers for name in ("Forwarded", "Via", "X-Forwarded-For", "X-Real-Ip")):
+        return False
+    try:
+        return ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
+    except ValueError:  # a Unix socket, behind which there is a proxy
+        return False
 
 
 def _run_check(check: Callable[[], bool]) -> bool:

@@ -25,6 +25,8 @@ DEBUG = env.flag("DEBUG", False)
 HOST = env.text("HOST", "0.0.0.0")  # noqa: S104 - booths are other machines
 PORT = env.integer("PORT", 8000, 1, 65535)
 PUBLIC_BASE_URL = env.text("PUBLIC_BASE_URL", f"http://localhost:{PORT}").rstrip("/")
+IS_HTTPS = PUBLIC_BASE_URL.startswith("https://")
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")  # only they say who the client is (X-Forwarded-For, -Proto)
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "*")  # links are built from PUBLIC_BASE_URL, never from the Host header
 ADMIN_USERNAMES = env.words("ADMIN_USERNAMES", "serg,igor")
 RUNTIME_CREDENTIALS_FILE = env.folder("RUNTIME_CREDENTIALS_FILE", BASE_DIR / "secrets/runtime_credentials.json")
@@ -88,6 +90,7 @@ PROVIDERS = [
     "providers.openai.OpenAI",
     "providers.turbotext.Turbotext",
 ]
+ALLOW_INSECURE_PROVIDERS = env.flag("ALLOW_INSECURE_PROVIDERS", False)  # plain http, and private networks
 PROVIDER_CATALOGUE_DIR = env.text("PROVIDER_CATALOGUE_DIR")
 PROVIDER_ATTEMPTS = env.integer("PROVIDER_ATTEMPTS", 5, 1, 5)
 PROVIDER_RETRY_PAUSE_SECONDS = env.integer("PROVIDER_RETRY_PAUSE_SECONDS", 3, 0, 30)
@@ -136,6 +139,7 @@ MIDDLEWARE = [
     "slots.history.HistoryMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "staff.login.DeviceCookieMiddleware",
     "axes.middleware.AxesMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
@@ -161,14 +165,30 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_BASE_URL]
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_BASE_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = IS_HTTPS
+CSRF_COOKIE_HTTPONLY = True  # forms carry the token
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"  # a guest's link is all that it takes to see the picture
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if IS_HTTPS else 0
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # other services may live on sub-domains; they are not ours to bind to https,
+    "security.W021",  # nor is the domain ours to have preloaded
+    "security.W008",  # TLS ends at the proxy, and booths on the local network are never redirected
+]
+# Scripts, styles and pictures are our own files; `photoslot.security_headers` has the exceptions.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
 LOGIN_URL = "admin:login"
 
-# Logging in, at the admin's page and the API's: guesses are counted in the database, by name and by address.
+# Logging in, at the admin's page and the API's: guesses are counted in the database.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "staff.login.StaffBackend"]
-AXES_LOCKOUT_PARAMETERS = ["username", "ip_address"]
+AXES_HANDLER = "staff.login.FailedLogins"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_FAILURE_LIMIT = 10  # as for the ingest password
+AXES_CLIENT_IP_CALLABLE = "staff.login.get_client_network"
 AXES_COOLOFF_TIME = timedelta(minutes=5)
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # or whoever goes on guessing would lock a person out for good
 AXES_LOCKOUT_CALLABLE = "staff.login.make_lockout_response"

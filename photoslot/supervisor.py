@@ -193,6 +193,10 @@ def build_web_command(port: int) -> list[str]:
         "--log-level": "warning",
     }
     command = [sys.executable, "-m", "uvicorn", "photoslot.asgi:application", "--no-access-log", "--no-server-header"]
+    if settings.TRUSTED_PROXIES:
+        options["--forwarded-allow-ips"] = ",".join(settings.TRUSTED_PROXIES)
+    else:
+        command.append("--no-proxy-headers")  # uvicorn believes everyone on 127.0.0.1 unless told otherwise
     return command + [part for option in options.items() for part in option]
 
 

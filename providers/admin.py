@@ -8,6 +8,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
@@ -49,6 +50,23 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = ProviderAccount
         fields = COLUMNS
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        if not self.errors:
+            stored = ProviderAccount.objects.select_for_update().get(pk=self.instance.pk)
+            try:
+                accounts.require_key(stored, self.changes())
+            except ValidationError as error:
+                self.add_error("new_key", error)
+        return cleaned
+
+    def clean_base_url(self) -> str:
+        """Here rather than by the model only, which checks after `clean`."""
+        value: str = self.cleaned_data["base_url"]
+        if value:
+            account_validators.check_address(value)
+        return value
 
     def clean_new_key(self) -> str:
         return self._clean_secret("new_key", account_validators.check_key)

@@ -16,9 +16,11 @@ from typing import Any
 
 import httpx
 
+from providers.address_guard import GuardedTransport
 from providers.base import Account, AmbiguousError, PermanentError, Reason, TransientError
 
 CONNECT_SECONDS = 5.0  # as for control calls; the time-out for the whole response is the caller's
+LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32)
 # A 4K picture as base64 in JSON is up to 70 MB; nothing larger is valid.
 MAX_RESPONSE_BYTES = 96 * 1024 * 1024
 
@@ -42,12 +44,10 @@ class Http:
     def __init__(self, account: Account, headers: Mapping[str, str]) -> None:
         self._client = httpx.AsyncClient(
             base_url=account.base_url,
-            proxy=account.proxy_url,
-            verify=_tls_context(),
+            transport=GuardedTransport(account.base_url, account.proxy_url, _tls_context(), LIMITS),
             headers={name.encode(): value.encode() for name, value in headers.items()},  # a pasted key may not be ASCII
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: a session would link jobs to each other
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             follow_redirects=False,
             trust_env=False,  # the account defines the proxy
         )
@@ -57,7 +57,7 @@ class Http:
     ) -> Response:
         """Raises `TransientError` if no connection was made, and for calls that are not paid; `AmbiguousError` if a
         paid request was sent and its response was lost or is larger than `max_bytes`; `PermanentError` if the key
-        cannot be sent at all."""
+        cannot be sent at all, and as `AddressRefused` if the address is forbidden."""
         lost_error = AmbiguousError if is_paid else TransientError
         try:
             async with self._client.stream(method, url, **request) as stream:

@@ -101,12 +101,15 @@ class ProviderAccount(models.Model):
         provider = registry.get_classes().get(self.provider_id)
         return provider is not None and (not provider.needs_key or bool(self.encrypted_key))
 
+    @property
+    def default_base_url(self) -> str:
+        return registry.get_classes()[self.provider_id].default_base_url
+
     def decrypt(self) -> Account:
         """The account in the form that adapters take. Raises `crypto.UnreadableSecretError`."""
-        provider = registry.get_classes()[self.provider_id]
         return Account(
             key=crypto.decrypt(self.encrypted_key),
-            base_url=self.base_url or provider.default_base_url,
+            base_url=self.base_url or self.default_base_url,
             proxy_url=crypto.decrypt(self.encrypted_proxy_url) or None,
         )
 

@@ -26,6 +26,7 @@ UNDOCUMENTED_HEADERS = {
     *("content-type", "content-length", "cache-control", "vary", "allow", "date", "server", "connection", "expires"),
     *("content-language", "set-cookie"),
     *("x-content-type-options", "x-frame-options", "referrer-policy", "cross-origin-opener-policy"),
+    *("content-security-policy", "strict-transport-security"),
 }
 
 

@@ -6,6 +6,8 @@ import asyncio
 import base64
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,21 +73,53 @@ class Lease:
         return self.until - time.monotonic()
 
 
+@dataclass(slots=True)
+class _Instance:
+    provider: Provider[Any]
+    account: EncryptedAccount
+    jobs: int = 0  # that use it
+
+
 class Providers:
-    """The provider adapters of this process, one instance for each account: jobs share its connections."""
+    """The provider adapters of this process, one for each provider: jobs share its connections. When staff have edited
+    an account, jobs under way keep the old adapter; with the last of them it is closed, and its key dropped."""
 
     def __init__(self) -> None:
-        self._instances: dict[tuple[str, EncryptedAccount], Provider[Any]] = {}
+        self._instances: dict[str, _Instance] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
-    def get(self, provider_id: str, account: EncryptedAccount) -> Provider[Any]:
+    @contextmanager
+    def use(self, provider_id: str, account: EncryptedAccount) -> Iterator[Provider[Any]]:
         """Raises `PermanentError` where the account cannot be used."""
-        if (provider_id, account) not in self._instances:
-            self._instances[provider_id, account] = _make_provider(provider_id, account)
-        return self._instances[provider_id, account]
+        instance = self._instances.get(provider_id)
+        if instance is None or _get_access(instance.account) != _get_access(account):
+            if replaced := self._instances.pop(provider_id, None):
+                self._close_unused(replaced)
+            instance = self._instances[provider_id] = _Instance(_make_provider(provider_id, account), account)
+        instance.jobs += 1
+        try:
+            yield instance.provider
+        finally:
+            instance.jobs -= 1
+            if self._instances.get(provider_id) is not instance:
+                self._close_unused(instance)
 
     async def aclose(self) -> None:
-        for provider in self._instances.values():
-            await provider.aclose()
+        for instance in self._instances.values():
+            await instance.provider.aclose()
+        await asyncio.gather(*self._closing)
+
+    def _close_unused(self, instance: _Instance) -> None:
+        """In a task: closing may wait for what the provider still removes, and no job waits for that."""
+        if instance.jobs == 0:
+            task = asyncio.create_task(instance.provider.aclose(), name="close provider")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+def _get_access(account: EncryptedAccount) -> tuple[str, str, str]:
+    """What a provider's adapter is made from."""
+    return account.encrypted_key, account.base_url, account.encrypted_proxy_url
 
 
 def _make_provider(provider_id: str, account: EncryptedAccount) -> Provider[Any]:
@@ -148,6 +182,7 @@ class JobRun:
         self._deadline = Deadline.after(claim.seconds_left, overtime)
         self._context = RunContext(queue, permit, self._deadline, JobReport(call_id=claim.open_call))
         self._provider_run: ProviderRun | None = None
+        self._in_use = ExitStack()
         self._task: asyncio.Task[Picture] | None = None
         self._is_stopped = False
 
@@ -169,6 +204,10 @@ class JobRun:
         """Runs the job to its end. Cancelling this stops the work and leaves the job to another worker, unless there is
         a picture already: that is stored first."""
         correlation_id.set(str(self.claim.id))
+        with self._in_use:
+            await self._run()
+
+    async def _run(self) -> None:
         if self.claim.lost_claims >= MAX_LOST_CLAIMS:
             await self._finish(Failure(Reason.INTERNAL, f"{MAX_LOST_CLAIMS} workers were lost with this photo"))
             return
@@ -225,7 +264,7 @@ class JobRun:
         if not account.is_enabled:
             raise PermanentError(Reason.OVERLOADED, "The provider is switched off in its account")
         plan = ProviderPlan(
-            self._providers.get(provider_id, account),
+            self._in_use.enter_context(self._providers.use(provider_id, account)),
             operation_id,
             settings.fill_placeholders(self.claim.metadata),
             is_fallback=fallback is not None,

@@ -8,6 +8,7 @@ is repeated once its response was lost; polls and downloads cost nothing. `opera
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import ClassVar
 
 import httpx
@@ -17,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from providers.base import Accepted, Account, PermanentError, Picture, Provider, Reason, Request
 from providers.http import Http, Response
 from providers.turbotext import responses
-from providers.turbotext.downloads import Downloads, is_public
+from providers.turbotext.downloads import Downloads
 from providers.turbotext.operations import OPERATIONS, Settings
 
 MAX_JSON_BYTES = 64 * 1024  # a response has some hundred bytes, and the prompt
@@ -106,6 +107,6 @@ def _is_local(url: str) -> bool:
     except httpx.InvalidURL:
         return True
     try:
-        return not is_public(host)
+        return not ip_address(host).is_global
     except ValueError:  # a name
         return "." not in host or host.endswith((".localhost", ".local", ".internal"))

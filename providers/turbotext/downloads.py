@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import Sequence
 
 import httpx
 
 from core import images
+from providers.address_guard import AddressRefused
 from providers.base import Account, PermanentError, Picture, Reason, TransientError
 from providers.http import Http, Response
 
@@ -23,7 +22,6 @@ class Downloads:
     def __init__(self, account: Account, address: str, pauses: Sequence[float]) -> None:
         self._address = httpx.URL(f"{address}/")
         self._pauses = pauses  # seconds, before each retry of a result that is not there yet
-        self._has_proxy = account.proxy_url is not None
         self._http = Http(account, {})
 
     async def fetch(self, link: str) -> Picture:
@@ -42,7 +40,7 @@ class Downloads:
 
     async def _follow_redirects(self, url: httpx.URL) -> Response:
         for _ in range(MAX_REDIRECTS + 1):
-            await self._check_host(url)
+            self._check_host(url)
             response = await self._get(url)
             if not 300 <= response.status < 400:
                 return response
@@ -52,29 +50,24 @@ class Downloads:
     async def _get(self, url: httpx.URL) -> Response:
         try:
             return await self._http.send("GET", str(url), max_bytes=MAX_BYTES)
+        except AddressRefused:
+            raise PermanentError(
+                Reason.NO_IMAGE, f"the result's link leads into a private network: {url.host[:100]}"
+            ) from None
         except TransientError as error:
             if error.reason == Reason.NO_IMAGE:  # too large, which a retry would not change
                 raise PermanentError(error.reason, error.message) from None
             raise
 
-    async def _check_host(self, url: httpx.URL) -> None:
-        """Raises `PermanentError` unless the URL leads to Turbotext and not into a private network (SSRF)."""
+    def _check_host(self, url: httpx.URL) -> None:
+        """Raises `PermanentError` unless the URL leads to Turbotext; the HTTP client checks where the name leads."""
         if _origin(url) == _origin(self._address):
             return
         if url.scheme != "https" or url.port is not None or not _is_turbotext(url.host):
             raise PermanentError(Reason.NO_IMAGE, f"the result's link leads to a foreign host: {url.host[:100]}")
-        # With a proxy, the proxy resolves names. If a name's address changes between this check and the connection, TLS
-        # still verifies Turbotext's certificate.
-        if not self._has_proxy and not all(map(is_public, await _resolve_host(url.host))):
-            raise PermanentError(Reason.NO_IMAGE, f"the result's link leads into a private network: {url.host[:100]}")
 
     async def aclose(self) -> None:
         await self._http.aclose()
-
-
-def is_public(address: str) -> bool:
-    """Whether the IP address is globally reachable. Raises `ValueError` for a host name."""
-    return ipaddress.ip_address(address).is_global
 
 
 def _resolve_link(link: str, base: httpx.URL) -> httpx.URL:
@@ -91,14 +84,6 @@ def _is_turbotext(host: str) -> bool:
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
-
-
-async def _resolve_host(host: str) -> list[str]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, 443, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise TransientError(Reason.OVERLOADED, f"no address of {host[:100]} ({type(error).__name__})") from None
-    return [str(address[0]) for *_, address in found]
 
 
 def _read_mime_type(response: Response) -> str:

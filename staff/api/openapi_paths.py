@@ -184,7 +184,11 @@ def _describe_operator_paths() -> dict[str, Any]:
         "/healthz": _describe_read("getHealth", "Whether the process serves", "operators", alive),
         "/readyz": _describe_read("getReadiness", "Whether photos can be taken", "operators", ready),
         "/metrics": _describe_read(
-            "getMetrics", "Metrics; METRICS_TOKEN, if set, is their bearer token", "operators", {"200": text}, refusals
+            "getMetrics",
+            "Metrics, for METRICS_TOKEN as bearer token; where it is unset, for the service's own machine",
+            "operators",
+            {"200": text},
+            refusals,
         ),
     }
 

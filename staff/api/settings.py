@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.admin.models import CHANGE
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext as _
@@ -22,7 +23,7 @@ from providers import accounts, registry
 from providers.account_validators import check_address, check_key, check_proxy_address
 from providers.models import ProviderAccount
 from staff.api.base import StaffView, log_change
-from staff.api.exceptions import make_unknown_field_error
+from staff.api.exceptions import make_unknown_field_error, refuse_fields
 from staff.api.operation import operation
 from staff.api.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 
@@ -50,7 +51,12 @@ class NewPassword(StrictSerializer):
 class AccountChanges(StrictSerializer):
     """What is not given stays as it is."""
 
-    api_key = StrictCharField(**TEXT, max_length=KEY_LENGTH, validators=[check_key], help_text="Empty: none.")
+    api_key = StrictCharField(
+        **TEXT,
+        max_length=KEY_LENGTH,
+        validators=[check_key],
+        help_text="Empty: none. Required with a `base_url` on another host, if a key is stored.",
+    )
     is_enabled = StrictBooleanField(required=False)
     base_url = StrictCharField(
         **TEXT, max_length=200, validators=[check_address], help_text="Empty: the provider's own."
@@ -186,11 +192,19 @@ def _change(changes: Mapping[str, Any], by: AbstractBaseUser) -> str:
     if changed:
         log_change(IngestSettings.objects.get(), CHANGE, _describe_change(changed), by)
     for provider_id, values in sorted(changes.get("provider_keys", {}).items()):  # sorted: no deadlock
-        account, _created = ProviderAccount.objects.get_or_create(pk=provider_id)
+        account, _created = ProviderAccount.objects.select_for_update().get_or_create(pk=provider_id)
         if values:
+            _require_key(account, values)
             accounts.save(account, accounts.apply(account, values), by)
             log_change(account, CHANGE, _describe_change(values), by)
     return generated
+
+
+def _require_key(account: ProviderAccount, values: Mapping[str, Any]) -> None:
+    try:
+        accounts.require_key(account, values)
+    except ValidationError as error:
+        raise refuse_fields({"provider_keys": {account.pk: {"api_key": error.messages}}}) from None
 
 
 def _represent_settings() -> dict[str, Any]:

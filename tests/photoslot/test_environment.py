@@ -55,6 +55,20 @@ def test_words(monkeypatch: pytest.MonkeyPatch, text: str | None, words: list[st
 
 
 @pytest.mark.unit
+def test_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("N", "127.0.0.1, 10.0.0.0/24,2001:db8::/64")
+    assert environment.Environment().networks("N") == ["127.0.0.1", "10.0.0.0/24", "2001:db8::/64"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("text", ["*", "proxy.example", "10.0.0.1/24", "10.0.0.1,x"])
+def test_no_networks(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("N", text)
+    with pytest.raises(ImproperlyConfigured, match=r"^N: .*Give addresses such as"):
+        environment.Environment().networks("N")
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("text", ["0", "10", "-1", "1.5", "seven", "0x1"])
 def test_no_integer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("N", text)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize(
     "address",
-    ["https://api.example", "http://relay:8080/v1/", "http://10.0.0.1", "http://[::1]:80", "https://пример.рф"],
+    ["https://api.example", "https://relay:8080/v1/", "http://127.0.0.1:1", "http://[::1]:80", "https://пример.рф"],
 )
 def test_an_address(address: str) -> None:
     check_address(address)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,8 +21,9 @@ from providers.models import ProviderAccount
 from stats.models import ProcessingLog
 from tests import leaks
 from tests.booth_client import Reply
-from tests.conftest import Booth, jpeg
+from tests.conftest import Booth, in_background, jpeg
 from tests.ingest.helpers import nothing_left, refusal
+from tests.photoslot.waiting import until
 from tests.providers.account_factories import KEYS, create_account, use_gemini
 from tests.sandbox.wire import WireSandbox
 
@@ -128,6 +130,36 @@ def test_a_change_reaches_running_workers_with_the_next_photo(booth: Booth, wire
     )  # the same photo could join the last job, whose delivery may not be recorded yet
     assert refusal(reply, 502, "provider_error")["reason"] == "auth"
     assert [call.headers["x-goog-api-key"] for call in wires.calls("gemini")] == [KEYS["gemini"], "AIza-not-accepted"]
+
+
+def count_connections(wires: WireSandbox) -> int:
+    """Those that are open to the sandbox, from any process (/proc/net/tcp: the second address, then the state)."""
+    port = f":{int(wires.url.rpartition(':')[2]):04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return len([row for row in rows if row[2].endswith(port) and row[3] == "01"])
+
+
+def enter_key_again() -> None:
+    """Which is another secret, and another connection, as far as workers can see."""
+    account = ProviderAccount.objects.get(pk="gemini")
+    account.set_key(KEYS["gemini"])
+    account.save()
+
+
+def test_an_edited_accounts_client_is_closed_once_its_last_job_has_ended(booth: Booth, wires: WireSandbox) -> None:
+    """With it goes the key that it holds."""
+    create_account(wires.url)
+    use_gemini()
+    wires.speakers["gemini"].play("hold")
+    held = in_background(lambda: booth.post(jpeg(colour="red")))
+    wires.wait_for(lambda: len(wires.calls("gemini")) == 1)
+    for number in range(5):
+        enter_key_again()
+        assert booth.post(jpeg(colour=f"rgb({number}, 0, 0)")).status == 200
+    assert count_connections(wires) == 2  # the held call's, and the latest
+    wires.let_go()
+    assert held().status == 200  # its account was edited meanwhile, and it kept its client
+    until(lambda: count_connections(wires) == 1)
 
 
 def test_calls_go_through_the_accounts_proxy_and_its_password_stays_hidden(booth: Booth, wires: WireSandbox) -> None:

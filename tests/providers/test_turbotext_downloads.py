@@ -152,7 +152,7 @@ async def test_a_name_without_an_address_may_have_one_later(monkeypatch: pytest.
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     downloads = Downloads(Account(KEY, "https://www.turbotext.ru"), "https://www.turbotext.ru", ())
-    with pytest.raises(TransientError, match="no address of files"):
+    with pytest.raises(TransientError, match="no connection"):
         await downloads.fetch("https://files.turbotext.ru/x.png")
 
 

@@ -15,6 +15,7 @@ from axes.models import AccessAttempt
 from django.conf import settings
 from django.contrib.auth import hashers
 from django.contrib.auth.models import Group, User
+from django.core import signing
 from django.db import connection
 from django.db.models import F
 from django.test import Client
@@ -206,22 +207,117 @@ def test_a_session_of_the_admin_is_no_token() -> None:
     check_refusal(api("get", PROVIDERS), 401, "invalid_credentials")
 
 
-def test_after_ten_failures_a_name_is_locked_out_from_everywhere_even_with_the_right_password() -> None:
+ELSEWHERE = {"REMOTE_ADDR": "10.0.0.9"}
+
+
+def test_after_ten_failures_a_name_is_locked_out_at_that_address_even_with_the_right_password() -> None:
     user = make_staff_user()
     assert fail(10, user.username) == [401] * 9 + [429]
-    elsewhere = {"REMOTE_ADDR": "10.0.0.9"}
-    response = log_in(user.username, **elsewhere)
+    response = log_in(user.username)
     check_refusal(response, 429, "rate_limited")
     assert 290 <= int(response.headers["Retry-After"]) <= 300
-    assert log_in(make_staff_user().username, **elsewhere).status_code == 200
+    assert log_in(make_staff_user().username).status_code == 200
 
 
-def test_after_ten_failures_an_address_is_locked_out_for_all_names() -> None:
-    for number in range(10):
-        fail(1, f"guess-{number}", headers={"User-Agent": f"agent {number}"})
+def test_failures_from_elsewhere_do_not_lock_a_person_out() -> None:
+    user = make_staff_user()
+    assert fail(12, user.username, **ELSEWHERE)[-1] == 429
+    assert log_in(user.username).status_code == 200
+    assert post_to_admin_login(user.username, PASSWORD).status_code == 302
+
+
+def test_after_fifty_failures_an_address_is_locked_out_for_all_names() -> None:
+    statuses = [fail(1, f"guess-{n}", headers={"User-Agent": f"agent {n}"})[0] for n in range(50)]
+    assert statuses == [401] * 49 + [429]
     user = make_staff_user()
     check_refusal(log_in(user.username), 429, "rate_limited")
-    assert log_in(user.username, REMOTE_ADDR="10.0.0.9").status_code == 200
+    assert log_in(user.username, **ELSEWHERE).status_code == 200
+
+
+def guess_from_many_addresses(username: str) -> list[int]:
+    """A hundred times, nine from each address."""
+    return [fail(1, username, REMOTE_ADDR=f"10.1.0.{number // 9}")[0] for number in range(100)]
+
+
+def test_after_a_hundred_failures_a_name_is_locked_out_everywhere_for_those_who_never_logged_in() -> None:
+    user = make_staff_user()
+    assert guess_from_many_addresses(user.username) == [401] * 99 + [429]
+    response = log_in(user.username)
+    check_refusal(response, 429, "rate_limited")
+    assert 250 <= int(response.headers["Retry-After"]) <= 300
+    assert log_in(make_staff_user().username).status_code == 200
+
+
+def log_in_by_browser(user: User) -> Client:
+    """Then the session ends; what is left is the browser's cookies."""
+    client = Client()
+    page = client.post("/admin/login/", {"username": user.username, "password": PASSWORD})
+    cookie = page.cookies["device"]
+    assert (cookie["httponly"], cookie["samesite"], user.username in cookie.value) == (True, "Strict", False)
+    client.logout()
+    client.cookies["device"] = cookie.value
+    return client
+
+
+def submit(client: Client, username: str, password: str, **more: Any) -> int:
+    status: int = client.post("/admin/login/", {"username": username, "password": password}, **more).status_code
+    return status
+
+
+def test_a_browser_in_which_somebody_has_logged_in_is_not_locked_out_by_others() -> None:
+    user = make_staff_user()
+    client = log_in_by_browser(user)
+    fail(10, user.username)
+    for number in range(50):
+        fail(1, f"guess-{number}")
+    guess_from_many_addresses(user.username)
+    assert submit(client, user.username, PASSWORD) == 302
+    assert post_to_admin_login(user.username, PASSWORD).status_code == 429
+
+
+def test_such_a_browser_has_ten_failures_of_its_own_and_for_its_own_name_only() -> None:
+    user, other = make_staff_user(), make_staff_user()
+    client = log_in_by_browser(user)
+    assert [submit(client, user.username, WRONG, REMOTE_ADDR=f"10.1.0.{n}") for n in range(10)] == [200] * 9 + [429]
+    assert submit(client, user.username, PASSWORD, **ELSEWHERE) == 429
+    fail(10, other.username)
+    assert submit(client, other.username, PASSWORD) == 429
+
+
+@pytest.mark.parametrize("cookie", ["", "nonsense", "{other}", "{signed_elsewhere}"])
+def test_a_forged_device_cookie_is_none(cookie: str) -> None:
+    user = make_staff_user()
+    other = log_in_by_browser(make_staff_user()).cookies["device"].value
+    fail(10, user.username)
+    client = Client()
+    client.cookies["device"] = cookie.format(other=other, signed_elsewhere=signing.dumps([user.username, "x"]))
+    assert submit(client, user.username, PASSWORD) == 429
+
+
+def test_an_issued_token_and_a_session_outlast_every_lockout() -> None:
+    user = make_staff_user(superuser=True)
+    api, client = Api(get_token(user.username)), Client()
+    client.force_login(user)
+    fail(10, user.username)
+    for number in range(40):
+        fail(1, f"guess-{number}")
+    check_refusal(log_in(user.username), 429, "rate_limited")
+    assert api("get", PROVIDERS).status_code == 200
+    assert client.get("/admin/").status_code == 200
+
+
+def test_the_addresses_of_one_network_count_as_one() -> None:
+    """Whoever has an IPv6 address has 2^64 of them."""
+    user = make_staff_user()
+    assert [fail(1, user.username, REMOTE_ADDR=f"2001:db8::{number}")[0] for number in range(10)][-1] == 429
+    assert log_in(user.username, REMOTE_ADDR="2001:db8::ffff").status_code == 429
+    assert log_in(user.username, REMOTE_ADDR="2001:db8:0:1::1").status_code == 200
+
+
+def test_forwarded_addresses_change_nothing_by_themselves() -> None:
+    user = make_staff_user()
+    forged = [{"X-Forwarded-For": f"10.2.0.{n}", "Forwarded": f"for=10.2.0.{n}"} for n in range(10)]
+    assert [fail(1, user.username, headers=headers)[0] for headers in forged][-1] == 429
 
 
 def test_a_name_that_does_not_exist_is_locked_out_like_any_other() -> None:

@@ -65,7 +65,7 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(harness: Harness, 
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("address", ["http://nowhere.invalid", "http://127.0.0.1:9", "https://{sandbox}"])
+@pytest.mark.parametrize("address", ["https://nowhere.invalid", "http://127.0.0.1:9", "https://{sandbox}"])
 def test_an_unreachable_provider(harness: Harness, provider: str, address: str) -> None:
     """An unknown host name, a closed port, and a port without TLS."""
     harness.set_address(provider, address.format(sandbox=harness.wire.url.removeprefix("http://")))

@@ -104,7 +104,7 @@ def test_keys_and_proxies_are_write_only(api: Api) -> None:
 def test_the_public_fields_of_an_account_are_returned(api: Api) -> None:
     values = {
         "is_enabled": False,
-        "base_url": "http://relay:8080/g",
+        "base_url": "https://relay:8080/g",
         "max_concurrent": 3,
         "per_minute": 60,
     }
