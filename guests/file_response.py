@@ -13,7 +13,8 @@ from jobs.storage import files
 
 
 def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str) -> HttpResponseBase:
-    """The file, a range of it (206), or 304; the bytes are read while they are sent. Raises `FileNotFoundError`, and the `ApiError` of 416."""
+    """The file, a range of it (206), or 304; the bytes are read while they are sent. Raises `FileNotFoundError`, and
+    the `ApiError` of 416."""
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
     size = files.size(path)
     if size is None:

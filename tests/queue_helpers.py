@@ -193,7 +193,9 @@ class DatabaseProxy:
             return
         server_reader, server_writer = await _connect_to_postgres()
         self._writers |= {writer, server_writer}
-        await asyncio.gather(self._pass_on_to_postgres(reader, server_writer, writer), self._pass_on(server_reader, writer))
+        await asyncio.gather(
+            self._pass_on_to_postgres(reader, server_writer, writer), self._pass_on(server_reader, writer)
+        )
 
     async def _pass_on_to_postgres(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter

@@ -125,9 +125,7 @@ async def test_a_public_address_answers_within_two_seconds(
                 pass
 
 
-async def post_and_freeze(
-    queue: Queue, processes: Processes, proxy: DatabaseProxy
-) -> tuple[httpx.Response, float]:
+async def post_and_freeze(queue: Queue, processes: Processes, proxy: DatabaseProxy) -> tuple[httpx.Response, float]:
     """Posts a photo, freezes the database for this web process while the booth waits, until the booth is answered.
     Returns the reply, and how many seconds after the deadline it came."""
     url = await start_web(processes, proxy)
