@@ -157,14 +157,14 @@ class DatabaseProxy:
 
     def cut(self) -> None:
         self._is_cut = True
-        for writer in self._writers:
+        for writer in tuple(self._writers):
             writer.close()
 
     async def remove(self) -> None:
         """Returns when all connections to Postgres are closed."""
         self.cut()
         self.thaw()
-        for writer in self._writers:
+        for writer in tuple(self._writers):
             with suppress(OSError):
                 await writer.wait_closed()
         await asyncio.gather(*self._serving, return_exceptions=True)

@@ -48,7 +48,7 @@ class Listener:
 
     def __init__(self, handlers: Mapping[str, Handler], on_connect: Callable[[], None]) -> None:
         self._probe_channel = f"photoslot_probe_{secrets.token_hex(8)}"
-        self._handlers = {**handlers, self._probe_channel: self._on_probe}
+        self._handlers: Mapping[str, Handler] = {self._probe_channel: self._on_probe, **handlers}
         self._on_connect = on_connect
         self._has_heard = False
         self.is_connected = False

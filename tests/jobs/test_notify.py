@@ -150,7 +150,7 @@ async def test_a_listener_that_hears_nothing_says_so_once(
     """Its LISTEN succeeds and hears nothing, as through PgBouncer in transaction mode: notifications stay within their
     database, and it listens in another."""
     settings.DATABASE_LISTEN_URL = make_listen_url(dbname="postgres")
-    subscriber, sessions = Subscriber(queue), set()
+    subscriber, sessions = Subscriber(queue), set[int]()
 
     async def count_sessions() -> bool:
         found = await sql(
