@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import parse_etags
 from django.utils.translation import gettext as _
 
@@ -12,8 +12,9 @@ from core.errors import ApiError
 from jobs.storage import files
 
 
-def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str) -> HttpResponse:
-    """The file, a range of it (206), or 304. Raises `FileNotFoundError`, and the `ApiError` of 416."""
+def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str) -> HttpResponseBase:
+    """The file, a range of it (206), or 304; the bytes are read while they are sent. Raises `FileNotFoundError`, and
+    the `ApiError` of 416."""
     headers = {"ETag": etag, "Accept-Ranges": "bytes", "X-Content-Type-Options": "nosniff"}
     size = files.size(path)
     if size is None:
@@ -25,11 +26,12 @@ def respond_with_file(request: HttpRequest, path: str, mime_type: str, etag: str
         return HttpResponse(content_type=mime_type, headers=headers | {"Content-Length": str(size)})
     range_header = request.headers.get("Range", "") if request.headers.get("If-Range", etag) == etag else ""
     part = _parse_range(range_header, size)
-    if part is None:
-        return HttpResponse(files.read(path), mime_type, headers=headers)
-    first, last = part
-    headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    return HttpResponse(files.read(path, first, last - first + 1), mime_type, 206, headers=headers)
+    first, last = part or (0, size - 1)
+    headers["Content-Length"] = str(last - first + 1)
+    if part:
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    body = files.FilePart(path, first, last - first + 1)
+    return StreamingHttpResponse(body, status=206 if part else 200, content_type=mime_type, headers=headers)
 
 
 def _parse_range(header: str, size: int) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from core.database import Database, DatabaseUnavailable
 from core.errors import ApiError
 from ingest import form, photo
 from ingest.password import RETRY_AFTER_SECONDS, PasswordChecker, TooManyFailures, WrongPassword
+from ingest.withdrawal import withdraw_later
 from jobs.models import Job
 from jobs.queue.notify import Waiters
 from jobs.queue.records import NewJob, Ticket
@@ -219,7 +220,7 @@ async def _enqueue(
 ) -> Ticket:
     """Stores the photo and admits the job; deletes the photo of a job that is not admitted. A refused photo may still
     join the job of an earlier post, which is already paid for."""
-    ticket = None
+    ticket, is_unknown = None, False
     try:
         if refusal is None:
             await asyncio.to_thread(files.save, job.payload_path, upload)
@@ -229,7 +230,11 @@ async def _enqueue(
     except QueueFull:
         message = _("As many photos are under way as may be. Try again in a few seconds.")
         raise (refusal or ApiError("queue_busy", message, retry_after=BUSY_RETRY_SECONDS)) from None
+    except DatabaseUnavailable:
+        is_unknown = True
+        withdraw_later(queue, job, wait_seconds)
+        raise
     finally:
-        if ticket is None or ticket.joined:
+        if not is_unknown and (ticket is None or ticket.joined):
             await asyncio.to_thread(files.delete, job.payload_path)
     return ticket

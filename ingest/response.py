@@ -34,7 +34,12 @@ LOOP_TURNS = 3
 async def wait_and_respond(state: IngestState, admission: Admission, disconnected: asyncio.Event) -> HttpResponseBase:
     """Waits for the job's end, then `respond`."""
     async with OriginalPhoto(state.queue, admission) as original:
-        outcome = await wait_for_end(state.queue, state.waiters, admission.ticket)
+        try:
+            outcome = await wait_for_end(state.queue, state.waiters, admission.ticket)
+        except DatabaseUnavailable:
+            if known := await original.get_without_outcome():  # a booth that would have 504 has its photo
+                return _respond_with_original(state.queue, *known, disconnected)
+            raise
         return await respond(state.queue, outcome, original, disconnected)
 
 

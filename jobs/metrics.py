@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db.models import Count
-from django.utils import timezone
+from django.db.models.functions import Now
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -47,7 +47,7 @@ def _collect_queue() -> Iterator[Metric]:
 
 
 def _collect_processes() -> Iterator[Metric]:
-    since = timezone.now() - timedelta(seconds=SEEN_SECONDS)
+    since = Now() - timedelta(seconds=SEEN_SECONDS)
     alive = GaugeMetricFamily("processes_alive", "Processes seen in the last 15 seconds.", labels=["kind"])
     listening = GaugeMetricFamily("processes_listening", "Those of them that hear notifications.", labels=["kind"])
     for kind in Process.Kind.values:
@@ -81,9 +81,8 @@ def _collect_purges() -> Iterator[Metric]:
     for kind in KINDS:
         last.add_metric([kind], totals[kind].last_run_at.timestamp() if kind in totals else 0)
     yield last
-    now = timezone.now()
     overdue = GaugeMetricFamily("overdue_artefacts", "Expired, and should be gone by now. Must be 0.", labels=["kind"])
-    results = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lt=now - OVERDUE_RESULT)
+    results = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lt=Now() - OVERDUE_RESULT)
     overdue.add_metric(["results"], results.count())
-    overdue.add_metric(["media"], MediaObject.objects.filter(expires_at__lt=now - OVERDUE_MEDIA).count())
+    overdue.add_metric(["media"], MediaObject.objects.filter(expires_at__lt=Now() - OVERDUE_MEDIA).count())
     yield overdue

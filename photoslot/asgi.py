@@ -22,10 +22,7 @@ from django import setup
 
 setup()
 
-from asgiref.sync import sync_to_async  # noqa: E402 - the rooms' models load only once Django is set up
-from django.conf import settings  # noqa: E402
-from django.core.handlers.asgi import ASGIHandler  # noqa: E402
-from django.http import HttpRequest, HttpResponseBase  # noqa: E402
+from django.conf import settings  # noqa: E402 - the rooms' models load only once Django is set up
 from django.utils.translation import gettext as _  # noqa: E402
 from servestatic import ServeStaticASGI  # noqa: E402
 
@@ -38,6 +35,7 @@ from ingest.password import PasswordChecker  # noqa: E402
 from jobs.queue.notify import Listener, Waiters  # noqa: E402
 from jobs.queue.verbs import DONE_CHANNEL, Queue  # noqa: E402
 from photoslot.security_headers import add_missing  # noqa: E402
+from photoslot.sync_handler import SyncHandler  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -54,20 +52,9 @@ CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 BOOTH_PATH = re.compile(r"/(api/)?ingest/[^/]+")  # as in urls.py
 
 
-class SingleThreadHandler(ASGIHandler):
-    """Runs Django's middleware and the view, all of them sync, in one go in the request's thread. Django's own handler
-    switches to the thread and back for each of them, sixteen times in all, and waits for the event loop in between."""
-
-    def load_middleware(self, is_async: bool = False) -> None:
-        super().load_middleware(is_async=False)
-
-    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        return await sync_to_async(self.get_response, thread_sensitive=True)(request)
-
-
 # What is no static file goes on to Django.
 static_and_django = ServeStaticASGI(
-    SingleThreadHandler(), root=settings.STATIC_ROOT, prefix=settings.STATIC_URL, allow_all_origins=False
+    SyncHandler(), root=settings.STATIC_ROOT, prefix=settings.STATIC_URL, allow_all_origins=False
 )
 booths = BoothHandler()
 

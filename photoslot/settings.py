@@ -12,6 +12,7 @@ from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
+from core.database import CONNECT_SECONDS, PEER_TIMEOUTS, BoundedConnection
 from photoslot import embedded_postgres
 from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
 from photoslot.environment import Environment, check_fernet_keys, generate_secret
@@ -36,7 +37,6 @@ EMBEDDED_POSTGRES = None if env.text("DATABASE_URL") else EmbeddedPostgres(BASE_
 database: dict[str, Any]
 if EMBEDDED_POSTGRES:
     database = {
-        "ENGINE": "django.db.backends.postgresql",
         "NAME": ACCOUNT,
         "USER": ACCOUNT,
         "HOST": EMBEDDED_POSTGRES.host,
@@ -45,9 +45,19 @@ if EMBEDDED_POSTGRES:
 else:
     database = env.db_url_config(env.text("DATABASE_URL"))
     database["HOST"] = unquote(database["HOST"])  # %2Fvar%2Frun%2Fpostgresql is a socket's folder
-# Sync views run in many threads, each with its own connection: a pool saves the connect and bounds their number.
-database.setdefault("OPTIONS", {})["pool"] = {"min_size": 0, "max_size": 10, "timeout": 2}
-database["CONN_HEALTH_CHECKS"] = True  # a round trip for each request; else every connection that died fails one
+database["ENGINE"] = "core.postgresql"
+database["OPTIONS"] = {
+    **PEER_TIMEOUTS,
+    **database.get("OPTIONS", {}),
+    # Sync views run in many threads, each with its own connection: a pool saves the connect and bounds their number.
+    "pool": {
+        "connection_class": BoundedConnection,
+        "min_size": 0,
+        "max_size": 10,
+        "timeout": CONNECT_SECONDS,
+        "reconnect_timeout": CONNECT_SECONDS,  # then the next caller retries
+    },
+}
 DATABASES = {"default": database}
 DATABASE_LISTEN_URL = env.text("DATABASE_LISTEN_URL")  # "off" = polling only
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -203,6 +213,9 @@ SIMPLE_JWT = {
     "SIGNING_KEY": hmac.digest(SECRET_KEY.encode(), b"staff tokens", "sha256").hex(),  # good for nothing else
     "USER_ID_FIELD": "username",
     "USER_ID_CLAIM": "sub",
+    # Another web host may have issued the token, whose clock is a little ahead. Between hosts that keep time by NTP, a
+    # minute is far more than needed, and lengthens a token's hour by no more than that.
+    "LEEWAY": timedelta(seconds=60),
     "CHECK_REVOKE_TOKEN": True,  # a token ends when its owner's password is changed
 }
 REST_FRAMEWORK = {

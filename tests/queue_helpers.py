@@ -11,11 +11,9 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from django.db import connection
-from psycopg import AsyncConnection
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
 
-from core.database import Database, connection_kwargs
+from core.database import open_database
 from jobs.queue.records import Claim, JobOutcome, JobReport, NewJob, Result
 from jobs.queue.verbs import Queue
 from jobs.storage import files
@@ -131,16 +129,22 @@ async def wait_for_blocked(queue: Queue, count: int) -> None:
 
 
 class DatabaseProxy:
-    """A TCP proxy to the database that can be cut off for one process, while all others go on.
+    """A TCP proxy to the database that can be cut off, or frozen, for one process, while all others go on.
 
+    Frozen it is a server that hangs: it takes connections and whatever is sent, and passes nothing on until it thaws.
     `sever_at`: once a client has sent these texts in order, the last is passed on and its response is lost.
+    `freeze_at`: once a client has sent these texts in order, it freezes before the last is passed on.
     """
 
     def __init__(self) -> None:
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[Any]] = set()
         self._is_cut = False
+        self._is_thawed = asyncio.Event()
+        self._is_thawed.set()
         self.sever_at: tuple[bytes, ...] = ()
+        self.freeze_at: tuple[bytes, ...] = ()
+        self.has_frozen = asyncio.Event()
         self.was_refused = asyncio.Event()
         self.port = 0
 
@@ -153,19 +157,27 @@ class DatabaseProxy:
 
     def cut(self) -> None:
         self._is_cut = True
-        for writer in self._writers:
+        for writer in tuple(self._writers):
             writer.close()
 
     async def remove(self) -> None:
         """Returns when all connections to Postgres are closed."""
         self.cut()
-        for writer in self._writers:
+        self.thaw()
+        for writer in tuple(self._writers):
             with suppress(OSError):
                 await writer.wait_closed()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     def mend(self) -> None:
         self._is_cut = False
+
+    def freeze(self) -> None:
+        self._is_thawed.clear()
+        self.has_frozen.set()
+
+    def thaw(self) -> None:
+        self._is_thawed.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
@@ -175,32 +187,45 @@ class DatabaseProxy:
         task = asyncio.current_task()
         assert task
         self._serving.add(task)
+        await self._is_thawed.wait()
+        if self._is_cut:  # meanwhile
+            writer.close()
+            return
         server_reader, server_writer = await _connect_to_postgres()
         self._writers |= {writer, server_writer}
-        await asyncio.gather(self._pass_on_to_postgres(reader, server_writer, writer), _pass_on(server_reader, writer))
+        await asyncio.gather(
+            self._pass_on_to_postgres(reader, server_writer, writer), self._pass_on(server_reader, writer)
+        )
 
     async def _pass_on_to_postgres(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter
     ) -> None:
-        matched = 0
+        matched = frozen_matched = 0
         with suppress(OSError):
             while data := await reader.read(65536):
+                while frozen_matched < len(self.freeze_at) and self.freeze_at[frozen_matched] in data:
+                    frozen_matched += 1
+                if self.freeze_at and frozen_matched == len(self.freeze_at):
+                    self.freeze_at = ()
+                    self.freeze()
                 while matched < len(self.sever_at) and self.sever_at[matched] in data:
                     matched += 1
                 if self.sever_at and matched == len(self.sever_at):
                     self.sever_at = ()
                     client.close()
+                await self._is_thawed.wait()
+                writer.write(data)
+                await writer.drain()
+        await self._is_thawed.wait()  # what was sent before the end arrives before it
+        writer.close()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                await self._is_thawed.wait()
                 writer.write(data)
                 await writer.drain()
         writer.close()
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 async def _connect_to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -212,9 +237,8 @@ async def _connect_to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWr
 
 @asynccontextmanager
 async def open_queue_through(proxy: DatabaseProxy) -> AsyncIterator[Queue]:
-    address = {"host": "127.0.0.1", "port": proxy.port, "autocommit": True}
-    async with AsyncConnectionPool[AsyncConnection[Any]](kwargs=connection_kwargs() | address, min_size=1) as pool:
-        yield Queue(Database(pool))
+    async with open_database(address={"host": "127.0.0.1", "port": proxy.port}) as database:
+        yield Queue(database)
 
 
 @asynccontextmanager

@@ -1,13 +1,16 @@
 """A job's files: `payloads/`, named after the job; `results/` and `thumbnails/`, named after the job and the claim that
 made them, so that no two workers write one file and no name follows from a public link; `media/`, named after the link.
 
-Through Django's storage, so that they can be elsewhere. All functions block: call them in a thread.
+Through Django's storage, so that they can be elsewhere. All functions block: call them in a thread. `FilePart` does so
+itself.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +24,8 @@ from core import images
 
 UUID_LENGTH = 36
 THUMBNAIL_PIXELS = 320  # the longer side; sharp in the admin's lists on a high-density screen
+
+PIECE_BYTES = 64 * 1024  # as much as the server's own buffer for a connection
 
 EXTENSIONS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "image/heic": "heic", "image/heif": "heif"}
 
@@ -77,12 +82,35 @@ def save(path: str, content: IO[Any] | bytes) -> None:
     default_storage.save(path, ContentFile(content) if isinstance(content, bytes) else content)
 
 
-def read(path: str, first: int = 0, length: int = -1) -> bytes:
-    """The whole file, or `length` bytes from offset `first`. Raises `FileNotFoundError`."""
+def read(path: str) -> bytes:
+    """The whole file. Raises `FileNotFoundError`."""
     with default_storage.open(path) as file:
-        file.seek(first)
-        data: bytes = file.read(length)
+        data: bytes = file.read()
         return data
+
+
+class FilePart:
+    """`length` bytes of a stored file from offset `first`, read in small pieces while they are sent: however slow its
+    reader, it takes no thread and little memory. Opening it raises `FileNotFoundError`; from then on the file may be
+    deleted. Whoever opens it closes it; a Django response does."""
+
+    def __init__(self, path: str, first: int, length: int) -> None:
+        self._file = default_storage.open(path)
+        self._first = first
+        self._length = length
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        await asyncio.to_thread(self._file.seek, self._first)
+        left = self._length
+        while left:
+            piece: bytes = await asyncio.to_thread(self._file.read, min(left, PIECE_BYTES))
+            if not piece:
+                raise EOFError("The file has become shorter")
+            left -= len(piece)
+            yield piece
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def size(path: str) -> int | None:

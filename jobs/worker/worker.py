@@ -28,7 +28,7 @@ from django.db import DatabaseError, InterfaceError
 
 from core.database import UNAVAILABLE_ERRORS, DatabaseUnavailable, in_thread
 from jobs import lifecycle
-from jobs.queue.notify import POLL_SECONDS, Listener
+from jobs.queue.notify import POLL_SECONDS, Listener, parse_job_id
 from jobs.queue.records import Claim
 from jobs.queue.verbs import DONE_CHANNEL, READY_CHANNEL, Queue
 from jobs.retention import requests
@@ -228,7 +228,7 @@ class Worker:
     def _on_done(self, payload: str) -> None:
         """The job has ended, elsewhere or here (then `stop` does nothing), and its provider has capacity again."""
         self._wake.set()
-        if running := self._running.get(UUID(payload)):
+        if (job_id := parse_job_id(payload)) and (running := self._running.get(job_id)):
             running[0].stop()
 
 

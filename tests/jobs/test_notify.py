@@ -5,16 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import connection
+from psycopg.conninfo import make_conninfo
 from pytest_django import Settings
 
+from core.database import connection_kwargs
+from jobs.queue import notify
 from jobs.queue.notify import Listener, Waiters
 from jobs.queue.verbs import DONE_CHANNEL, Queue
 from tests.conftest import Booth as PhotoBooth
 from tests.conftest import Processes, jpeg, use_sandbox
-from tests.queue_helpers import PATIENCE_SECONDS, PICTURE, REPORT, claim_job, post_job, row, sql, wait_for_end
+from tests.queue_helpers import (
+    PATIENCE_SECONDS,
+    PICTURE,
+    REPORT,
+    claim_job,
+    post_job,
+    row,
+    run_proxy,
+    sql,
+    wait_for_end,
+    wait_until,
+)
+from tests.settings import LOGS
 
 pytestmark = pytest.mark.integration
 
@@ -113,6 +130,77 @@ async def test_a_broken_connection_is_opened_again_and_the_state_read(queue: Que
         with subscriber.waiters.wait_for(claim.id) as event:
             await queue.finalize(claim, PICTURE, REPORT)
             await wait_for(event)
+
+
+def make_listen_url(**changes: Any) -> str:
+    """For LISTEN on a connection of its own, by the host, port or database that are given."""
+    return make_conninfo(**{k: v for k, v in (connection_kwargs() | changes).items() if k != "prepare_threshold"})
+
+
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notify, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(notify, "RECONNECT_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("alone", "quick_probes")
+async def test_a_listener_that_hears_nothing_says_so_once(
+    queue: Queue, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its LISTEN succeeds and hears nothing, as through PgBouncer in transaction mode: notifications stay within their
+    database, and it listens in another."""
+    settings.DATABASE_LISTEN_URL = make_listen_url(dbname="postgres")
+    subscriber, sessions = Subscriber(queue), set[int]()
+
+    async def count_sessions() -> bool:
+        found = await sql(
+            queue, "SELECT pid FROM pg_stat_activity WHERE datname = 'postgres' AND query LIKE 'LISTEN%%'"
+        )
+        sessions.update(session["pid"] for session in found)
+        return len(sessions) == 3
+
+    async with run_tasks(asyncio.create_task(subscriber.listener.run())):
+        await wait_until(count_sessions)
+        assert not subscriber.listener.is_connected
+        assert not subscriber.connected.is_set()
+    assert caplog.text.count("LISTEN does not work") == 1
+
+
+@pytest.mark.usefixtures("alone", "quick_probes")
+async def test_a_listener_whose_connection_is_silent_listens_again(queue: Queue, settings: Settings) -> None:
+    claim = await claim_job(queue)
+    async with run_proxy() as proxy:
+        settings.DATABASE_LISTEN_URL = make_listen_url(host="127.0.0.1", port=proxy.port)
+        async with listen(queue) as subscriber:
+            assert subscriber.listener.is_connected
+            proxy.freeze()
+            await wait_until(lambda: is_lost(subscriber.listener))
+            proxy.thaw()
+            await wait_for(subscriber.connected)
+            with subscriber.waiters.wait_for(claim.id) as event:
+                await queue.finalize(claim, PICTURE, REPORT)
+                await wait_for(event)
+
+
+async def is_lost(listener: Listener) -> bool:
+    return not listener.is_connected
+
+
+@pytest.mark.e2e
+def test_a_stray_notification_is_logged_and_ignored(processes: Processes) -> None:
+    processes.web()
+    worker = processes.worker()
+    use_sandbox("instant")
+    booth = PhotoBooth(processes.url)
+    assert booth.post(jpeg()).status == 200
+    with connection.cursor() as cursor:
+        for payload in ("x", "", "00000000-0000-0000-0000-00000000000", "\u2603" * 2000):
+            cursor.execute("SELECT pg_notify(%s, %s)", (DONE_CHANNEL, payload))
+    assert booth.post(jpeg(colour="red")).status == 200
+    assert [process.poll() for process in (processes.started[0], worker)] == [None, None]
+    for process in (processes.started[0], worker):
+        log = (LOGS / f"{process.pid}.log").read_text()
+        assert log.count("A notification that names no job is ignored") == 4
 
 
 @pytest.mark.e2e
