@@ -140,7 +140,7 @@ def _purge_media(removed: PurgeResult) -> None:
     is_answered = Q(settings_json__on_failure=None) | Q(settings_json__on_failure__isnull=True)
     is_answered |= Q(finalized_at__lte=now - RESPONSE_TIME) | Q(is_finalized=False, expires_at__lte=now - RESPONSE_TIME)
     is_over = (Q(finalized_at__lte=now) | Q(expires_at__lte=now)) & is_answered
-    for paths, jobs in _find_due_files("payloads", is_over, older_than=0):
+    for paths, jobs in _find_due_photos(is_over):
         if not removed.dry_run:  # before the files, or a crash would leave a path without its photo
             Job.objects.filter(pk__in=jobs).update(payload_path=None)
         for path in paths:
@@ -155,18 +155,16 @@ def _purge_media(removed: PurgeResult) -> None:
 
 
 def _purge_results(removed: PurgeResult) -> None:
-    """Results past their retention with their thumbnails, and such files of jobs without a result."""
+    """Results past their retention with their thumbnails, and such files that are no job's result."""
     now = removed.cutoff
     due = Job.objects.filter(result_file_path__isnull=False, result_expires_at__lte=now).order_by("result_expires_at")
     for batch in _split(due.values_list("pk", "result_file_path")):
         deleted = [pk for pk, path in batch if path and _delete_result(path, removed)]
         if not removed.dry_run:
             Job.objects.filter(pk__in=deleted).update(result_file_path=None)
-    has_no_result = Q(result_file_path=None) & (Q(is_finalized=True) | Q(expires_at__lte=now))
     for folder in ("results", "thumbnails"):
-        for paths, _jobs in _find_due_files(folder, has_no_result, ORPHAN_SECONDS):
-            for path in paths:
-                removed.delete(path)
+        for path in _find_unused_results(folder, now):
+            removed.delete(path)
 
 
 def _delete_result(path: str, removed: PurgeResult) -> bool:
@@ -211,16 +209,28 @@ def delete_rows(due: QuerySet[Any], removed: PurgeResult) -> None:
             removed.rows += model.objects.filter(pk__in=keys).delete()[1].get(label, 0)
 
 
-def _find_due_files(folder: str, is_over: Q, older_than: float) -> Iterator[tuple[list[str], set[UUID]]]:
-    """Yields, in batches, the folder's files whose job `is_over` and those past ORPHAN_SECONDS without a job, with the
-    jobs that are over."""
-    old = set(_list_files(folder, ORPHAN_SECONDS))
-    for batch in _split(_list_files(folder, older_than)):
+def _find_due_photos(is_over: Q) -> Iterator[tuple[list[str], set[UUID]]]:
+    """Yields, in batches, photos whose job `is_over` and those past ORPHAN_SECONDS without a job, with the jobs that
+    are over."""
+    old = set(_list_files("payloads", ORPHAN_SECONDS))
+    for batch in _split(_list_files("payloads", older_than=0)):
         owners = {path: files.parse_job_id(path) for path in batch}
         jobs = Job.objects.filter(pk__in=[job_id for job_id in owners.values() if job_id])
         known = set(jobs.values_list("pk", flat=True))
         over = set(jobs.filter(is_over).values_list("pk", flat=True))
         yield [path for path, job in owners.items() if job in over or (job not in known and path in old)], over
+
+
+def _find_unused_results(folder: str, now: datetime) -> Iterator[str]:
+    """The folder's files past ORPHAN_SECONDS that are no job's result, such as those of a worker that lost its claim. A
+    job that is under way may still take its file."""
+    for batch in _split(_list_files(folder, ORPHAN_SECONDS)):
+        owners = {path: files.parse_job_id(path) for path in batch}
+        jobs = Job.objects.filter(pk__in=[job_id for job_id in owners.values() if job_id])
+        running = set(jobs.filter(is_finalized=False, expires_at__gt=now).values_list("pk", flat=True))
+        results = jobs.filter(result_file_path__isnull=False).values_list("result_file_path", flat=True)
+        used = {Path(str(path)).stem for path in results}  # a thumbnail has its result's name
+        yield from (path for path, job in owners.items() if job not in running and Path(path).stem not in used)
 
 
 def _list_files(folder: str, older_than: float) -> Iterator[str]:

@@ -50,7 +50,7 @@ def clock_off(seconds: float, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def job() -> Job:
     """A picture that is kept for 30 minutes yet."""
     job_id = uuid4()
-    path = files.result_path(job_id, "image/jpeg")
+    path = files.result_path(job_id, uuid4(), "image/jpeg")
     files.save(path, jpeg())
     made = Job.objects.create(
         id=job_id,

@@ -185,6 +185,13 @@ def test_a_picture_of_a_job_that_has_no_result_goes_once_it_is_old(purge: Purge)
     assert not late.exists()
 
 
+def test_the_file_of_a_worker_that_lost_its_claim_goes_though_the_job_has_a_result(purge: Purge) -> None:
+    job = add_job(1)
+    put_file(f"results/{job.pk}-{uuid4().hex}.jpg")
+    assert purge("results")[1] == 1
+    assert list_files() == {f"results/{job.pk}.jpg", f"thumbnails/{job.pk}.jpg"}
+
+
 def test_the_hand_off_copy_that_a_crash_left_is_cleared(purge: Purge) -> None:
     crashed, waiting = add_job(1), add_job(0)
     Job.objects.update(result_inline_base64="eA==")
