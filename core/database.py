@@ -53,6 +53,7 @@ WHERE pg_backend_pid() = %(pid)s
 UNAVAILABLE_ERRORS = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    psycopg.errors.IdleInTransactionSessionTimeout,  # this process was stopped inside a transaction (LIMIT_SESSION)
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     PoolTimeout,

@@ -20,11 +20,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
 
-# While this transaction has the lock of admission, no admission is half done: whatever the server still had of ours has
-# been committed or rolled back.
-COUNT_POSTS = """
-SELECT count(*) FROM stats_processinglog WHERE job_id = %s AND status = 'received'
-"""
+# Run under the lock of admission: no admission is half done then, and whatever the server still had of ours has been
+# committed or rolled back.
+COUNT_POSTS = "SELECT count(*) FROM stats_processinglog WHERE job_id = %s AND status = 'received'"
 
 _withdrawals: set[asyncio.Task[None]] = set()  # the event loop itself keeps no reference
 

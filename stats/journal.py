@@ -83,9 +83,9 @@ _ADD = (
     _ADD_OUTCOME
     + """,
     duration_seconds = old.duration_seconds + excluded.duration_seconds,
-    duration_buckets = ARRAY(SELECT a + b FROM unnest(old.duration_buckets, excluded.duration_buckets) AS t (a, b)),
+    duration_buckets[%(duration_bucket)s] = old.duration_buckets[%(duration_bucket)s] + 1,
     wait_seconds = old.wait_seconds + excluded.wait_seconds,
-    wait_buckets = ARRAY(SELECT a + b FROM unnest(old.wait_buckets, excluded.wait_buckets) AS t (a, b)),
+    wait_buckets[%(wait_bucket)s] = old.wait_buckets[%(wait_bucket)s] + excluded.wait_buckets[%(wait_bucket)s],
     attempts = old.attempts + excluded.attempts,
     attempt_errors = old.attempt_errors + excluded.attempt_errors,
     provider_seconds = old.provider_seconds + excluded.provider_seconds,
@@ -117,6 +117,7 @@ SELECT hour, %(slot_id)s, %(provider_id)s, %(source)s, reset_generation, {_VALUE
 ON CONFLICT (hour, slot_id, provider_id, source, reset_generation) DO UPDATE SET {_ADD}
 """
 
+# Locks the hour's row before the total's, as `COUNT` does: Postgres runs the parts of a WITH that nothing reads last.
 COUNT_LATE_ANSWER = """
 WITH counter AS (
     UPDATE stats_hourlycounter SET late_answers = late_answers + 1
@@ -163,8 +164,10 @@ async def count(connection: AsyncConnection[Any], tally: Tally) -> None:
             "source": tally.source,
             "duration": tally.duration_seconds,
             "duration_buckets": _make_buckets(tally.duration_seconds, DURATION_BOUNDS),
+            "duration_bucket": 1 + bisect_left(DURATION_BOUNDS, tally.duration_seconds),  # SQL's indexes begin with 1
             "wait": tally.wait_seconds or 0,
             "wait_buckets": _make_buckets(tally.wait_seconds, WAIT_BOUNDS),
+            "wait_bucket": 1 + bisect_left(WAIT_BOUNDS, tally.wait_seconds or 0),
             "attempts": tally.attempts,
             "attempt_errors": tally.attempt_errors,
             "provider_seconds": tally.provider_seconds,

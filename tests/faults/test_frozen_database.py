@@ -97,6 +97,28 @@ async def test_the_server_ends_what_a_stopped_client_has_begun(queue: Queue, set
             await admission
 
 
+async def test_a_client_that_was_stopped_inside_a_transaction_gives_it_up(queue: Queue, settings: Settings) -> None:
+    settings.QUEUE_STATEMENT_TIMEOUT_MS = 1500
+    async with open_queue(1) as stopped:
+        await stopped.list_overdue()
+        settings.QUEUE_STATEMENT_TIMEOUT_MS = 20_000
+        with pytest.raises(DatabaseUnavailable):
+            await stop_inside_a_transaction(stopped, queue)
+        assert await stopped.list_overdue() == []
+
+
+async def stop_inside_a_transaction(stopped: Queue, queue: Queue) -> None:
+    async with stopped.database.connection() as connection, connection.transaction():
+        process_id = connection.info.backend_pid
+        await connection.execute("SELECT 1")
+        await wait_until(lambda: is_gone(queue, process_id))
+        await connection.execute("SELECT 1")
+
+
+async def is_gone(queue: Queue, process_id: int) -> bool:
+    return not await sql(queue, "SELECT pid FROM pg_stat_activity WHERE pid = %s", process_id)
+
+
 @pytest.mark.parametrize("path", ["/readyz", "/metrics", "/r/{job}", "/public/results/{job}"])
 async def test_a_public_address_answers_within_two_seconds(
     queue: Queue, processes: Processes, booth: Booth, path: str
