@@ -134,6 +134,7 @@ class DatabaseProxy:
     """A TCP proxy to the database that can be cut off for one process, while all others go on.
 
     `sever_at`: once a client has sent these texts in order, the last is passed on and its response is lost.
+    `is_mute`: what Postgres says is lost, though the connections stay open.
     """
 
     def __init__(self) -> None:
@@ -141,6 +142,7 @@ class DatabaseProxy:
         self._serving: set[asyncio.Task[Any]] = set()
         self._is_cut = False
         self.sever_at: tuple[bytes, ...] = ()
+        self.is_mute = False
         self.was_refused = asyncio.Event()
         self.port = 0
 
@@ -175,9 +177,15 @@ class DatabaseProxy:
         task = asyncio.current_task()
         assert task
         self._serving.add(task)
-        server_reader, server_writer = await _connect_to_postgres()
+        try:
+            server_reader, server_writer = await _connect_to_postgres()
+        except OSError:  # Postgres is down
+            writer.close()
+            return
         self._writers |= {writer, server_writer}
-        await asyncio.gather(self._pass_on_to_postgres(reader, server_writer, writer), _pass_on(server_reader, writer))
+        await asyncio.gather(
+            self._pass_on_to_postgres(reader, server_writer, writer), self._pass_on_to_client(server_reader, writer)
+        )
 
     async def _pass_on_to_postgres(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter
@@ -194,13 +202,13 @@ class DatabaseProxy:
                 await writer.drain()
         writer.close()
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    async def _pass_on_to_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if not self.is_mute:
+                    writer.write(data)
+                    await writer.drain()
+        writer.close()
 
 
 async def _connect_to_postgres() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
