@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ class Post:
     code: str = ""
     job_id: str = ""
     digest: str = ""
-    lag: float = 0.0  # of this process meanwhile: what it measured too much
+    lag: float = 0.0  # of this process meanwhile: seconds by which it may have measured too much
 
     @property
     def is_final(self) -> bool:
@@ -93,7 +94,7 @@ class Booths:
     posts: list[Post] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     photos_answered: int = 0
-    lag: float = 0.0
+    lag: float = 0.0  # of this process, in total
 
     async def warm_up(self) -> None:
         """A request to each web process: the first one imports and connects."""
@@ -135,7 +136,7 @@ class Booths:
         post = Post(f"p{photo.number}t{number}", web, time.time())
         form = {"password": self.service.password, "id": f"booth-{photo.number}", "name": post.name}
         file = {"fileToUpload": ("IMG_0003.JPG", make_unique(photo.number), "image/jpeg")}
-        started, self.lag = time.monotonic(), 0.0
+        started, lag = time.monotonic(), self.lag
         try:
             url = f"{self.service.urls[web]}/ingest/{photo.slot_id}"
             reply = await self.client.post(url, data=form, files=file)
@@ -143,14 +144,15 @@ class Booths:
             post.code = type(error).__name__
         else:
             _read(post, reply)
-        post.seconds, post.lag = time.monotonic() - started, self.lag
+        post.seconds, post.lag = time.monotonic() - started, self.lag - lag
         self.posts.append(post)
         return post
 
     def _check(self, post: Post) -> None:
         ended = post.begun + post.seconds
         if post.seconds > WAIT_SECONDS + PATIENCE_SECONDS + post.lag:
-            note = f"{post.name}: {post.seconds:.1f} s, {post.status} {post.code}"
+            begun = datetime.fromtimestamp(post.begun, UTC)
+            note = f"{post.name}: {post.seconds:.2f} s from {begun:%H:%M:%S.%f} on, {post.status} {post.code}"
             self.violations.append(Violation("answered late", post.job_id, note))
         if post.status == 0 and not self.service.was_away(f"web {post.web}", post.begun, ended):
             self.violations.append(Violation("not answered", "", f"{post.name}: {post.code}"))
@@ -162,7 +164,8 @@ class Booths:
         while True:
             before = time.monotonic()
             await asyncio.sleep(0.05)
-            self.lag = max(self.lag, time.monotonic() - before - 0.05)
+            late = time.monotonic() - before - 0.05
+            self.lag += late if late > 0.02 else 0
 
 
 def _read(post: Post, reply: httpx.Response) -> None:
