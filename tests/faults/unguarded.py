@@ -37,6 +37,13 @@ GUARDS: dict[str, list[Cut]] = {
     "provider's reference": [Cut(_STATEMENTS + "STORE_PROVIDER_REFERENCE", "NOT is_finalized", "false")],
     "earlier calls": [Cut(_STATEMENTS + "GET_EARLIER_CALLS", "job_id = ANY(%s)", "job_id = ANY(%s) AND false")],
     "joining": [Cut(_STATEMENTS + "ADMIT", "WHERE payload_digest =", "WHERE false AND payload_digest =")],
+    "slot's copy": [
+        Cut(
+            _STATEMENTS + "CLAIM",
+            "operation_id, settings_json, template_media",
+            "operation_id, (SELECT settings_json FROM slots_slot WHERE id = slot_id) AS settings_json, template_media",
+        )
+    ],
     "admission lock": [
         Cut("jobs.queue.verbs:Queue.admit", '"SELECT pg_advisory_xact_lock(%s)"', '"SELECT %s::bigint"'),
     ],
