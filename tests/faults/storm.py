@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,7 @@ from jobs.models import Job
 from providers.models import ProviderAccount, ProviderCall
 from slots.models import Slot
 from tests.conftest import jpeg
-from tests.faults.storm_faults import WEBS, WEIGHTS, Service, play
+from tests.faults.storm_faults import WEBS, WEIGHTS, Service, build_child_command, play
 from tests.faults.storm_invariants import Violation, count_lost_pictures, describe, find_violations
 from tests.faults.storm_plan import LIMITS, SLOTS, WAIT_SECONDS, Photo, draw_faults, draw_photos
 from tests.sandbox.__main__ import ACCOUNTS
@@ -289,7 +290,8 @@ async def report_progress(booths: Booths) -> None:
 @contextmanager
 def run_sandbox(options: argparse.Namespace, journal: Path) -> Iterator[str]:
     journal.touch()
-    command = [sys.executable, "-m", "tests.faults.storm_sandbox", str(options.seed), str(options.photos), str(journal)]
+    arguments = str(options.seed), str(options.photos), str(journal)
+    command = build_child_command("-m", "tests.faults.storm_sandbox", *arguments)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
@@ -308,6 +310,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the same seed draws the same photos and faults")
     parser.add_argument("--minutes", type=float, default=15, help="no photo is posted after so long")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops what it has started, as Ctrl-C does
     assert TEST_POSTGRES, "the storm restarts its Postgres: unset TEST_DATABASE_URL"
     say(f"Storm of {options.photos} photos, seed {options.seed}")
     journal = LOGS.with_name("journal")

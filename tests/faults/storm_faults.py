@@ -48,6 +48,11 @@ ACKNOWLEDGEMENTS = (
 )
 
 
+def build_child_command(*arguments: str) -> list[str]:
+    """A command of Python that ends with this process, however that ends."""
+    return [sys.executable, "-m", "photoslot.parent_death_signal", str(os.getpid()), sys.executable, *arguments]
+
+
 class Member:
     """A web or worker process, its own proxies to the database, and when it was away."""
 
@@ -64,7 +69,7 @@ class Member:
         database = self.proxy.environment
         listen = {"DATABASE_LISTEN_URL": self.listen.environment["TEST_DATABASE_URL"]}
         self.process = subprocess.Popen(
-            [sys.executable, *self.command],
+            build_child_command(*self.command),
             cwd=settings.BASE_DIR,
             env=os.environ | database | listen | self.environment,
         )
@@ -229,11 +234,13 @@ async def freeze_postgres(service: Service, fault: Fault) -> None:
     async with service.postgres:
         with service.note_outage("postgres"):
             pids = _find_postgres(service.server.data)
-            for pid in pids:
-                _signal(pid, signal.SIGSTOP)
-            await asyncio.sleep(fault.seconds)
-            for pid in reversed(pids):
-                _signal(pid, signal.SIGCONT)
+            try:
+                for pid in pids:
+                    _signal(pid, signal.SIGSTOP)
+                await asyncio.sleep(fault.seconds)
+            finally:
+                for pid in reversed(pids):
+                    _signal(pid, signal.SIGCONT)
 
 
 def _find_postgres(data: Path) -> list[int]:

@@ -44,6 +44,13 @@ GUARDS: dict[str, list[Cut]] = {
             "operation_id, (SELECT settings_json FROM slots_slot WHERE id = slot_id) AS settings_json, template_media",
         )
     ],
+    "waiting for the database": [
+        Cut(
+            "jobs.worker.provider_run:RunContext.retry",
+            "if self.deadline.seconds_left_with_overtime() <= DATABASE_RETRY_SECONDS:",
+            "if True:",
+        )
+    ],
     "admission lock": [
         Cut("jobs.queue.verbs:Queue.admit", '"SELECT pg_advisory_xact_lock(%s)"', '"SELECT %s::bigint"'),
     ],
