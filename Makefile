@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DOCUMENT := $(BIN)/python manage.py spectacular --validate --fail-on-warn
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test check openapi format bench bench-providers bench-api clean
+.PHONY: help demo run test test-faults storm check openapi format bench bench-providers bench-api clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -16,8 +16,14 @@ demo: $(VENV)/.runtime ## start everything, post one photo, save its picture in 
 run: $(VENV)/.runtime ## start everything and stay: admin, API and booth endpoint on port 8000 (PORT); SANDBOX=1: the paid providers are played
 	@$(BIN)/python $(if $(SANDBOX),-m tests.sandbox run,manage.py run)
 
-test: $(VENV)/.dev ## all tests, on an embedded Postgres (or TEST_DATABASE_URL)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(VENV)/.dev ## all tests but those of test-faults, on an embedded Postgres (or TEST_DATABASE_URL)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/faults
+
+test-faults: $(VENV)/.dev ## processes killed and frozen, connections cut, guards removed, and a short storm
+	$(BIN)/python -m pytest tests/faults
+
+storm: $(VENV)/.dev ## thousands of photos while everything breaks (PHOTOS, SEED, MINUTES): what must hold afterwards
+	$(BIN)/python -m tests.faults.storm $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 check: $(VENV)/.dev ## style, types, imports, migrations, the published document and what breaks with the last one
 	$(BIN)/ruff check .

@@ -204,6 +204,7 @@ class Processes:
     port: int
     started: list[subprocess.Popen[bytes]]
     shared_worker: subprocess.Popen[bytes] | None = None
+    without: str | None = None  # a guard of `tests.faults.unguarded` that the next processes lack
 
     @property
     def url(self) -> str:
@@ -234,6 +235,8 @@ class Processes:
         self, command: Sequence[str], environment: dict[str, str], output: int | None
     ) -> subprocess.Popen[bytes]:
         name = connection.settings_dict["NAME"]
+        if self.without:
+            command = ("-m", "tests.faults.unguarded", self.without, "--", *command)
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=output,

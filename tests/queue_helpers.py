@@ -134,6 +134,7 @@ class DatabaseProxy:
     Frozen it is a server that hangs: it takes connections and whatever is sent, and passes nothing on until it thaws.
     `sever_at`: once a client has sent these texts in order, the last is passed on and its response is lost.
     `freeze_at`: once a client has sent these texts in order, it freezes before the last is passed on.
+    `is_mute`: what Postgres says is lost, though the connections stay open.
     """
 
     def __init__(self) -> None:
@@ -145,6 +146,7 @@ class DatabaseProxy:
         self.sever_at: tuple[bytes, ...] = ()
         self.freeze_at: tuple[bytes, ...] = ()
         self.has_frozen = asyncio.Event()
+        self.is_mute = False
         self.was_refused = asyncio.Event()
         self.port = 0
 
@@ -191,10 +193,14 @@ class DatabaseProxy:
         if self._is_cut:  # meanwhile
             writer.close()
             return
-        server_reader, server_writer = await _connect_to_postgres()
+        try:
+            server_reader, server_writer = await _connect_to_postgres()
+        except OSError:  # Postgres is down
+            writer.close()
+            return
         self._writers |= {writer, server_writer}
         await asyncio.gather(
-            self._pass_on_to_postgres(reader, server_writer, writer), self._pass_on(server_reader, writer)
+            self._pass_on_to_postgres(reader, server_writer, writer), self._pass_on_to_client(server_reader, writer)
         )
 
     async def _pass_on_to_postgres(
@@ -219,12 +225,13 @@ class DatabaseProxy:
         await self._is_thawed.wait()  # what was sent before the end arrives before it
         writer.close()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on_to_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await self._is_thawed.wait()
-                writer.write(data)
-                await writer.drain()
+                if not self.is_mute:
+                    writer.write(data)
+                    await writer.drain()
         writer.close()
 
 

@@ -13,7 +13,8 @@ from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
 ROOT = Path(__file__).resolve().parent.parent
 
 # What the shell or a .env says must not reach the tests, least of all a production database.
-TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgres(ROOT, "test")
+SERVER = os.environ.get("TEST_POSTGRES", "test")  # a storm has one of its own
+TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgres(ROOT, SERVER)
 os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres:///"
 os.environ["SECRET_KEY"] = "tests"
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"tests only: 32 bytes, no secret!").decode()

@@ -25,6 +25,8 @@ from providers.turbotext import Turbotext
 
 
 class Settings(OperationSettings):
+    prompt_fields = ("scenario",)
+
     scenario: str = "ok"
 
 

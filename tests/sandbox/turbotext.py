@@ -243,8 +243,7 @@ class TurbotextSpeaker(Speaker):
         return _build_reply(job, answer)
 
     def _success(self, job: Queued) -> Json:
-        assert job.picture is not None
-        width, height = job.picture.size
+        width, height = job.picture.size if job.picture else (0, 0)  # it was fetched: its link works no more
         data: Json = {"image": [f"image/{job.file}"], "width": width, "height": height}
         if job.method == "deepfake_photo":
             data |= {"forbidden_content": False, "face_restore": job.form.get("face_restore", "False")}

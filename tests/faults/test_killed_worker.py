@@ -1,4 +1,4 @@
-"""A worker is killed during a call of a paid provider: a call that may have been billed is never repeated."""
+"""A worker is killed before, during and after a call of a paid provider: what may have been billed is not repeated."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
 from jobs.models import Job
-from providers.models import ProviderCall
+from providers.models import ProviderAccount, ProviderCall
 from stats.models import ProcessingLog
 from tests.booth_client import Reply
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot, use_account
-from tests.ingest.helpers import refusal
+from tests.faults.guards import with_and_without
+from tests.ingest.helpers import eventually, refusal
 from tests.sandbox import gemini, turbotext
 from tests.sandbox.wire import Received, WireSandbox
 
@@ -74,17 +76,47 @@ def steps() -> list[str]:
     return list(ProcessingLog.objects.order_by("id").values_list("status", flat=True))
 
 
-def test_the_next_worker_polls_the_job_of_the_first(processes: Processes, sandbox: WireSandbox) -> None:
+def is_anybody_blocked() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT FROM pg_locks WHERE NOT granted")
+        return bool(cursor.rowcount)
+
+
+def test_before_the_call_it_costs_nothing(processes: Processes, sandbox: WireSandbox) -> None:
+    """The worker is stopped where it asks whether the call may be made: the account is locked."""
+    reply = post_photo(processes, sandbox, "gemini")
+    with transaction.atomic():
+        ProviderAccount.objects.select_for_update().get(pk="gemini")
+        eventually(lambda: Job.objects.filter(status="processing").exists())
+        eventually(is_anybody_blocked)
+        successor = processes.worker(PUBLIC_BASE_URL=processes.url)
+        processes.started[0].kill()
+        processes.started[0].wait()
+    Job.objects.update(lease_expires_at=Now())
+    assert reply().status == 200
+    assert successor.poll() is None
+    assert len(find_paid_requests(sandbox)) == 1
+    assert outcomes() == ["made"]
+
+
+@with_and_without("provider's reference")
+def test_the_next_worker_polls_the_job_of_the_first(
+    processes: Processes, sandbox: WireSandbox, without: str | None
+) -> None:
+    processes.without = without
     queue = sandbox.speakers["turbotext"]
     assert isinstance(queue, turbotext.TurbotextSpeaker)
     queue.reconnects = 1_000_000  # does not finish until this is set to 0
-    reply = post_photo(processes, sandbox, "turbotext")
+    reply = post_photo(processes, sandbox, "turbotext", retry={"repeat_ambiguous": True})
     sandbox.wait_for(lambda: len(find_polls(sandbox)) > 0)
     replace_worker(processes)
     count = len(find_polls(sandbox))
     sandbox.wait_for(lambda: len(find_polls(sandbox)) > count)
     queue.reconnects = 0
     assert reply().status == 200
+    if without:
+        assert len(find_paid_requests(sandbox)) == 2
+        return
     assert len(find_paid_requests(sandbox)) == 1
     assert {r.body for r in find_polls(sandbox)} == {b"do=get_result&queueid=4001"}
     assert outcomes() == ["made"]
@@ -94,18 +126,42 @@ def test_the_next_worker_polls_the_job_of_the_first(processes: Processes, sandbo
 
 
 @pytest.mark.parametrize("provider", ["gemini", "turbotext"])
+@with_and_without("earlier calls")
 def test_a_call_whose_answer_is_lost_with_it_is_not_repeated(
-    processes: Processes, sandbox: WireSandbox, provider: str
+    processes: Processes, sandbox: WireSandbox, provider: str, without: str | None
 ) -> None:
+    processes.without = without
     sandbox.speakers[provider].play("hold")
     reply = post_photo(processes, sandbox, provider)
     sandbox.wait_for(lambda: len(find_paid_requests(sandbox)) == 1)
     replace_worker(processes)
+    if without:
+        assert reply().status == 200
+        assert len(find_paid_requests(sandbox)) == 2
+        return
     assert refusal(reply(), 500, "internal_error")["reason"] == "internal"
     assert len(find_paid_requests(sandbox)) == 1
     assert outcomes() == ["ambiguous"]
     assert "may have been billed" in Job.objects.get().error_message
     assert "may have been billed" in ProcessingLog.objects.get(status="failed").details["error"]
+
+
+def test_between_picture_and_finalize_a_queue_is_not_paid_again(processes: Processes, sandbox: WireSandbox) -> None:
+    """The job's row is locked, so that the worker has its picture and cannot end the job."""
+    sandbox.speakers["turbotext"].play("reconnect:20")
+    reply = post_photo(processes, sandbox, "turbotext")
+    sandbox.wait_for(lambda: len(find_polls(sandbox)) > 0)
+    with transaction.atomic():
+        Job.objects.select_for_update().get()
+        sandbox.wait_for(lambda: len(sandbox.calls("turbotext", "GET")) == 1)  # the picture's download
+        eventually(is_anybody_blocked)
+        processes.worker(PUBLIC_BASE_URL=processes.url)
+        processes.started[0].kill()
+        processes.started[0].wait()
+    Job.objects.update(lease_expires_at=Now())
+    reply()
+    assert len(find_paid_requests(sandbox)) == 1
+    assert Job.objects.get().is_finalized
 
 
 def test_unless_the_slot_says_so(processes: Processes, sandbox: WireSandbox) -> None:
