@@ -142,7 +142,7 @@ def _check_files() -> Iterator[Violation]:
     kept = Job.objects.filter(result_file_path__isnull=False).values_list("result_file_path", "pk")
     results = {str(path): pk for path, pk in kept}
     linked = {*MediaObject.objects.values_list("path", flat=True)}
-    expected = {*results, *(files.thumbnail_path(pk) for pk in results.values()), *linked}
+    expected = {*results, *(files.thumbnail_path(path) for path in results), *linked}
     root = Path(settings.MEDIA_ROOT)
     stored = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     for path in sorted(stored - expected):
