@@ -8,12 +8,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Count, Q, Sum
-from django.utils import timezone
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from providers import registry
-from providers.models import OPEN_CALL, ProviderAccount, ProviderCall
+from providers.models import ProviderAccount, ProviderCall
 
 Row = dict[str, Any]
 
@@ -41,8 +40,7 @@ def _collect_accounts() -> Iterator[Metric]:
 
 
 def _collect_calls_under_way() -> Metric:
-    since = timezone.now() - OPEN_CALL
-    calls = ProviderCall.objects.filter(ended_at=None, at__gt=since).values_list("provider_id").annotate(Count("pk"))
+    calls = ProviderCall.objects.filter(ended_at=None).values_list("provider_id").annotate(Count("pk"))
     counts = dict(calls.order_by())
     gauge = _gauge("provider_calls_under_way", "Calls that wait for the provider's answer.", "provider")
     for provider_id in registry.get_classes():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
 
 from django.conf import settings
 from django.contrib.postgres.functions import RandomUUID
@@ -19,9 +18,6 @@ from django.utils.translation import gettext_lazy as _
 from core import crypto
 from providers import account_validators, registry
 from providers.base import Account, Reason
-
-# No call takes so long: a call that is still open after this belongs to a worker that died.
-OPEN_CALL = timedelta(minutes=10)
 
 
 class AccountQuerySet(models.QuerySet["ProviderAccount"]):
@@ -114,13 +110,6 @@ class ProviderAccount(models.Model):
         )
 
 
-class CallQuerySet(models.QuerySet["ProviderCall"]):
-    def close_lost(self) -> int:
-        """Ends the calls that dead workers left open, as ambiguous: they may have been billed. Returns their number."""
-        lost = self.filter(ended_at=None, at__lt=Now() - OPEN_CALL)
-        return lost.update(ended_at=Now(), outcome=ProviderCall.Outcome.AMBIGUOUS, reason=Reason.INTERNAL)
-
-
 class ProviderCall(models.Model):
     """One call that a provider counts or bills: inserted before it is made, ended when its outcome is known.
 
@@ -148,8 +137,6 @@ class ProviderCall(models.Model):
     model = models.CharField(_("model"), max_length=80, db_default="")
     units = models.JSONField(_("used"), db_default={})
     cost_usd = models.DecimalField(_("cost, USD"), max_digits=12, decimal_places=6, null=True)  # None: not known
-
-    objects = CallQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("provider call")

@@ -251,6 +251,14 @@ UPDATE jobs_job SET
 WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout' AND result_checksum IS NULL
 """
 
+# A call that is open though its job has ended and nobody holds its lease any more: its worker was killed.
+CLOSE_LOST_CALLS = """
+UPDATE providers_providercall AS call SET ended_at = clock_timestamp(), outcome = 'ambiguous', reason = 'internal'
+FROM jobs_job AS job
+WHERE call.ended_at IS NULL AND job.id = call.job_id AND job.is_finalized
+  AND coalesce(lease_expires_at, finalized_at) < clock_timestamp() - %s
+"""
+
 LIST_OVERDUE = "SELECT id FROM jobs_job WHERE NOT is_finalized AND expires_at <= clock_timestamp() ORDER BY created_at"
 
 GET_OUTCOME = (

@@ -8,6 +8,7 @@ Verbs raise `DatabaseUnavailable` when the database does not answer in time; the
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -55,6 +56,9 @@ TEST_RETENTION = timedelta(minutes=5)
 ADMISSION_LOCK = 0x70686F746F  # "photo"
 CLAIM_LOCK = 0x636C61696D  # "claim"
 
+# After its lease; a worker that was only cut off from the database records its calls' endings before that.
+LOST_CALL_TIME = timedelta(seconds=15)
+NOTIFY_SECONDS = 0.5  # at most; polling finds what a lost notification would have told
 CAPACITY_RETRY_SECONDS = 0.25  # between two attempts to get a fallback's call past `max_concurrent`
 
 
@@ -172,6 +176,10 @@ class Queue:
         """Jobs past their deadline that nobody has ended yet."""
         return await self.database.fetch_column(statements.LIST_OVERDUE)
 
+    async def close_lost_calls(self) -> None:
+        """Ends the calls that killed workers left open, as ones that may have been billed."""
+        await self.database.execute(statements.CLOSE_LOST_CALLS, (LOST_CALL_TIME,))
+
     async def release(self, claims: Collection[Claim]) -> None:
         """Releases unfinished jobs to other workers."""
         ids, tokens = [claim.id for claim in claims], [claim.token for claim in claims]
@@ -252,8 +260,9 @@ class Queue:
         """Best effort, after the commit that it reports: a failure here must not look like a failure of that.
         Whoever misses the notification finds the change by polling."""
         try:
-            await self.database.execute("SELECT pg_notify(%s, %s)", (channel, payload))
-        except DatabaseUnavailable as error:
+            async with asyncio.timeout(NOTIFY_SECONDS):
+                await self.database.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+        except (DatabaseUnavailable, TimeoutError) as error:
             logger.warning("Nobody could be notified on %s: %s", channel, error)
 
 

@@ -178,8 +178,6 @@ def _purge_log(removed: PurgeResult) -> None:
     cutoff = now - timedelta(days=settings.LOG_RETENTION_DAYS)
     delete_rows(ProcessingLog.objects.filter(occurred_at__lt=cutoff), removed)
     delete_rows(ProviderCall.objects.filter(at__lt=cutoff), removed)
-    if not removed.dry_run:
-        ProviderCall.objects.close_lost()
     delete_rows(Job.objects.filter(created_at__lt=cutoff, is_finalized=True, result_file_path=None), removed)
     delete_rows(Process.objects.filter(seen_at__lt=now - PROCESS_RETENTION), removed)
     delete_rows(PurgeRun.objects.filter(cutoff_at__lt=now - PURGE_RUN_RETENTION), removed)

@@ -5,7 +5,7 @@ Named side tasks; one that fails ends the worker with an error, so that its supe
     listen      wakes `claim` when a job is ready, and stops the run of a job that has ended
     claim       claims a job for each free permit; polls at least once a second, notified or not
     heartbeat   extends the leases, and stops the runs of jobs that are no longer ours
-    sweep       ends jobs past their deadline
+    sweep       ends jobs past their deadline, and the calls that killed workers left open
     purge       runs the purges that staff requested, in a thread of its own
 
 Shutdown: the first signal lets running jobs finish within the grace period, then releases the rest; a second one
@@ -178,6 +178,7 @@ class Worker:
             try:
                 for job_id in await self._queue.list_overdue():
                     await lifecycle.expire(self._queue, job_id)
+                await self._queue.close_lost_calls()
             except DatabaseUnavailable:
                 pass  # logged by the other tasks; the next sweep finds the same jobs
             await asyncio.sleep(SWEEP_SECONDS)

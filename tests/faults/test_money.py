@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from uuid import UUID
@@ -19,7 +20,7 @@ from django.core.files.base import ContentFile
 from core.database import in_thread
 from jobs import lifecycle
 from jobs.queue.records import Claim, Failure, JobReport
-from jobs.queue.verbs import ClaimLost, Queue
+from jobs.queue.verbs import LOST_CALL_TIME, ClaimLost, Queue
 from jobs.storage import files
 from jobs.worker.concurrency import JobSemaphore
 from jobs.worker.job_run import JobRun, JobRunner
@@ -277,6 +278,18 @@ async def test_an_open_call_of_an_ended_job_counts_no_longer_than_its_workers_le
     assert await queue.claim(["instant"], 1) == []
     await end_lease(queue, claim.id)
     assert [claim.id for claim in await queue.claim(["instant"], 1)] == [following]
+
+
+async def test_a_call_that_a_killed_worker_left_open_may_have_been_billed(queue: Queue) -> None:
+    lost, living = await claim_job(queue), await claim_job(queue)
+    for claim in (lost, living):
+        await queue.begin_call(claim, build_call())
+        await make_overdue(queue, claim.id)
+        await queue.expire(claim.id)
+    long_ago = "UPDATE jobs_job SET lease_expires_at = lease_expires_at - %s WHERE id = %s"
+    await sql(queue, long_ago, LOST_CALL_TIME + timedelta(seconds=settings.LEASE_SECONDS), lost.id)
+    await queue.close_lost_calls()
+    assert await outcomes(queue) == ["ambiguous", None]
 
 
 async def test_a_calls_ending_is_recorded_when_the_database_is_back(
