@@ -23,6 +23,7 @@ from psycopg.types.json import Jsonb
 from core import images
 from core.database import Database, DatabaseUnavailable
 from core.errors import ApiError
+from core.passwords import RETRY_SECONDS, HashingBusy
 from ingest import form, photo
 from ingest.password import RETRY_AFTER_SECONDS, PasswordChecker, TooManyFailures, WrongPassword
 from jobs.models import Job
@@ -165,6 +166,9 @@ async def _check_password(checker: PasswordChecker, password: str, slot: SlotSna
     except TooManyFailures:
         message = _("Too many wrong passwords from this address. Correct the password, then try again in a minute.")
         raise ApiError("rate_limited", message, retry_after=RETRY_AFTER_SECONDS) from None
+    except HashingBusy:
+        message = _("Too many passwords are being checked at once. Try again in a few seconds.")
+        raise ApiError("rate_limited", message, retry_after=RETRY_SECONDS) from None
 
 
 async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[photo.PhotoInfo, bytes]:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -19,24 +20,31 @@ from uuid import uuid4
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
 
 from django import setup
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
-setup()
+from photoslot.environment import check_media_root
 
-from asgiref.sync import sync_to_async  # noqa: E402 - the rooms' models load only once Django is set up
-from django.conf import settings  # noqa: E402
-from django.core.handlers.asgi import ASGIHandler  # noqa: E402
-from django.http import HttpRequest, HttpResponseBase  # noqa: E402
-from django.utils.translation import gettext as _  # noqa: E402
-from servestatic import ServeStaticASGI  # noqa: E402
+try:
+    setup()
+    check_media_root(settings.FILE_UPLOAD_TEMP_DIR)
+except ImproperlyConfigured as error:
+    sys.exit(str(error))
 
-from core.database import DatabaseUnavailable, open_database  # noqa: E402
-from core.errors import ApiError, make_queue_unavailable  # noqa: E402
-from core.logs import correlation_id  # noqa: E402
-from ingest.admission import IngestState  # noqa: E402
-from ingest.handler import BoothHandler  # noqa: E402
-from ingest.password import PasswordChecker  # noqa: E402
-from jobs.queue.notify import Listener, Waiters  # noqa: E402
-from jobs.queue.verbs import DONE_CHANNEL, Queue  # noqa: E402
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpRequest, HttpResponseBase
+from django.utils.translation import gettext as _
+from servestatic import ServeStaticASGI
+
+from core.database import DatabaseUnavailable, open_database
+from core.errors import ApiError, make_queue_unavailable
+from core.logs import correlation_id
+from ingest.admission import IngestState
+from ingest.handler import BoothHandler
+from ingest.password import PasswordChecker
+from jobs.queue.notify import Listener, Waiters
+from jobs.queue.verbs import DONE_CHANNEL, Queue
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +55,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 # Beside the photo: 64 fields of 4 KiB, their part headers and the boundary lines.
 FORM_BYTES = 1024 * 1024
+FORM_LIMIT = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
 REPORT_SECONDS = 5.0
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
@@ -86,7 +95,8 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     headers = dict(scope["headers"])
     name = headers.get(b"x-correlation-id", b"")
     correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
-    limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
+    is_booth = BOOTH_PATH.fullmatch(scope["path"]) is not None
+    limit = _find_body_limit(headers, is_booth)
     started = responded = False
     scope["state"]["disconnected"] = disconnected = asyncio.Event()
 
@@ -106,17 +116,13 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
     try:
         if int(headers.get(b"content-length") or 0) > limit:
             raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else static_and_django
+        handler = booths if is_booth else static_and_django
         # In a task of its own: when it is cancelled, Django's handler first waits for its thread, which may wait for a
         # picture.
         handling = asyncio.ensure_future(handler(scope, _limit_body(receive, limit, disconnected), send_from_handler))
         await asyncio.shield(handling)
     except BodyTooLarge:
-        error = ApiError(
-            "payload_too_large",
-            _("The photo is larger than any slot takes."),
-            limit_bytes=settings.INGEST_MAX_FILE_BYTES,
-        )
+        error = _make_size_error(limit)
         if b"expect" in headers:  # what comes next on this connection may or may not be the body
             error.headers["Connection"] = "close"
         await _respond(error, send_with_id)
@@ -128,6 +134,21 @@ async def _http(scope: Scope, receive: Receive, send: Send) -> None:
             responded = True
             await _respond(make_queue_unavailable(), send_with_id)
         raise
+
+
+def _find_body_limit(headers: Mapping[bytes, bytes], is_booth: bool) -> int:
+    """The most bytes that a request's body may have. What holds no file is small: Django would refuse to read more of
+    it, but only after spooling all of it."""
+    if is_booth or headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
+        return FORM_LIMIT
+    return min(FORM_LIMIT, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+
+
+def _make_size_error(limit: int) -> ApiError:
+    if limit == FORM_LIMIT:
+        message = _("The photo is larger than any slot takes.")
+        return ApiError("payload_too_large", message, limit_bytes=settings.INGEST_MAX_FILE_BYTES)
+    return ApiError("payload_too_large", _("The body is too large."), limit_bytes=limit)
 
 
 def _log_abandoned_failure(handling: asyncio.Future[None]) -> None:

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from photoslot import embedded_postgres
 from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
-from photoslot.environment import Environment, check_fernet_keys, generate_secret
+from photoslot.environment import Environment, check_fernet_keys, check_secret_key, generate_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment()
@@ -24,6 +24,7 @@ if (BASE_DIR / ".env").exists():
 DEBUG = env.flag("DEBUG", False)
 HOST = env.text("HOST", "0.0.0.0")  # noqa: S104 - booths are other machines
 PORT = env.integer("PORT", 8000, 1, 65535)
+TRUSTED_PROXIES = env.words("TRUSTED_PROXIES", "")  # addresses and networks of reverse proxies in front
 PUBLIC_BASE_URL = env.text("PUBLIC_BASE_URL", f"http://localhost:{PORT}").rstrip("/")
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", "*")  # links are built from PUBLIC_BASE_URL, never from the Host header
 ADMIN_USERNAMES = env.words("ADMIN_USERNAMES", "serg,igor")
@@ -56,6 +57,7 @@ if not SECRET_KEY:
     if not EMBEDDED_POSTGRES and not DEBUG:
         raise ImproperlyConfigured("SECRET_KEY must be set when DATABASE_URL is set and DEBUG is off.")
     SECRET_KEY = generate_secret(SECRETS_DIR / "secret_key")
+check_secret_key(SECRET_KEY)
 FERNET_KEYS = env.words("FERNET_KEYS", "")  # the first encrypts provider keys, the others still decrypt
 if not FERNET_KEYS:
     if not EMBEDDED_POSTGRES and not DEBUG:
@@ -137,6 +139,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "axes.middleware.AxesMiddleware",
+    "staff.login_queue.LoginQueueMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
 ROOT_URLCONF = "photoslot.urls"
