@@ -119,7 +119,7 @@ def log_in_from(url: str, path: str, body: str, kind: str, headers: dict[str, st
         return Reply(response.status, dict(response.getheaders()), response.read(), body_was_sent=True)
 
 
-def test_a_hundred_logins_at_once_are_refused_honestly(processes: Processes) -> None:
+def test_many_logins_at_once_are_refused_honestly(processes: Processes) -> None:
     processes.web()
     user = make_staff_user()
     user.password = make_password(STAFF_PASSWORD, hasher="pbkdf2_sha256")
@@ -141,9 +141,10 @@ def test_a_hundred_logins_at_once_are_refused_honestly(processes: Processes) -> 
         reply = httpx.get(f"{processes.url}/api/providers", headers=colleague, timeout=70)
         return Reply(reply.status_code, {}, b"", body_was_sent=True)
 
+    # Fewer of these: the tests log all that the templates of the admin look up.
     by_api, by_admin, others = (
-        [lambda i=i: log_in_by_api(i) for i in range(100)],  # type: ignore[misc]
-        [lambda i=i: log_in_to_admin(i) for i in range(100)],  # type: ignore[misc]
+        [lambda i=i: log_in_by_api(i) for i in range(100)],
+        [lambda i=i: log_in_to_admin(i) for i in range(30)],
         [work] * 5,
     )
     found = Counter(reply.status for reply in all_at_once(*by_api))

@@ -111,6 +111,11 @@ SHORT_KEY = (
     "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
 )
 
+NOT_WRITABLE = (
+    "MEDIA_ROOT='/dev/null/media' cannot be written: Not a directory. Make it writable for the user who starts this, "
+    "or set MEDIA_ROOT to another folder."
+)
+
 
 @pytest.mark.e2e
 @pytest.mark.parametrize(
@@ -127,8 +132,7 @@ SHORT_KEY = (
         ({"SECRET_KEY": "abcd" * 10}, SHORT_KEY),
         (
             {"MEDIA_ROOT": "/dev/null/media"},
-            "MEDIA_ROOT='/dev/null/media' cannot be written: Not a directory. Make it writable for the user who starts "
-            "this, or set MEDIA_ROOT to another folder.",
+            NOT_WRITABLE,
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
