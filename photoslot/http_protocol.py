@@ -130,7 +130,8 @@ class LimitedProtocol(HttpToolsProtocol):
     @property
     def is_idle(self) -> bool:
         """No request is under way."""
-        return self.cycle is None or self.cycle.response_complete
+        cycle: Any = self.cycle  # None before the first request, though it is declared otherwise
+        return cycle is None or bool(cycle.response_complete)
 
     def linger(self) -> bool:
         """Ends the sending side and takes no more than the rest of the body. False: there is nothing to wait for."""
