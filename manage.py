@@ -11,6 +11,9 @@ from contextlib import nullcontext
 # What needs no database, and so starts no server.
 WITHOUT_DATABASE = {"check", "compilemessages", "diffsettings", "help", "makemessages", "version"}
 
+# What serves booths or makes their pictures, and so must be able to write files.
+WITH_FILES = {"run", "demo", "run_workers"}
+
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
@@ -19,12 +22,15 @@ def main() -> None:
     from django.core.management import execute_from_command_line
 
     from photoslot.embedded_postgres import EmbeddedPostgresError
+    from photoslot.environment import check_media_root
 
     # Ends like Ctrl-C, so that the server is stopped then too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     command = sys.argv[1] if len(sys.argv) > 1 else "help"
     needs_none = command in WITHOUT_DATABASE or not {"--help", "--version"}.isdisjoint(sys.argv)
     try:
+        if command in WITH_FILES and not needs_none:
+            check_media_root(settings.FILE_UPLOAD_TEMP_DIR)
         with nullcontext() if needs_none else settings.EMBEDDED_POSTGRES or nullcontext():
             execute_from_command_line(sys.argv)
     except (ImproperlyConfigured, EmbeddedPostgresError) as error:

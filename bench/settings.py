@@ -21,7 +21,7 @@ for name in (
 ):
     os.environ[name] = ""
 os.environ["DATABASE_URL"] = "postgres:///"
-os.environ["SECRET_KEY"] = "bench"  # noqa: S105
+os.environ["SECRET_KEY"] = "bench only, and long enough to be taken"  # noqa: S105
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"bench only: 32 bytes, no secret!").decode()
 os.environ["MEDIA_ROOT"] = str(ROOT / "media")
 os.environ["STATIC_ROOT"] = str(ROOT / "static")  # nothing is collected

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import ceil
@@ -23,6 +24,8 @@ from psycopg.types.json import Jsonb
 from core import images
 from core.database import Database, DatabaseUnavailable
 from core.errors import ApiError
+from core.passwords import RETRY_SECONDS, HashingBusy
+from core.uploads import BytesInFlight
 from ingest import form, photo
 from ingest.password import RETRY_AFTER_SECONDS, PasswordChecker, TooManyFailures, WrongPassword
 from ingest.withdrawal import withdraw_later
@@ -35,6 +38,7 @@ from providers import registry
 
 OFF_RETRY_SECONDS = 60  # staff have to act first
 DAY_SECONDS = 24 * 60 * 60
+SNAPSHOT_SECONDS = 1.0  # how old the slot may be that was read for the password, at the end of the body
 BUSY_RETRY_SECONDS = 5  # about the time of one studio picture, or a fraction of a provider's
 
 # Everything that admission reads, in one round trip. Slots that are off or archived are left out. Columns in `unsaved`
@@ -90,6 +94,9 @@ class IngestState:
     queue: Queue
     waiters: Waiters
     passwords: PasswordChecker
+    # Of bodies under way, before and after their password was found right: strangers cannot take the booths' share.
+    unchecked_bytes: BytesInFlight = field(default_factory=BytesInFlight)
+    checked_bytes: BytesInFlight = field(default_factory=BytesInFlight)
     # Test runs under way. Each needs the queue until it ends; at shutdown, to cancel its job.
     test_runs: set[asyncio.Task[Any]] = field(default_factory=set)
 
@@ -100,15 +107,37 @@ class Admission:
     returns_original: bool
 
 
-async def admit_post(state: IngestState, request: HttpRequest, slot_id: str) -> Admission:
-    """Admits a booth's post: all checks in the contract's order, then the queue. Raises `ApiError`."""
+async def admit_post(state: IngestState, request: HttpRequest, slot_id: str, body: AsyncIterable[bytes]) -> Admission:
+    """Admits a booth's post: all checks in the contract's order, then the queue. Raises `ApiError`.
+
+    The password is checked as soon as its part has come, and nothing more is read if it is wrong."""
     try:
-        posted = await asyncio.to_thread(form.read, request)
+        with closing(form.FormReader(request)) as reader, ExitStack() as held:
+            slot, checked_at = None, 0.0
+            take = held.enter_context(state.unchecked_bytes.hold())
+            async for data in body:
+                take(len(data))
+                reader.feed(data)
+                if slot is None and reader.password is not None:
+                    slot, checked_at = await _open_door(state, request, slot_id, reader.password), time.monotonic()
+                    take = held.enter_context(state.checked_bytes.hold())
+                if reader.must_write:
+                    await asyncio.to_thread(reader.write)
+            posted = await asyncio.to_thread(reader.finish)
+            if slot is None:
+                slot = await _open_door(state, request, slot_id, posted.password)
+            elif time.monotonic() - checked_at > SNAPSHOT_SECONDS:  # it may have been changed or switched off meanwhile
+                slot = await take_snapshot(state.database, slot_id)
+            return await admit(state.queue, slot, posted.photo, posted.metadata)
     except form.MalformedForm as error:
         raise ApiError("invalid_payload", _("The form could not be read: %s.") % error) from None
+
+
+async def _open_door(state: IngestState, request: HttpRequest, slot_id: str, password: str) -> SlotSnapshot:
+    """The slot, for a booth with the right password. Raises `ApiError`."""
     slot = await take_snapshot(state.database, slot_id)
-    await _check_password(state.passwords, posted.password, slot, request.META.get("REMOTE_ADDR", ""))
-    return await admit(state.queue, slot, posted.photo, posted.metadata)
+    await _check_password(state.passwords, password, slot, request.META.get("REMOTE_ADDR", ""))
+    return slot
 
 
 async def admit(
@@ -166,6 +195,9 @@ async def _check_password(checker: PasswordChecker, password: str, slot: SlotSna
     except TooManyFailures:
         message = _("Too many wrong passwords from this address. Correct the password, then try again in a minute.")
         raise ApiError("rate_limited", message, retry_after=RETRY_AFTER_SECONDS) from None
+    except HashingBusy:
+        message = _("Too many passwords are being checked at once. Try again in a few seconds.")
+        raise ApiError("rate_limited", message, retry_after=RETRY_SECONDS) from None
 
 
 async def _check_photo(upload: UploadedFile[Any], slot: SlotSnapshot) -> tuple[photo.PhotoInfo, bytes]:

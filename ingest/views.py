@@ -18,7 +18,7 @@ async def ingest(request: HttpRequest, slot_id: str) -> HttpResponseBase:
     try:
         if request.method != "POST":
             raise _make_method_error()
-        admission = await admit_post(state, request, slot_id)
+        admission = await admit_post(state, request, slot_id, asgi_state["body"])
         return await wait_and_respond(state, admission, asgi_state["disconnected"])
     except Exception as error:  # noqa: BLE001 - the booth gets the envelope whatever the error; `to_api_error` logs it
         return to_api_error(error).response()

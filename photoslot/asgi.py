@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -19,23 +20,31 @@ from uuid import uuid4
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "photoslot.settings")
 
 from django import setup
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
-setup()
+from photoslot.environment import check_media_root
 
-from django.conf import settings  # noqa: E402 - the rooms' models load only once Django is set up
-from django.utils.translation import gettext as _  # noqa: E402
-from servestatic import ServeStaticASGI  # noqa: E402
+try:
+    setup()
+    check_media_root(settings.FILE_UPLOAD_TEMP_DIR)
+except ImproperlyConfigured as error:
+    sys.exit(str(error))
 
-from core.database import DatabaseUnavailable, open_database  # noqa: E402
-from core.errors import ApiError, make_queue_unavailable  # noqa: E402
-from core.logs import correlation_id  # noqa: E402
-from ingest.admission import IngestState  # noqa: E402
-from ingest.handler import BoothHandler  # noqa: E402
-from ingest.password import PasswordChecker  # noqa: E402
-from jobs.queue.notify import Listener, Waiters  # noqa: E402
-from jobs.queue.verbs import DONE_CHANNEL, Queue  # noqa: E402
-from photoslot.security_headers import add_missing  # noqa: E402
-from photoslot.sync_handler import SyncHandler  # noqa: E402
+from django.utils.translation import gettext as _
+from servestatic import ServeStaticASGI
+
+from core.database import DatabaseUnavailable, open_database
+from core.errors import ApiError, make_queue_unavailable
+from core.logs import correlation_id
+from core.uploads import MAX_BODY_BYTES
+from ingest.admission import IngestState
+from ingest.handler import BoothHandler
+from ingest.password import PasswordChecker
+from jobs.queue.notify import Listener, Waiters
+from jobs.queue.verbs import DONE_CHANNEL, Queue
+from photoslot.security_headers import add_missing
+from photoslot.sync_handler import SyncHandler
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +53,6 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# Beside the photo: 64 fields of 4 KiB, their part headers and the boundary lines.
-FORM_BYTES = 1024 * 1024
 REPORT_SECONDS = 5.0
 CORRELATION_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
@@ -59,10 +66,6 @@ static_and_django = ServeStaticASGI(
 booths = BoothHandler()
 
 
-class BodyTooLarge(Exception):
-    """The client has sent more than any endpoint takes."""
-
-
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan":
         await _lifespan(scope, receive, send)
@@ -70,81 +73,101 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
         await _http(scope, receive, send)
 
 
-async def _http(scope: Scope, receive: Receive, send: Send) -> None:
-    headers = dict(scope["headers"])
-    name = headers.get(b"x-correlation-id", b"")
-    correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
-    limit = settings.INGEST_MAX_FILE_BYTES + FORM_BYTES
-    started = responded = False
-    scope["state"]["disconnected"] = disconnected = asyncio.Event()
+class Exchange:
+    """One request and its response: the limits of its body, and what its handler must not do."""
 
-    async def send_from_handler(message: Message) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope["headers"])
+        self._path = scope["path"]
+        self.is_booth = BOOTH_PATH.fullmatch(self._path) is not None
+        self.limit = _find_body_limit(headers, self.is_booth)
+        self.declared = int(headers.get(b"content-length") or 0)
+        self.disconnected = scope["state"]["disconnected"] = asyncio.Event()
+        self.has_started = False
+        self._body_ended = not self.declared and b"transfer-encoding" not in headers
+        self._size = 0
+        self._is_taken_over = False
+        self._receive, self._send = receive, send
+
+    async def receive(self) -> Message:
+        """Raises `ApiError` once the body is larger than its limit, whatever the headers said. Sets `disconnected` when
+        the client has closed the connection, which sending to it does not tell."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.disconnected.set()
+        elif not message.get("more_body", False):
+            self._body_ended = True
+        self._size += len(message.get("body", b""))
+        if self._size > self.limit:
+            raise _make_size_error(self.limit)
+        return message
+
+    async def send_from_handler(self, message: Message) -> None:
         """What the handler sends, until this module has responded in its place."""
-        if not responded:
-            await send_with_id(message)
+        if not self._is_taken_over:
+            await self.send(message)
 
-    async def send_with_id(message: Message) -> None:
-        nonlocal started
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            started = True
+            self.has_started = True
             named = (b"x-correlation-id", correlation_id.get().encode())
-            message = {**message, "headers": [*add_missing(scope["path"], message["headers"]), named]}
-        await send(message)
+            headers = [*add_missing(self._path, message["headers"]), named]
+            if not self._body_ended:  # its rest is not read: the next request could not be told apart from it
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        await self._send(message)
 
+    async def respond(self, error: ApiError) -> None:
+        """In the handler's place."""
+        self._is_taken_over = True
+        status, headers, body = error.to_raw()
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+async def _http(scope: Scope, receive: Receive, send: Send) -> None:
+    name = dict(scope["headers"]).get(b"x-correlation-id", b"")
+    correlation_id.set(name.decode() if CORRELATION_ID.fullmatch(name) else uuid4().hex)
+    exchange = Exchange(scope, receive, send)
+    if exchange.declared > exchange.limit:
+        # Before the body is asked for: `Expect: 100-continue` is never answered.
+        await exchange.respond(_make_size_error(exchange.limit))
+        return
+    # In a task of its own: when it is cancelled, Django's handler first waits for its thread, which may wait for a
+    # picture.
+    handler = booths if exchange.is_booth else static_and_django
+    handling = asyncio.ensure_future(handler(scope, exchange.receive, exchange.send_from_handler))
     try:
-        if int(headers.get(b"content-length") or 0) > limit:
-            raise BodyTooLarge  # before the body is asked for: `Expect: 100-continue` is never answered
-        handler = booths if BOOTH_PATH.fullmatch(scope["path"]) else static_and_django
-        # In a task of its own: when it is cancelled, Django's handler first waits for its thread, which may wait for a
-        # picture.
-        handling = asyncio.ensure_future(handler(scope, _limit_body(receive, limit, disconnected), send_from_handler))
         await asyncio.shield(handling)
-    except BodyTooLarge:
-        error = ApiError(
-            "payload_too_large",
-            _("The photo is larger than any slot takes."),
-            limit_bytes=settings.INGEST_MAX_FILE_BYTES,
-        )
-        if b"expect" in headers:  # what comes next on this connection may or may not be the body
-            error.headers["Connection"] = "close"
-        await _respond(error, send_with_id)
+    except ApiError as error:  # of a body that Django's handler was reading
+        await exchange.respond(error)
     except asyncio.CancelledError:
-        disconnected.set()
+        exchange.disconnected.set()
         handling.add_done_callback(_log_abandoned_failure)
         handling.cancel()
-        if not started:  # this process shuts down before the job's end; the booth can post again at once
-            responded = True
-            await _respond(make_queue_unavailable(), send_with_id)
+        if not exchange.has_started:  # this process shuts down before the job's end; the booth can post again at once
+            await exchange.respond(make_queue_unavailable())
         raise
+
+
+def _find_body_limit(headers: Mapping[bytes, bytes], is_booth: bool) -> int:
+    """The most bytes that a request's body may have. What holds no file is small: Django would refuse to read more of
+    it, but only after spooling all of it."""
+    if is_booth or headers.get(b"content-type", b"").lower().startswith(b"multipart/form-data"):
+        return MAX_BODY_BYTES
+    return min(MAX_BODY_BYTES, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+
+
+def _make_size_error(limit: int) -> ApiError:
+    if limit == MAX_BODY_BYTES:
+        message = _("The photo is larger than any slot takes.")
+        return ApiError("payload_too_large", message, limit_bytes=settings.INGEST_MAX_FILE_BYTES)
+    return ApiError("payload_too_large", _("The body is too large."), limit_bytes=limit)
 
 
 def _log_abandoned_failure(handling: asyncio.Future[None]) -> None:
     if not handling.cancelled() and (error := handling.exception()):
         logger.error("A request failed that was given up", exc_info=error)
-
-
-def _limit_body(receive: Receive, limit: int, disconnected: asyncio.Event) -> Receive:
-    """A `receive` that raises once the body is larger than the limit, whatever the headers said, and that sets
-    `disconnected` when the client has closed the connection, which sending to it does not tell."""
-    size = 0
-
-    async def receive_limited() -> Message:
-        nonlocal size
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            disconnected.set()
-        size += len(message.get("body", b""))
-        if size > limit:
-            raise BodyTooLarge
-        return message
-
-    return receive_limited
-
-
-async def _respond(error: ApiError, send: Send) -> None:
-    status, headers, body = error.to_raw()
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:

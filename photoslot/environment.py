@@ -9,10 +9,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import environ
 from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
+
+# 32 random characters are 128 bits even of hexadecimal digits; the other bound is that of Django's own check.
+SECRET_KEY_LENGTH = 32
+SECRET_KEY_DIFFERENT = 5
 
 
 class Environment(environ.Env):  # type: ignore[misc]  # it has no types
@@ -55,6 +60,29 @@ class Environment(environ.Env):  # type: ignore[misc]  # it has no types
 
     def folder(self, name: str, default: Path) -> Path:
         return Path(self.text(name, str(default)))
+
+
+def check_secret_key(key: str) -> None:
+    """Refuses a key that could be guessed, in words without it. Raises `ImproperlyConfigured`."""
+    if len(key) < SECRET_KEY_LENGTH or len(set(key)) < SECRET_KEY_DIFFERENT:
+        raise ImproperlyConfigured(
+            f"SECRET_KEY needs at least {SECRET_KEY_LENGTH} characters, {SECRET_KEY_DIFFERENT} of them different. "
+            f"Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        )
+
+
+def check_media_root(folder: Path) -> None:
+    """Makes the folder for uploads in MEDIA_ROOT. Raises `ImproperlyConfigured` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"writable")
+            probe.flush()  # a full disk says so only now
+    except OSError as error:
+        raise ImproperlyConfigured(
+            f"MEDIA_ROOT={str(folder.parent)!r} cannot be written: {error.strerror}. Make it writable for the user who "
+            "starts this, or set MEDIA_ROOT to another folder."
+        ) from None
 
 
 def check_fernet_keys(keys: list[str]) -> None:

@@ -21,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from core.database import CONNECT_SECONDS, limit_statements
 from core.errors import ApiError
+from core.uploads import make_upload_dir
 from core.views import read_only
 from ingest.metrics import BoothSettings
 from jobs.metrics import SEEN_SECONDS, JobsCollector
@@ -94,7 +95,7 @@ def _check_migrations() -> bool:
 
 
 def _check_storage() -> bool:
-    with NamedTemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR) as probe:
+    with NamedTemporaryFile(dir=make_upload_dir()) as probe:
         probe.write(b"writable")
         probe.flush()  # a full disk says so only now
     return True

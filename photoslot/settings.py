@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from core.database import CONNECT_SECONDS, PEER_TIMEOUTS, BoundedConnection
 from photoslot import embedded_postgres
 from photoslot.embedded_postgres import ACCOUNT, EmbeddedPostgres
-from photoslot.environment import Environment, check_fernet_keys, generate_secret
+from photoslot.environment import Environment, check_fernet_keys, check_secret_key, generate_secret
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment()
@@ -68,6 +68,7 @@ if not SECRET_KEY:
     if not EMBEDDED_POSTGRES and not DEBUG:
         raise ImproperlyConfigured("SECRET_KEY must be set when DATABASE_URL is set and DEBUG is off.")
     SECRET_KEY = generate_secret(SECRETS_DIR / "secret_key")
+check_secret_key(SECRET_KEY)
 FERNET_KEYS = env.words("FERNET_KEYS", "")  # the first encrypts provider keys, the others still decrypt
 if not FERNET_KEYS:
     if not EMBEDDED_POSTGRES and not DEBUG:
@@ -151,6 +152,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "staff.login.DeviceCookieMiddleware",
     "axes.middleware.AxesMiddleware",
+    "staff.login_queue.LoginQueueMiddleware",
 ]
 APPEND_SLASH = False  # booths are never redirected
 ROOT_URLCONF = "photoslot.urls"

@@ -189,7 +189,7 @@ def build_web_command(port: int) -> list[str]:
         "--workers": str(settings.WEB_PROCESSES),
         "--timeout-graceful-shutdown": str(settings.WORKER_GRACE_SECONDS),
         "--loop": "uvloop",
-        "--http": "httptools",
+        "--http": "photoslot.http_protocol:LimitedProtocol",
         "--log-level": "warning",
     }
     command = [sys.executable, "-m", "uvicorn", "photoslot.asgi:application", "--no-access-log", "--no-server-header"]

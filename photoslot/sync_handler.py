@@ -16,6 +16,7 @@ from django.http import HttpRequest, HttpResponseBase
 from django.urls import set_script_prefix
 
 from core.database import limit_statements
+from core.uploads import BytesInFlight, make_upload_dir
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
@@ -28,6 +29,10 @@ class SyncHandler(ASGIHandler):
     database connection are given back before the first byte is sent, so that a slow reader holds neither. Django's own
     handler keeps both until the last byte, and switches to the thread and back for each middleware."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes_in_flight = BytesInFlight()
+
     def load_middleware(self, is_async: bool = False) -> None:
         super().load_middleware(is_async=False)
 
@@ -35,10 +40,22 @@ class SyncHandler(ASGIHandler):
         await self.handle(scope, receive, send)  # Django's opens the thread here
 
     async def handle(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        try:
-            body = await self.read_body(receive)
-        except RequestAborted:
-            return
+        with suppress(OSError):  # what needs the folder will say so
+            make_upload_dir()
+        with self._bytes_in_flight.hold() as take:
+
+            async def receive_counted() -> Mapping[str, Any]:
+                message = await receive()
+                take(len(message.get("body", b"")))
+                return message
+
+            try:
+                body = await self.read_body(receive_counted)
+            except RequestAborted:
+                return
+            await self._handle_body(scope, body, receive, send)
+
+    async def _handle_body(self, scope: dict[str, Any], body: IO[bytes], receive: Receive, send: Send) -> None:
         with closing(body):
             set_script_prefix(get_script_prefix(scope))
             response_task = asyncio.create_task(self._respond(scope, body, send))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SERVER = os.environ.get("TEST_POSTGRES", "test")  # a storm has one of its own
 TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgres(ROOT, SERVER)
 os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres:///"
-os.environ["SECRET_KEY"] = "tests"
+os.environ["SECRET_KEY"] = "tests only, and long enough to be taken"
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"tests only: 32 bytes, no secret!").decode()
 if "TEST_FOLDER" not in os.environ:  # set for the processes that the tests start
     os.environ["TEST_FOLDER"] = tempfile.mkdtemp(prefix="photoslot-test-")

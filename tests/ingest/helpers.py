@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from http.client import HTTPResponse
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -106,6 +107,12 @@ def serialize_request(request: httpx.Request) -> bytes:
 def connect(url: str, source: str = "127.0.0.1") -> socket.socket:
     address = httpx.URL(url)
     return socket.create_connection((address.host, address.port or 80), 70, source_address=(source, 0))
+
+
+def read_reply(connection: socket.socket) -> Reply:
+    response = HTTPResponse(connection, method="POST")
+    response.begin()
+    return Reply(response.status, dict(response.getheaders()), response.read(), body_was_sent=True)
 
 
 def use_password(password: str, algorithm: str = "default") -> None:

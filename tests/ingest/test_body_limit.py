@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import select
-import socket
-from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
 import pytest
 from django.conf import settings
 
-from tests.booth_client import Reply, post_photo
+from tests.booth_client import post_photo
 from tests.conftest import Booth, Processes, jpeg
-from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, refusal, serialize_post
+from tests.ingest.helpers import MEGABYTE, connect, eventually, form, nothing_left, read_reply, refusal, serialize_post
 
 pytestmark = pytest.mark.contract
 
@@ -26,12 +24,6 @@ CHUNKED = {"Transfer-Encoding": "chunked"}
 def limited(processes: Processes) -> Processes:
     processes.web(INGEST_MAX_FILE_MB="1")
     return processes
-
-
-def read_reply(connection: socket.socket) -> Reply:
-    response = HTTPResponse(connection, method="POST")
-    response.begin()
-    return Reply(response.status, dict(response.getheaders()), response.read(), body_was_sent=True)
 
 
 def list_spooled_files(processes: Processes) -> list[str]:

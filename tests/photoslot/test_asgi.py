@@ -10,11 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
+from django.conf import settings
 
 from jobs.models import Job
 from photoslot.asgi import application
 from tests.api import make_api
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
+from tests.ingest.helpers import MEGABYTE, connect, read_reply, refusal
 from tests.photoslot.waiting import until
 
 pytestmark = [pytest.mark.integration]
@@ -69,3 +71,27 @@ async def test_a_request_is_answered_once_though_its_handler_goes_on() -> None:
     del serving
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):
         gc.collect()  # Django, cancelled, does not close the body
+
+
+JSON_TOO_LARGE = b'{"name": "' + b"x" * 3 * MEGABYTE + b'"}'
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/x-www-form-urlencoded", "text/plain"])
+@pytest.mark.parametrize("path", ["/api/login", "/api/slots", "/admin/login/", "/healthz", "/nothing"])
+def test_a_body_that_holds_no_file_is_limited_before_it_is_read(web: httpx.Client, path: str, kind: str) -> None:
+    headers = {"Content-Type": kind} | make_api("slots:write").headers
+    reply = web.post(path, content=JSON_TOO_LARGE, headers=headers)
+    assert refusal(reply, 413, "payload_too_large") == {"limit_bytes": settings.DATA_UPLOAD_MAX_MEMORY_SIZE}
+    chunks = iter([JSON_TOO_LARGE])
+    refusal(web.post(path, content=chunks, headers=headers), 413, "payload_too_large")
+
+
+NO_STATIC_FILES = ("..%2f", "..%2f..%2fmanage.py", "%2e%2e/", "/etc/passwd", "%00", "%D1%81", "%ff", "", "nothing")
+
+
+@pytest.mark.parametrize("name", NO_STATIC_FILES)
+def test_what_is_no_static_file_has_the_envelope(web: httpx.Client, name: str) -> None:
+    with connect(str(web.base_url)) as connection:  # httpx would tidy up the path
+        connection.sendall(f"GET /static/{name} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n".encode())
+        reply = read_reply(connection)
+    refusal(reply, 404, "not_found")

@@ -120,6 +120,17 @@ def test_processes_that_start_at_once_share_a_secret(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 100  # no draft is left
 
 
+SHORT_KEY = (
+    "SECRET_KEY needs at least 32 characters, 5 of them different. "
+    "Make one: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+)
+
+NOT_WRITABLE = (
+    "MEDIA_ROOT='/dev/null/media' cannot be written: Not a directory. Make it writable for the user who starts this, "
+    "or set MEDIA_ROOT to another folder."
+)
+
+
 @pytest.mark.e2e
 @pytest.mark.parametrize(
     ("environment", "sentence"),
@@ -130,6 +141,12 @@ def test_processes_that_start_at_once_share_a_secret(tmp_path: Path) -> None:
         (
             {"DATABASE_URL": "postgres://u@h/d", "DEBUG": "0"},
             "SECRET_KEY must be set when DATABASE_URL is set and DEBUG is off.",
+        ),
+        ({"SECRET_KEY": "x"}, SHORT_KEY),
+        ({"SECRET_KEY": "abcd" * 10}, SHORT_KEY),
+        (
+            {"MEDIA_ROOT": "/dev/null/media"},
+            NOT_WRITABLE,
         ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
