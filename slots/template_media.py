@@ -16,7 +16,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
 from django.utils.translation import gettext_lazy as _
 
-from core import images
+from core import image_work, images
 from providers.base import PermanentError, Picture, Reason
 from slots.models import TemplateMedia
 
@@ -58,7 +58,13 @@ def read_image(upload: UploadedFile[Any], max_mb: int) -> Picture:
 
 def make_preview(media: TemplateMedia) -> Picture:
     """A small copy for staff. Raises `FileNotFoundError`."""
-    image = images.decode(_read(media), useful_pixels=PREVIEW_PIXELS)  # the limit for new images may be lower by now
+    data = _read(media)
+    pixels = images.count_decoded_pixels(images.probe(data), PREVIEW_PIXELS)
+    return image_work.run(_make_preview, data, pixels=pixels)
+
+
+def _make_preview(data: bytes) -> Picture:
+    image = images.decode(data, useful_pixels=PREVIEW_PIXELS)  # the limit for new images may be lower by now
     format: images.Format = "png" if image.mode == "RGBA" else "jpeg"
     return Picture(images.encode(image, format, 85), images.MIME_TYPES[format])
 
