@@ -75,10 +75,16 @@ def run(work: Callable[..., T], *args: Any, pixels: int, bytes_per_pixel: int = 
     if pixels > LARGE_PIXELS:
         with _one_large:
             return _run_in_child(work, args)
-    needed = pixels * bytes_per_pixel
+    with reserve(pixels * bytes_per_pixel):
+        return work(*args)
+
+
+@contextmanager
+def reserve(needed: int) -> Iterator[None]:
+    """Waits until the budget has so many bytes, and returns what was freed to the system afterwards."""
     with budget.reserve(needed):
         try:
-            return work(*args)
+            yield
         finally:
             if needed >= TRIM_BYTES:
                 _trim_memory()

@@ -104,7 +104,7 @@ def count_decoded_pixels(header: Header, useful_pixels: int | None = None) -> in
 def check_frame(data: bytes, max_pixels: int) -> None:
     """Raises `OpaqueFrame` if nothing could be seen through the frame, `ImageError` if it cannot be read."""
     frame = decode(data, max_pixels=max_pixels)
-    if frame.mode != "RGBA" or frame.getextrema()[3][0] == 255:  # type: ignore[index]
+    if frame.mode != "RGBA" or frame.getchannel("A").getextrema()[0] == 255:
         raise OpaqueFrame("it has no transparent part")
 
 

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from core import images
+from core import image_work, images
 from core.database import DatabaseUnavailable, in_thread
 from ingest.admission import Admission
 from jobs.queue.verbs import Queue
 from jobs.storage import files
-from jobs.worker.postprocess import postprocess
+from jobs.worker.postprocess import check, postprocess
 from providers import registry
-from providers.base import Picture, ProviderError
+from providers.base import OperationSettings, Picture, ProviderError
 from providers.prepare import prepare
 from slots import template_media
 
 logger = logging.getLogger(__name__)
 
-# Preparation begins this long before the deadline: enough to turn, frame and encode 24 megapixels on a busy machine.
+# Preparation begins this long before the deadline: enough to turn, frame and encode 24 megapixels on a busy machine,
+# and 100 megapixels in a process of their own (`core.image_work`).
 PREPARE_SECONDS = 2.5
+PREPARE_LARGE_SECONDS = 8.0
 BOOTH_TYPES = frozenset(images.FORMATS)  # what booths print; a HEIC photo becomes a JPEG
+
+# Threads of their own, in which photos wait their turn: asyncio's are few, and admission needs them. Large photos do
+# not hold up the others.
+_threads = ThreadPoolExecutor(2, thread_name_prefix="original photo")
+_large_thread = ThreadPoolExecutor(1, thread_name_prefix="large original photo")
 
 
 class OriginalPhoto:
@@ -33,6 +42,9 @@ class OriginalPhoto:
     def __init__(self, queue: Queue, admission: Admission) -> None:
         self._queue = queue
         self._ticket = admission.ticket
+        self._early = PREPARE_LARGE_SECONDS if admission.pixels > image_work.LARGE_PIXELS else PREPARE_SECONDS
+        # A post that joins an ended job has its own time for it.
+        self._deadline = asyncio.get_running_loop().time() + max(admission.ticket.seconds_left, self._early)
         self._is_wanted = asyncio.Event()
         self._task = asyncio.create_task(self._prepare(), name="original photo") if admission.returns_original else None
 
@@ -50,7 +62,7 @@ class OriginalPhoto:
 
     async def _prepare(self) -> Picture | None:
         try:
-            async with asyncio.timeout(max(0, self._ticket.seconds_left - PREPARE_SECONDS)):
+            async with asyncio.timeout_at(self._deadline - self._early):
                 await self._is_wanted.wait()
         except TimeoutError:
             pass
@@ -61,20 +73,41 @@ class OriginalPhoto:
             return None
 
     async def _load_and_frame(self) -> Picture:
-        """The photo upright, in the slot's size and frame."""
+        """The photo upright, in the slot's size and frame; if there are too many to do that in time, as it is."""
         job = await self._queue.get_job_input(self._ticket.job_id)
         if job.payload_path is None:  # already sent to another waiting request, or removed by the purge
             raise FileNotFoundError
         slot_settings = registry.parse_settings(job.provider_id, job.operation_id, job.settings_json)
         ids = {key: job.template_media[key] for key in [slot_settings.frame] if key and key in job.template_media}
         frames = await in_thread(template_media.load, ids) if ids else {}
-        photo = Picture(await asyncio.to_thread(files.read, job.payload_path), job.payload_mime_type)
-        return await asyncio.to_thread(
-            lambda: postprocess(_make_printable(photo), slot_settings, frames, settings.INGEST_MAX_PIXELS)
+        executor = _threads if self._early == PREPARE_SECONDS else _large_thread
+        framing = asyncio.get_running_loop().run_in_executor(
+            executor, _frame, job.payload_path, job.payload_mime_type, slot_settings, frames
         )
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await framing
+        except TimeoutError:  # its thread is given up if it has not begun
+            logger.warning("Job %s: no time is left to frame its photo", self._ticket.job_id)
+            return await asyncio.to_thread(_read_unchanged, job.payload_path, job.payload_mime_type)
+
+
+def _frame(path: str, mime_type: str, slot_settings: OperationSettings, frames: Mapping[str, Picture]) -> Picture:
+    check(slot_settings, frames)
+    printable = _make_printable(Picture(files.read(path), mime_type))
+    if slot_settings.frame is None and slot_settings.output is None:
+        return printable
+    return postprocess(printable, slot_settings, frames, settings.INGEST_MAX_PIXELS)
 
 
 def _make_printable(photo: Picture) -> Picture:
     """The photo without metadata or an appended video; converted only if booths cannot print its type."""
     header = images.probe(photo.data, max_pixels=settings.INGEST_MAX_PIXELS)
     return prepare(photo, max_side=max(header.width, header.height), accepts=BOOTH_TYPES)
+
+
+def _read_unchanged(path: str, mime_type: str) -> Picture:
+    """The photo as the booth sent it. Raises `ImageError` if booths cannot print it."""
+    if mime_type not in BOOTH_TYPES:
+        raise images.ImageError(f"{mime_type} has to be converted")
+    return Picture(files.read(path), mime_type)

@@ -33,8 +33,8 @@ def postprocess(
     then, since a provider may send anything; except a JPEG's, whose decoder accepts any data between a good header
     and the end: decoding would cost every photo 10 ms and prove nothing.
 
-    The frame must have passed `check`. Raises `AmbiguousError(no_image)` if what the provider made is not a JPEG, PNG or
-    WebP of at most `max_pixels`.
+    The frame must have passed `check`. Raises `AmbiguousError(no_image)` if what the provider made is not a JPEG, PNG
+    or WebP of at most `max_pixels`.
     """
     try:
         header = images.probe(picture.data, max_pixels=max_pixels, mime_types=images.FORMATS, must_end=True)

@@ -31,7 +31,7 @@ def bind_frame(data: bytes | None, key: str = "border") -> None:
     media = TemplateMedia(mime_type="image/png", size_bytes=1, checksum="c")
     media.file.save("frame.png", ContentFile(data or b""))
     if data is None:
-        media.file.storage.delete(media.file.name)
+        media.file.storage.delete(str(media.file.name))
     TemplateBinding.objects.create(slot=Slot.objects.get(pk="slot-001"), setting_key=key, media=media)
 
 

@@ -1,0 +1,172 @@
+"""Large pictures, and answers that inflate: what they take of a process's memory at most, and who waits for them.
+
+A process is measured with its children, in which it works on large pictures.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.base import ContentFile
+from PIL import Image
+
+from core import images
+from providers.models import ProviderAccount
+from slots.models import Slot, TemplateBinding, TemplateMedia
+from tests.conftest import Booth, Processes, in_background, jpeg, set_slot
+from tests.providers.end_to_end.harness import KEYS, SPEAKERS
+from tests.sandbox.wire import WireSandbox
+
+pytestmark = pytest.mark.e2e
+
+WEB_MB, WORKER_MB = 400, 1024
+LARGE = (12_500, 8_000)  # 100 megapixels, the most that is taken
+SAMPLE_SECONDS = 0.02
+
+
+@cache
+def large_png(colour: str) -> bytes:
+    return encode(Image.new("RGB", LARGE, colour), "PNG", compress_level=1)
+
+
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, format, **options)
+    return out.getvalue()
+
+
+COLOURS = ("red", "green", "blue", "gold", "teal", "navy", "pink", "gray")
+
+
+def list_family(pid: int) -> Iterator[int]:
+    """The process and those that it has started."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            yield from list_family(int(child))
+
+
+def measure_mb(pid: int) -> float:
+    """The memory of the process and its children."""
+    total = 0
+    try:
+        for each in list_family(pid):
+            status = Path(f"/proc/{each}/status").read_text()
+            total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # a child ended meanwhile
+    return total / 1024
+
+
+@contextmanager
+def watch(pid: int) -> Iterator[Callable[[], float]]:
+    """Calling it gives the largest memory so far, in MB."""
+    peak = 0.0
+    ended = threading.Event()
+
+    def sample() -> None:
+        nonlocal peak
+        while not ended.wait(SAMPLE_SECONDS):
+            peak = max(peak, measure_mb(pid))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield lambda: peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def post_at_once(booth: Booth, photos: list[bytes], slot: str = "slot-001") -> list[Any]:
+    replies = [in_background(partial(booth.post, photo, slot)) for photo in photos]
+    return [reply() for reply in replies]
+
+
+def bind_frame(size: tuple[int, int] = (1200, 800)) -> None:
+    frame = Image.new("RGBA", size, "gold")
+    frame.paste((0, 0, 0, 0), (50, 50, size[0] - 50, size[1] - 50))
+    media = TemplateMedia(mime_type="image/png", size_bytes=1, checksum="c")
+    media.file.save("frame.png", ContentFile(images.encode(frame, "png")))
+    TemplateBinding.objects.create(slot=Slot.objects.get(pk="slot-001"), setting_key="border", media=media)
+
+
+@pytest.fixture
+def booth(processes: Processes) -> Booth:
+    return Booth(processes.url)
+
+
+def test_four_large_photos_at_once_leave_a_worker_small(processes: Processes, booth: Booth) -> None:
+    processes.web()
+    worker = processes.worker()
+    set_slot(provider_id="studio", operation_id="image_edit", settings_json={"look": "cinematic"})
+    booth.post(jpeg())
+    before = measure_mb(worker.pid)
+    with watch(worker.pid) as peak:
+        replies = post_at_once(booth, [large_png(colour) for colour in COLOURS[:4]])
+    assert [reply.status for reply in replies] == [200] * 4
+    assert peak() < WORKER_MB
+    assert measure_mb(worker.pid) < before + 100
+
+
+def test_a_small_photo_does_not_wait_for_large_ones(processes: Processes, booth: Booth) -> None:
+    processes.web()
+    processes.worker(WORKER_CONCURRENCY="6")
+    set_slot(provider_id="studio", operation_id="image_edit", settings_json={"look": "sepia"})
+    set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "sepia"})
+    booth.post(jpeg())
+    large = [in_background(partial(booth.post, large_png(colour))) for colour in COLOURS[:4]]
+    started = time.monotonic()
+    assert booth.post(jpeg(1800, 1200), "slot-002").status == 200
+    seconds = time.monotonic() - started
+    assert [reply().status for reply in large] == [200] * 4
+    assert seconds < (time.monotonic() - started) / 2
+
+
+@pytest.mark.parametrize("frame", [None, (1200, 800)])
+def test_eight_large_photos_that_come_back_leave_the_web_process_small(
+    processes: Processes, booth: Booth, frame: tuple[int, int] | None
+) -> None:
+    web = processes.web()
+    processes.worker()
+    more = {"frame": "border"} if frame else {}
+    if frame:
+        bind_frame(frame)
+    recipe = {"scenario": "refuses", "on_failure": "original", **more}
+    set_slot(provider_id="instant", operation_id="image_edit", settings_json=recipe)
+    booth.post(jpeg())
+    with watch(web.pid) as peak:
+        replies = post_at_once(booth, [large_png(colour) for colour in COLOURS])
+    assert [(reply.status, reply.headers["x-outcome"]) for reply in replies] == [(200, "original")] * 8
+    assert peak() < WEB_MB
+
+
+@pytest.fixture
+def wire() -> Iterator[WireSandbox]:
+    with WireSandbox(SPEAKERS).run() as running:
+        yield running
+
+
+@pytest.mark.parametrize("scenario", ["bomb:3000", "bomb:3000 once"])
+def test_an_answer_that_inflates_is_cut_off(
+    processes: Processes, booth: Booth, wire: WireSandbox, scenario: str
+) -> None:
+    processes.web()
+    worker = processes.worker()
+    account = ProviderAccount(provider_id="openai", base_url=f"{wire.url}/openai/v1")
+    account.set_key(KEYS["openai"])
+    account.save()
+    set_slot(provider_id="openai", operation_id="image_edit", settings_json={"prompt": f"Oil [[{scenario}]]"})
+    with watch(worker.pid) as peak:
+        reply = booth.post(jpeg())
+    assert reply.status == 502
+    assert b'"no_image"' in reply.body
+    assert peak() < WORKER_MB / 2
