@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.base import ContentFile
 from PIL import Image
 
-from core import images
 from providers.models import ProviderAccount
-from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot
 from tests.providers.end_to_end.harness import KEYS, SPEAKERS
 from tests.sandbox.wire import WireSandbox
+from tests.slots.factories import bind, draw_frame
 
 pytestmark = pytest.mark.e2e
 
@@ -91,14 +89,6 @@ def post_at_once(booth: Booth, photos: list[bytes], slot: str = "slot-001") -> l
     return [reply() for reply in replies]
 
 
-def bind_frame(size: tuple[int, int] = (1200, 800)) -> None:
-    frame = Image.new("RGBA", size, "gold")
-    frame.paste((0, 0, 0, 0), (50, 50, size[0] - 50, size[1] - 50))
-    media = TemplateMedia(mime_type="image/png", size_bytes=1, checksum="c")
-    media.file.save("frame.png", ContentFile(images.encode(frame, "png")))
-    TemplateBinding.objects.create(slot=Slot.objects.get(pk="slot-001"), setting_key="border", media=media)
-
-
 @pytest.fixture
 def booth(processes: Processes) -> Booth:
     return Booth(processes.url)
@@ -139,7 +129,7 @@ def test_eight_large_photos_that_come_back_leave_the_web_process_small(
     processes.worker()
     more = {"frame": "border"} if frame else {}
     if frame:
-        bind_frame(frame)
+        bind(draw_frame(*frame, border=50))
     recipe = {"scenario": "refuses", "on_failure": "original", **more}
     set_slot(provider_id="instant", operation_id="image_edit", settings_json=recipe)
     booth.post(jpeg())

@@ -6,39 +6,22 @@ import io
 import json
 
 import pytest
-from django.core.files.base import ContentFile
 from PIL import Image
 
 from core import images
 from jobs.models import Job
 from providers.models import ProviderCall
-from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.conftest import Booth, jpeg, use_sandbox
 from tests.sandbox.server import Sandbox, developed
+from tests.slots.factories import BAD_FRAMES, bind, draw_frame
 
 pytestmark = pytest.mark.contract
 
-FRAMES: dict[str, bytes] = {
-    "opaque": images.encode(Image.new("RGBA", (40, 30), "gold"), "png"),
-    "without transparency": jpeg(40, 30),
-    "no image": b"<svg/>",
-    "cut short": images.encode(Image.effect_noise((90, 90), 60).convert("RGBA"), "png")[:4000],
-}
 
-
-def bind_frame(data: bytes | None, key: str = "border") -> None:
-    """Binds a template image as if it had been accepted; None: its file is gone."""
-    media = TemplateMedia(mime_type="image/png", size_bytes=1, checksum="c")
-    media.file.save("frame.png", ContentFile(data or b""))
-    if data is None:
-        media.file.storage.delete(str(media.file.name))
-    TemplateBinding.objects.create(slot=Slot.objects.get(pk="slot-001"), setting_key=key, media=media)
-
-
-@pytest.mark.parametrize("fault", [*FRAMES, "file gone", "not bound"])
+@pytest.mark.parametrize("fault", [*BAD_FRAMES, "file gone", "not bound"])
 def test_a_frame_that_cannot_be_used_costs_nothing(booth: Booth, sandbox: Sandbox, fault: str) -> None:
     if fault != "not bound":
-        bind_frame(FRAMES.get(fault))
+        bind(BAD_FRAMES.get(fault))
     use_sandbox("instant", frame="border")
     replies = [booth.post(jpeg(colour=colour)) for colour in ("red", "green", "blue")]
     assert [reply.status for reply in replies] == [502] * 3
@@ -49,9 +32,7 @@ def test_a_frame_that_cannot_be_used_costs_nothing(booth: Booth, sandbox: Sandbo
 
 
 def test_a_good_frame_is_paid_for_and_used(booth: Booth, sandbox: Sandbox) -> None:
-    border = Image.new("RGBA", (40, 30), "gold")
-    border.paste((0, 0, 0, 0), (5, 5, 35, 25))
-    bind_frame(images.encode(border, "png"))
+    bind(draw_frame())
     use_sandbox("instant", frame="border")
     reply = booth.post(jpeg())
     assert (reply.status, len(sandbox.journal)) == (200, 1)
