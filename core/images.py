@@ -220,12 +220,25 @@ def _decode(image: ImageFile.ImageFile, useful_pixels: int | None) -> Image.Imag
     image.draft(None, size)  # a JPEG decodes at 1/2, 1/4 or 1/8 of its size, if that is enough
     turn = _TURNS.get(_read_orientation(image))
     image.load()
-    upright: Image.Image = image if turn is None else image.transpose(turn)
-    if image.width > size[0]:
-        upright = _resize(upright, size if turn is None or upright.size == image.size else size[::-1])
+    scaled = _scale_down(image, size)
+    upright = scaled if turn is None else scaled.transpose(turn)
     result = _convert_to_srgb(upright, image.info.get("icc_profile"))
     result.info = {}
     return result
+
+
+def _scale_down(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image itself if it is no larger. Otherwise it is closed, for its memory."""
+    if image.width <= size[0]:
+        return image
+    factor = min(image.width // size[0], image.height // size[1])
+    if factor > 1 and image.mode in _SPACES:  # a first step that takes little memory
+        reduced = image.reduce(factor)
+        image.close()
+        return _resize(reduced, size)
+    scaled = _resize(image, size)
+    image.close()
+    return scaled
 
 
 def _limit_size(size: tuple[int, int], useful_pixels: int | None) -> tuple[int, int]:

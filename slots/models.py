@@ -126,8 +126,8 @@ class TemplateMedia(models.Model):
 
 
 def _read_template(media_id: uuid.UUID | None) -> bytes:
-    media = TemplateMedia.objects.filter(pk=media_id).first()
-    if media is None:
+    media = media_id and TemplateMedia.objects.filter(pk=media_id).first()
+    if not media:
         raise FileNotFoundError
     return media.read()
 
