@@ -69,8 +69,8 @@ def validate(provider_id: str, operation_id: str, settings_json: object, templat
     parsed = parse(provider_id, operation_id, settings_json)
     _check_public_address(provider_id)
     _check_keys(_get_operation(provider_id, operation_id), parsed, templates)
-    if parsed.frame is not None:
-        _check_frame(templates[parsed.frame])
+    if parsed.frame is not None and (problem := describe_frame_fault(templates[parsed.frame])):
+        raise ValidationError({"settings_json": [_make_error("frame", str(problem))]})
     if parsed.fallback:
         _check_fallback(parsed.fallback, templates)
 
@@ -96,13 +96,25 @@ def _check_keys(operation: Operation, parsed: OperationSettings, template_keys: 
         raise ValidationError({"settings_json": found})
 
 
-def _check_frame(read: Callable[[], bytes]) -> None:
+def find_frame_keys(provider_id: str, operation_id: str, settings_json: object) -> set[str]:
+    """As `find_template_keys`, but only those of frames."""
+    try:
+        parsed = parse(provider_id, operation_id, settings_json)
+    except ValidationError:
+        return set()
+    keys = {parsed.frame} if parsed.frame else set()
+    if fallback := parsed.fallback:
+        keys |= find_frame_keys(fallback.provider_id, fallback.operation_id, fallback.settings_json)
+    return keys
+
+
+def describe_frame_fault(read: Callable[[], bytes]) -> Promise | None:
+    """Why the image that `read` returns cannot be a frame, and what to do; None if it can."""
     try:
         fault = frames.find_fault(read())
     except OSError:
         fault = frames.Fault.UNREADABLE
-    if fault:
-        raise ValidationError({"settings_json": [_make_error("frame", str(FRAME_FAULTS[fault]))]})
+    return FRAME_FAULTS[fault] if fault else None
 
 
 def _check_fallback(fallback: Fallback, templates: Templates) -> None:

@@ -21,7 +21,6 @@ from providers.studio.looks import LOOKS, LookName
 from providers.studio.style import transfer_style
 
 STYLE_PIXELS = 1_000_000  # far more than its palette is taken from
-BYTES_PER_PIXEL = 24  # of memory that a look takes: 0.6 GB for the largest photo
 QUALITY = 93  # JPEG; a frame or an `output` encodes again, and at 93 the loss is not visible
 
 Strength = Annotated[
@@ -109,8 +108,11 @@ def _load_style(request: Request, key: str) -> Image.Image:
 
 
 def _make_picture(payload: Payload) -> Picture:
+    settings, needed = payload.settings, image_work.BYTES_PER_PIXEL
+    if isinstance(settings, ImageEdit):
+        needed = LOOKS[settings.look].bytes_per_pixel
     try:
-        return image_work.run(_apply_effect, payload, pixels=payload.pixels, bytes_per_pixel=BYTES_PER_PIXEL)
+        return image_work.run(_apply_effect, payload, pixels=payload.pixels, bytes_per_pixel=needed)
     except images.ImageError as error:
         raise PermanentError(Reason.BAD_PHOTO, str(error)) from error
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -59,6 +60,13 @@ def test_large_pictures_have_a_process_of_their_own() -> None:
 def test_large_pictures_do_not_wait_for_the_budget_of_the_others() -> None:
     with image_work.reserve(image_work.WEB_BYTES):
         assert image_work.run(images.probe, jpeg(), pixels=LARGE_PIXELS + 1) == images.probe(jpeg())
+
+
+def test_others_do_not_wait_for_large_pictures() -> None:
+    with ThreadPoolExecutor(1) as threads:
+        large = threads.submit(image_work.run, time.sleep, 2, pixels=LARGE_PIXELS + 1)
+        assert image_work.run(images.probe, jpeg(), pixels=LARGE_PIXELS)
+        assert not large.done()
 
 
 @pytest.mark.parametrize("pixels", [1, LARGE_PIXELS + 1])
