@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from jobs.models import Job
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot
+from tests.ingest.helpers import eventually
 from tests.providers.end_to_end.harness import KEYS, SPEAKERS
 from tests.sandbox.wire import WireSandbox
 from tests.slots.factories import bind, draw_frame
@@ -119,6 +121,7 @@ def test_a_small_photo_does_not_wait_for_large_ones(processes: Processes, booth:
     set_slot("slot-002", provider_id="studio", operation_id="image_edit", settings_json={"look": "sepia"})
     booth.post(jpeg())
     large = [in_background(partial(booth.post, large_png(colour))) for colour in COLOURS[:4]]
+    assert eventually(lambda: Job.objects.filter(status="processing").count() >= 3)  # two of them, and the first photo
     started = time.monotonic()
     assert booth.post(jpeg(1800, 1200), "slot-002").status == 200
     seconds = time.monotonic() - started
