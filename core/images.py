@@ -19,8 +19,12 @@ Image.MAX_IMAGE_PIXELS = None
 Format = Literal["jpeg", "png", "webp"]
 Fit = Literal["cover", "contain"]
 
-MAX_PIXELS: Final = 100_000_000  # the default of INGEST_MAX_PIXELS; decoded, that is 300 MB
+MAX_PIXELS: Final = 100_000_000  # the default of INGEST_MAX_PIXELS; decoded, that is 400 MB
 MAX_SIDE: Final = 65_500  # pixels: libjpeg's limit, and nearly every picture ends as a JPEG
+MAX_SIDES: Final[dict[Format, int]] = {"jpeg": MAX_SIDE, "png": MAX_SIDE, "webp": 16_383}
+USEFUL_PIXELS: Final = 24_000_000  # 51×34 cm at 300 dpi: no booth prints larger, and no model sees more
+# No picture is scaled up to more than this, the most that an exact size (`Output`) may ask for: 8192 pixels a side.
+MAX_SCALED_PIXELS: Final = 8192 * 8192
 MIME_TYPES: Final[dict[Format, str]] = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 FORMATS: Final[dict[str, Format]] = {mime_type: format for format, mime_type in MIME_TYPES.items()}
 # MPO is a camera's JPEG with a second picture (a preview, a gain map) after the first.
@@ -49,6 +53,10 @@ class ImageError(ValueError):
     """The bytes are not a usable image. The message is for staff."""
 
 
+class OpaqueFrame(ImageError):
+    """The frame would hide the whole picture."""
+
+
 class TooManyPixels(ImageError):
     """The header declares more pixels than allowed, or a side longer than `MAX_SIDE`; nothing was decoded."""
 
@@ -61,6 +69,7 @@ class Header:
     width: int
     height: int
     is_plain: bool  # stored upright, in RGB or RGBA and in sRGB: usable without conversion
+    is_progressive: bool = False  # a JPEG that its decoder keeps whole in memory, however small it is to become
 
 
 def probe(
@@ -80,6 +89,23 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, useful_pixels: int | No
     A picture of more than `useful_pixels` is scaled down to that many; a large JPEG is then never decoded in full size.
     """
     return _open(data, max_pixels, lambda image: _decode(image, useful_pixels))
+
+
+def count_decoded_pixels(header: Header, useful_pixels: int | None = None) -> int:
+    """How many pixels `decode` has in memory before it scales them: of a large JPEG fewer than there are."""
+    pixels = header.width * header.height
+    if header.mime_type == "image/jpeg" and not header.is_progressive and useful_pixels:
+        for _ in range(3):  # 1/2, 1/4, 1/8 of each side
+            if pixels >= 4 * useful_pixels:
+                pixels //= 4
+    return pixels
+
+
+def check_frame(data: bytes, max_pixels: int) -> None:
+    """Raises `OpaqueFrame` if nothing could be seen through the frame, `ImageError` if it cannot be read."""
+    frame = decode(data, max_pixels=max_pixels)
+    if frame.mode != "RGBA" or frame.getchannel("A").getextrema()[0] == 255:
+        raise OpaqueFrame("it has no transparent part")
 
 
 def encode(image: Image.Image, format: Format, quality: int = 92) -> bytes:
@@ -106,37 +132,44 @@ def _write(image: Image.Image, buffer: BytesIO, format: Format, quality: int) ->
         image.save(buffer, "WEBP", quality=quality, method=1)  # method 4 takes three times as long, to no smaller file
 
 
-def fit(image: Image.Image, width: int | None, height: int | None, mode: Fit = "cover") -> Image.Image:
+def fit(
+    image: Image.Image, width: int | None, height: int | None, mode: Fit = "cover", max_side: int = MAX_SIDE
+) -> Image.Image:
     """Both sides given: exactly that size, cropped from the centre (`cover`) or on white (`contain`).
-    One side given: scaled to it. None given: the image itself. Raises `ImageError` if the other side would be longer
-    than `MAX_SIDE`: a strip a few pixels wide could use up all memory."""
-    target = target_size(image.size, width, height)
+    One side given: scaled to it. None given: the image itself, unless it is too large for `target_size`."""
+    target = target_size(image.size, width, height, max_side)
     if target == image.size:
         return image
-    if max(target) > MAX_SIDE:
-        raise ImageError(f"{target[0]}×{target[1]}: a side of more than {MAX_SIDE} pixels")
     if width is None or height is None:
         return _resize(image, target)
     return _cover(image, target) if mode == "cover" else _contain(image, target)
 
 
-def target_size(size: tuple[int, int], width: int | None, height: int | None) -> tuple[int, int]:
-    """The size that `fit` makes of `size`."""
+def target_size(
+    size: tuple[int, int], width: int | None, height: int | None, max_side: int = MAX_SIDE
+) -> tuple[int, int]:
+    """The size that `fit` makes of `size`. Where a side that is not given would be longer than `max_side`, or a strip a
+    few pixels wide would use up all memory, it is the largest size of the same shape."""
+    if width is not None and height is not None:
+        return width, height
     own_width, own_height = size
-    if width is not None:
-        return width, height if height is not None else max(1, round(own_height * width / own_width))
-    return size if height is None else (max(1, round(own_width * height / own_height)), height)
+    wanted = width / own_width if width is not None else height / own_height if height is not None else 1.0
+    most = max(1.0, sqrt(MAX_SCALED_PIXELS / (own_width * own_height)))
+    scale = min(wanted, most, max_side / max(size))
+    if scale < wanted or scale == 1:
+        return max(1, int(own_width * scale)), max(1, int(own_height * scale))
+    return width or max(1, round(own_width * scale)), height or max(1, round(own_height * scale))
 
 
-def overlay(image: Image.Image, frame: Image.Image) -> Image.Image:
-    """`frame` on top. A frame of another aspect ratio is stretched: cropping it would lose two of its borders."""
+def overlay(image: Image.Image, frame: Image.Image) -> None:
+    """Lays `frame` over the image itself. A frame of another aspect ratio is stretched: cropping it would lose two of
+    its borders."""
     frame = frame if frame.size == image.size else _resize(frame, image.size)
-    frame = frame.convert("RGBA")
+    frame = frame if frame.mode == "RGBA" else frame.convert("RGBA")
     if image.mode == "RGBA":
-        return Image.alpha_composite(image, frame)
-    result = image.copy()
-    result.paste(frame, (0, 0), frame)
-    return result
+        image.alpha_composite(frame)
+    else:
+        image.paste(frame, (0, 0), frame)
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -170,7 +203,7 @@ def _read_header(image: ImageFile.ImageFile, mime_types: Collection[str] | None)
     orientation = _read_orientation(image)
     width, height = image.size if orientation < 5 else image.size[::-1]
     plain = orientation == 1 and image.mode in ("RGB", "RGBA") and _has_srgb_profile(image.info.get("icc_profile"))
-    return Header(mime_type, width, height, plain)
+    return Header(mime_type, width, height, plain, bool(image.info.get("progressive")))
 
 
 def _has_srgb_profile(profile: bytes | None) -> bool:
@@ -187,12 +220,25 @@ def _decode(image: ImageFile.ImageFile, useful_pixels: int | None) -> Image.Imag
     image.draft(None, size)  # a JPEG decodes at 1/2, 1/4 or 1/8 of its size, if that is enough
     turn = _TURNS.get(_read_orientation(image))
     image.load()
-    upright: Image.Image = image if turn is None else image.transpose(turn)
-    if image.width > size[0]:
-        upright = _resize(upright, size if turn is None or upright.size == image.size else size[::-1])
+    scaled = _scale_down(image, size)
+    upright = scaled if turn is None else scaled.transpose(turn)
     result = _convert_to_srgb(upright, image.info.get("icc_profile"))
     result.info = {}
     return result
+
+
+def _scale_down(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image itself if it is no larger. Otherwise it is closed, for its memory."""
+    if image.width <= size[0]:
+        return image
+    factor = min(image.width // size[0], image.height // size[1])
+    if factor > 1 and image.mode in _SPACES:  # a first step that takes little memory
+        reduced = image.reduce(factor)
+        image.close()
+        return _resize(reduced, size)
+    scaled = _resize(image, size)
+    image.close()
+    return scaled
 
 
 def _limit_size(size: tuple[int, int], useful_pixels: int | None) -> tuple[int, int]:
@@ -212,13 +258,17 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def _convert_to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A new image: mode RGB or RGBA, eight bits."""
+    """Mode RGB or RGBA, eight bits; the image itself if it is so, for a copy takes as much memory again."""
     if image.mode.startswith("I"):  # 16 bits of grey; convert() would clip instead of scale
         image = image.point(lambda value: value * (1 / 256)).convert("L")
     mode = "RGBA" if image.has_transparency_data else "RGB"
     if image.mode not in _SPACES:
         image = image.convert(mode)
-    return (profile and _convert_from_profile(image, profile, mode)) or image.convert(mode)
+    if profile and (converted := _convert_from_profile(image, profile, mode)):
+        return converted
+    # The image of WebP or HEIF keeps its decoder's memory.
+    is_lean = not isinstance(image, ImageFile.ImageFile) or image.format in ("JPEG", "MPO", "PNG")
+    return image if image.mode == mode and is_lean else image.convert(mode)
 
 
 def _convert_from_profile(image: Image.Image, profile: bytes, mode: str) -> Image.Image | None:

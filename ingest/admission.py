@@ -105,6 +105,7 @@ class IngestState:
 class Admission:
     ticket: Ticket
     returns_original: bool
+    pixels: int  # of the photo
 
 
 async def admit_post(state: IngestState, request: HttpRequest, slot_id: str, body: AsyncIterable[bytes]) -> Admission:
@@ -175,7 +176,7 @@ async def admit(
     refusal = None if slot.returns_original else _find_budget_refusal(slot) or _find_provider_refusal(slot)
     # A booth that hangs up here must leave either a job with its photo, or neither.
     ticket = await asyncio.shield(_enqueue(queue, job, upload, slot.sync_response_seconds, refusal))
-    return Admission(ticket, slot.returns_original)
+    return Admission(ticket, slot.returns_original, info.width * info.height)
 
 
 async def take_snapshot(database: Database, slot_id: str, unsaved: Mapping[str, Any] | None = None) -> SlotSnapshot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Self
@@ -12,24 +13,31 @@ from typing import Self
 from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
-from core import images
+from core import image_work, images
 from core.database import DatabaseUnavailable, in_thread
 from ingest.admission import Admission
 from jobs.queue.records import JobInput, JobOutcome
 from jobs.queue.verbs import Queue
 from jobs.storage import files
-from jobs.worker.postprocess import postprocess
+from jobs.worker.postprocess import check, postprocess
 from providers import registry
-from providers.base import Picture, ProviderError
+from providers.base import OperationSettings, Picture, ProviderError
 from providers.prepare import prepare
 from slots import template_media
 
 logger = logging.getLogger(__name__)
 
-# Preparation begins this long before the deadline: enough to turn, frame and encode 24 megapixels on a busy machine.
+# Preparation begins this long before the deadline: enough to turn, frame and encode 24 megapixels on a busy machine,
+# and 100 megapixels in a process of their own (`core.image_work`).
 PREPARE_SECONDS = 2.5
+PREPARE_LARGE_SECONDS = 8.0
 LATE_SECONDS = 0.2  # how long a booth waits past its deadline for a photo that is nearly ready
 BOOTH_TYPES = frozenset(images.FORMATS)  # what booths print; a HEIC photo becomes a JPEG
+
+# Threads of their own, in which photos wait their turn: asyncio's are few, and admission needs them. Large photos do
+# not hold up the others.
+_threads = ThreadPoolExecutor(2, thread_name_prefix="original photo")
+_large_thread = ThreadPoolExecutor(1, thread_name_prefix="large original photo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +56,9 @@ class OriginalPhoto:
     def __init__(self, queue: Queue, admission: Admission) -> None:
         self._queue = queue
         self._ticket = admission.ticket
-        self._deadline = asyncio.get_running_loop().time() + admission.ticket.seconds_left
+        self._early = PREPARE_LARGE_SECONDS if admission.pixels > image_work.LARGE_PIXELS else PREPARE_SECONDS
+        # A post that joins an ended job has its own time for it.
+        self._deadline = asyncio.get_running_loop().time() + max(admission.ticket.seconds_left, self._early)
         self._is_wanted = asyncio.Event()
         self._source: Source | None = None
         self._task = asyncio.create_task(self._prepare(), name="original photo") if admission.returns_original else None
@@ -77,11 +87,11 @@ class OriginalPhoto:
         try:
             await self._load_at_first()
             try:
-                async with asyncio.timeout_at(self._deadline - PREPARE_SECONDS):
+                async with asyncio.timeout_at(self._deadline - self._early):
                     await self._is_wanted.wait()
             except TimeoutError:
                 pass
-            async with asyncio.timeout_at(max(self._deadline, asyncio.get_running_loop().time() + PREPARE_SECONDS)):
+            async with asyncio.timeout_at(max(self._deadline, asyncio.get_running_loop().time() + self._early)):
                 self._source = self._source or await self._load()
             return await self._frame(self._source)
         except (ProviderError, images.ImageError, OSError, DatabaseUnavailable, DatabaseError, InterfaceError) as error:
@@ -101,18 +111,39 @@ class OriginalPhoto:
         return Source(waiting, job, await in_thread(template_media.load, ids) if ids else {})
 
     async def _frame(self, source: Source) -> Picture:
-        """The photo upright, in the slot's size and frame."""
+        """The photo upright, in the slot's size and frame; if there are too many to do that in time, as it is."""
         job = source.job
         if job.payload_path is None:  # already sent to another waiting request, or removed by the purge
             raise FileNotFoundError
         slot_settings = registry.parse_settings(job.provider_id, job.operation_id, job.settings_json)
-        photo = Picture(await asyncio.to_thread(files.read, job.payload_path), job.payload_mime_type)
-        return await asyncio.to_thread(
-            lambda: postprocess(_make_printable(photo), slot_settings, source.frames, settings.INGEST_MAX_PIXELS)
+        executor = _threads if self._early == PREPARE_SECONDS else _large_thread
+        framing = asyncio.get_running_loop().run_in_executor(
+            executor, _make_framed, job.payload_path, job.payload_mime_type, slot_settings, source.frames
         )
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await framing
+        except TimeoutError:  # its thread is given up if it has not begun
+            logger.warning("Job %s: no time is left to frame its photo", self._ticket.job_id)
+            return await asyncio.to_thread(_read_unchanged, job.payload_path, job.payload_mime_type)
+
+
+def _make_framed(path: str, mime_type: str, slot_settings: OperationSettings, frames: Mapping[str, Picture]) -> Picture:
+    check(slot_settings, frames)
+    printable = _make_printable(Picture(files.read(path), mime_type))
+    if slot_settings.frame is None and slot_settings.output is None:
+        return printable
+    return postprocess(printable, slot_settings, frames, settings.INGEST_MAX_PIXELS)
 
 
 def _make_printable(photo: Picture) -> Picture:
     """The photo without metadata or an appended video; converted only if booths cannot print its type."""
     header = images.probe(photo.data, max_pixels=settings.INGEST_MAX_PIXELS)
     return prepare(photo, max_side=max(header.width, header.height), accepts=BOOTH_TYPES)
+
+
+def _read_unchanged(path: str, mime_type: str) -> Picture:
+    """The photo as the booth sent it. Raises `ImageError` if booths cannot print it."""
+    if mime_type not in BOOTH_TYPES:
+        raise images.ImageError(f"{mime_type} has to be converted")
+    return Picture(files.read(path), mime_type)

@@ -14,7 +14,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import Final
 
-from core import images
+from core import image_work, images
 from providers.base import Picture
 
 QUALITY: Final = 92  # more makes no difference to a model, and the upload grows by half
@@ -52,7 +52,13 @@ def reencode(photo: Picture, *, max_side: int, accepts: frozenset[str]) -> Pictu
     header = images.probe(photo.data)
     scale = min(1.0, max_side / max(header.width, header.height))
     # Plus one, so that a rounding error does not cost a row of pixels.
-    image = images.decode(photo.data, useful_pixels=int(header.width * scale * header.height * scale) + 1)
+    useful = min(int(header.width * scale * header.height * scale) + 1, images.USEFUL_PIXELS)
+    pixels = images.count_decoded_pixels(header, useful)
+    return image_work.run(_reencode, photo.data, useful, accepts, pixels=pixels)
+
+
+def _reencode(data: bytes, useful_pixels: int, accepts: frozenset[str]) -> Picture:
+    image = images.decode(data, useful_pixels=useful_pixels)
     preferred: tuple[images.Format, ...] = ("png", "webp", "jpeg") if image.mode == "RGBA" else ("jpeg", "webp", "png")
     format = next(format for format in preferred if images.MIME_TYPES[format] in accepts)
     return Picture(images.encode(image, format, QUALITY), images.MIME_TYPES[format])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from django import forms
 from django.core.exceptions import ValidationError
@@ -45,7 +46,7 @@ class SlotForm(VersionedForm):
         super().__init__(*args, **kwargs)
         self.is_redraw = "_redraw" in self.data
         self.is_pasted = bool(self.data.get("settings_json", "").strip()) and not self.is_redraw
-        self.template_keys = self._collect_template_keys()
+        self.templates = self._collect_templates()
         self.initial["settings_json"] = None  # it is for pasting
         recipe = self._offer_recipes()
         operation = registry.get_operation(*recipe.split("/", 1)) if "/" in recipe else None
@@ -78,7 +79,7 @@ class SlotForm(VersionedForm):
         for setting in group.settings:
             name = PREFIX + setting.path
             value = None if self.is_redraw else self.data.get(name, initial.get(setting.path))
-            field = fields.make_field(setting, self.template_keys, value)
+            field = fields.make_field(setting, self.templates.keys(), value)
             field.required = setting.is_required and not self.is_pasted
             field.initial = initial.get(
                 setting.path, setting.default if setting.schema.get("type") == "boolean" else None
@@ -115,7 +116,7 @@ class SlotForm(VersionedForm):
         super().clean()
         provider_id, _slash, operation_id = self.cleaned_data.get("recipe", "").partition("/")
         self.instance.provider_id, self.instance.operation_id = provider_id, operation_id
-        self.instance.template_keys = self.template_keys
+        self.instance.templates = self.templates
         if not self.is_pasted:
             settings = [setting for group in self.groups for setting in group.settings]
             self.cleaned_data["settings_json"] = fields.build_settings_json(settings, self.cleaned_data)
@@ -146,15 +147,25 @@ class SlotForm(VersionedForm):
         below = (field for field in self.fields if field.startswith(f"{PREFIX}{path}."))
         return next((field for field in above if field in self.fields), next(below, name))
 
-    def _collect_template_keys(self) -> set[str]:
-        """The keys that the slot will have once the template images of the same form are saved."""
+    def _collect_templates(self) -> dict[str, UUID | None]:
+        """The template images that the slot will have once those of the same form are saved, by key."""
         saved = TemplateBinding.objects.filter(slot_id=self.instance.pk)
-        keys: dict[int | str, str] = dict(saved.values_list("pk", "setting_key"))
+        found: dict[int | str, tuple[str, UUID | None]] = {
+            pk: (key, media_id) for pk, key, media_id in saved.values_list("pk", "setting_key", "media_id")
+        }
         for name in self.data:
             if row := re.fullmatch(r"(bindings-\d+)-setting_key", name):
                 pk = self.data.get(f"{row[1]}-id") or row[1]
-                keys[int(pk) if pk.isdigit() else pk] = "" if self.data.get(f"{row[1]}-DELETE") else self.data[name]
-        return set(keys.values()) - {""}
+                key = "" if self.data.get(f"{row[1]}-DELETE") else self.data[name]
+                found[int(pk) if pk.isdigit() else pk] = key, _parse_id(self.data.get(f"{row[1]}-media"))
+        return {key: media_id for key, media_id in found.values() if key}
+
+
+def _parse_id(text: str | None) -> UUID | None:
+    try:
+        return UUID(text)
+    except (TypeError, ValueError):  # the row has its own error for it
+        return None
 
 
 def _list_recipes(saved: str) -> list[tuple[str, str]]:

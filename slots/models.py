@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Mapping
+from functools import partial
 from itertools import count
 
 from django.conf import settings
@@ -65,12 +66,15 @@ class Slot(models.Model):
         return f"{self.id} · {self.name}"
 
     def clean(self) -> None:
-        settings_validation.validate(self.provider_id, self.operation_id, self.settings_json, self.template_keys)
+        """Raises `ValidationError` unless the slot can work: for forms, and for checking it again later."""
+        readers = {key: partial(_read_template, media_id) for key, media_id in self.templates.items()}
+        settings_validation.validate(self.provider_id, self.operation_id, self.settings_json, readers)
 
     @cached_property
-    def template_keys(self) -> Collection[str]:
-        """The keys that the settings may name. A form that changes the bindings sets the keys that will result."""
-        return set() if self._state.adding else set(self.bindings.values_list("setting_key", flat=True))
+    def templates(self) -> Mapping[str, uuid.UUID | None]:
+        """The template images, by the keys that the settings may name. A form that changes them sets those that will
+        result; None: not chosen yet."""
+        return {} if self._state.adding else dict(self.bindings.values_list("setting_key", "media_id"))
 
     @staticmethod
     def next_id() -> str:
@@ -113,6 +117,19 @@ class TemplateMedia(models.Model):
 
     def __str__(self) -> str:
         return self.label or str(self.pk)
+
+    def read(self) -> bytes:
+        """The image. Raises `OSError`."""
+        with self.file.open() as file:
+            data: bytes = file.read()
+            return data
+
+
+def _read_template(media_id: uuid.UUID | None) -> bytes:
+    media = media_id and TemplateMedia.objects.filter(pk=media_id).first()
+    if not media:
+        raise FileNotFoundError
+    return media.read()
 
 
 class TemplateBinding(models.Model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pydantic
@@ -13,7 +13,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from providers import declaration, faults, registry
+from providers import declaration, faults, frames, registry
 from providers.base import SLOT_SETTINGS, Fallback, Operation, OperationSettings
 from providers.models import ProviderAccount
 
@@ -42,6 +42,15 @@ MESSAGES: Mapping[str, str | Promise] = {
     "model_attributes_type": _("Must be an object."),
 }
 
+FRAME_FAULTS: Mapping[frames.Fault, Promise] = {
+    frames.Fault.OPAQUE: _(
+        "This image has no transparent part and would hide the picture: upload a PNG or WebP with one."
+    ),
+    frames.Fault.UNREADABLE: _("The file of this image is gone or damaged: upload it again."),
+}
+
+Templates = Mapping[str, Callable[[], bytes]]  # the slot's template images: by key, a function that reads the file
+
 
 def parse(provider_id: str, operation_id: str, settings_json: object) -> OperationSettings:
     """The settings as their operation's own type. Raises `ValidationError`, for `group_by_field`."""
@@ -54,13 +63,16 @@ def parse(provider_id: str, operation_id: str, settings_json: object) -> Operati
         raise ValidationError({"settings_json": found}) from error
 
 
-def validate(provider_id: str, operation_id: str, settings_json: object, template_keys: Collection[str]) -> None:
-    """Checks a slot before it is saved; `template_keys` are those of its template media. Raises `ValidationError`."""
+def validate(provider_id: str, operation_id: str, settings_json: object, templates: Templates) -> None:
+    """Checks a slot, before it is saved or whether it can still work: all that can be known before a provider is paid.
+    Raises `ValidationError`."""
     parsed = parse(provider_id, operation_id, settings_json)
     _check_public_address(provider_id)
-    _check_keys(_get_operation(provider_id, operation_id), parsed, template_keys)
+    _check_keys(_get_operation(provider_id, operation_id), parsed, templates)
+    if parsed.frame is not None and (problem := describe_frame_fault(templates[parsed.frame])):
+        raise ValidationError({"settings_json": [_make_error("frame", str(problem))]})
     if parsed.fallback:
-        _check_fallback(parsed.fallback, template_keys)
+        _check_fallback(parsed.fallback, templates)
 
 
 def find_template_keys(provider_id: str, operation_id: str, settings_json: object) -> set[str]:
@@ -84,13 +96,34 @@ def _check_keys(operation: Operation, parsed: OperationSettings, template_keys: 
         raise ValidationError({"settings_json": found})
 
 
-def _check_fallback(fallback: Fallback, template_keys: Collection[str]) -> None:
+def find_frame_keys(provider_id: str, operation_id: str, settings_json: object) -> set[str]:
+    """As `find_template_keys`, but only those of frames."""
+    try:
+        parsed = parse(provider_id, operation_id, settings_json)
+    except ValidationError:
+        return set()
+    keys = {parsed.frame} if parsed.frame else set()
+    if fallback := parsed.fallback:
+        keys |= find_frame_keys(fallback.provider_id, fallback.operation_id, fallback.settings_json)
+    return keys
+
+
+def describe_frame_fault(read: Callable[[], bytes]) -> Promise | None:
+    """Why the image that `read` returns cannot be a frame, and what to do; None if it can."""
+    try:
+        fault = frames.find_fault(read())
+    except OSError:
+        fault = frames.Fault.UNREADABLE
+    return FRAME_FAULTS[fault] if fault else None
+
+
+def _check_fallback(fallback: Fallback, templates: Templates) -> None:
     """Checks a slot's fallback in the same way; it may not have the settings that belong to the slot."""
     try:
         if extra := [name for name in SLOT_SETTINGS if name in fallback.settings_json]:
             message = str(MESSAGES["extra_forbidden"])
             raise ValidationError({"settings_json": [_make_error(name, message) for name in extra]})
-        validate(fallback.provider_id, fallback.operation_id, fallback.settings_json, template_keys)
+        validate(fallback.provider_id, fallback.operation_id, fallback.settings_json, templates)
     except ValidationError as error:
         by_path = group_by_field(error).items()
         found = [_make_error(f"fallback.{path}", message) for path, messages in by_path for message in messages]

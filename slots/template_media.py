@@ -16,7 +16,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.db import transaction
 from django.utils.translation import gettext_lazy as _
 
-from core import images
+from core import image_work, images
 from providers.base import PermanentError, Picture, Reason
 from slots.models import TemplateMedia
 
@@ -27,12 +27,12 @@ EXTENSIONS: Final[dict[images.Format, str]] = {"jpeg": "jpg", "png": "png", "web
 
 
 def load(ids: Mapping[str, str]) -> dict[str, Picture]:
-    """The images of these template media ids, by key. Raises `PermanentError` if one is gone."""
+    """The images of these template media ids, by key. Raises `PermanentError` if one is gone or cannot be read."""
     found = {str(media.pk): media for media in TemplateMedia.objects.filter(pk__in=ids.values())}
     try:
-        return {key: Picture(_read(found[pk]), found[pk].mime_type) for key, pk in ids.items()}
-    except (KeyError, FileNotFoundError):
-        raise PermanentError(Reason.BAD_TEMPLATE, "A template image is gone") from None
+        return {key: Picture(found[pk].read(), found[pk].mime_type) for key, pk in ids.items()}
+    except (KeyError, OSError) as error:
+        raise PermanentError(Reason.BAD_TEMPLATE, f"A template image is gone ({type(error).__name__})") from None
 
 
 def fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:
@@ -58,7 +58,13 @@ def read_image(upload: UploadedFile[Any], max_mb: int) -> Picture:
 
 def make_preview(media: TemplateMedia) -> Picture:
     """A small copy for staff. Raises `FileNotFoundError`."""
-    image = images.decode(_read(media), useful_pixels=PREVIEW_PIXELS)  # the limit for new images may be lower by now
+    data = media.read()
+    pixels = images.count_decoded_pixels(images.probe(data), PREVIEW_PIXELS)
+    return image_work.run(_make_preview, data, pixels=pixels)
+
+
+def _make_preview(data: bytes) -> Picture:
+    image = images.decode(data, useful_pixels=PREVIEW_PIXELS)  # the limit for new images may be lower by now
     format: images.Format = "png" if image.mode == "RGBA" else "jpeg"
     return Picture(images.encode(image, format, 85), images.MIME_TYPES[format])
 
@@ -73,12 +79,6 @@ def remove(media: TemplateMedia) -> None:
 def _delete_file(name: str) -> None:
     with suppress(FileNotFoundError):
         default_storage.delete(name)
-
-
-def _read(media: TemplateMedia) -> bytes:
-    with media.file.open() as file:
-        data: bytes = file.read()
-        return data
 
 
 def _detect_type(data: bytes) -> str:

@@ -20,7 +20,7 @@ from django.core.files import File
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, default_storage
 
-from core import images
+from core import image_work, images
 
 UUID_LENGTH = 36
 THUMBNAIL_PIXELS = 320  # the longer side; sharp in the admin's lists on a high-density screen
@@ -139,6 +139,11 @@ def checksum(data: bytes) -> str:
 def save_thumbnail(result_path: str) -> None:
     """Stores a small JPEG of a result, for staff."""
     data = read(result_path)
+    pixels = images.count_decoded_pixels(images.probe(data), THUMBNAIL_PIXELS**2)
+    save(thumbnail_path(result_path), image_work.run(_make_thumbnail, data, pixels=pixels))
+
+
+def _make_thumbnail(data: bytes) -> bytes:
     image = images.decode(data, useful_pixels=THUMBNAIL_PIXELS**2)  # its longer side is never below THUMBNAIL_PIXELS
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    save(thumbnail_path(result_path), images.encode(image, "jpeg", 80))
+    return images.encode(image, "jpeg", 80)

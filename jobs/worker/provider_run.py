@@ -18,7 +18,7 @@ from jobs.queue.records import Claim, JobReport
 from jobs.queue.verbs import Queue
 from jobs.storage import files, media
 from jobs.worker.concurrency import JobPermit
-from jobs.worker.postprocess import postprocess
+from jobs.worker.postprocess import check, postprocess
 from providers import attempts
 from providers.attempts import Deadline, DeadlineReached
 from providers.base import (
@@ -102,6 +102,7 @@ class ProviderRun:
         plan = self.plan
         await self._settle_lost_call()
         request = await self._build_request()
+        await asyncio.to_thread(check, plan.settings, request.templates)
 
         async def finish(picture: Picture) -> Picture:
             return await asyncio.to_thread(

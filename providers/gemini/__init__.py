@@ -91,7 +91,7 @@ class Gemini(Provider[Payload]):
         secrets = self.account.key, payload.settings.prompt, payload.settings.negative_prompt or ""
         if response.status != 200:
             raise make_error(Fault.parse(response), *secrets)
-        return await asyncio.to_thread(read_picture, response, payload.settings.model, payload.refusals, *secrets)
+        return await asyncio.to_thread(response.read, read_picture, payload.settings.model, payload.refusals, *secrets)
 
     async def check_account(self) -> None:
         await send_control(self._http, self.account.key, "GET", "/v1beta/models", params={"pageSize": 1})

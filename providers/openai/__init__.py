@@ -59,7 +59,7 @@ class OpenAI(Provider[Payload]):
         if not 200 <= response.status < 300:
             raise responses.make_error(response, self.account.key, payload.fields["prompt"])
         # A 4K picture is up to 30 MB of base64.
-        return await asyncio.to_thread(responses.read_picture, response, payload.fields["model"])
+        return await asyncio.to_thread(response.read, responses.read_picture, payload.fields["model"])
 
     async def check_account(self) -> None:
         """Lists the models: free, and fails for a key that is not accepted."""

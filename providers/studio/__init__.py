@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -16,12 +15,12 @@ from django.utils.translation import gettext_noop
 from PIL import Image
 from pydantic import Field
 
-from core import images
+from core import image_work, images
 from providers.base import Operation, OperationSettings, PermanentError, Picture, Provider, Reason, Request, TemplateKey
 from providers.studio.looks import LOOKS, LookName
 from providers.studio.style import transfer_style
 
-USEFUL_PIXELS = 24_000_000  # 51×34 cm at 300 dpi: no booth prints larger, and a look needs 0.6 GB of memory for it
+STYLE_PIXELS = 1_000_000  # far more than its palette is taken from
 QUALITY = 93  # JPEG; a frame or an `output` encodes again, and at 93 the loss is not visible
 
 Strength = Annotated[
@@ -59,9 +58,12 @@ class StyleTransfer(OperationSettings):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    photo: Image.Image
-    effect: Callable[[Image.Image], Image.Image]
-    strength: int
+    """The photo is encoded still: decoded it takes up to 100 MB, and the job may have to wait for its turn."""
+
+    photo: bytes = field(repr=False)
+    pixels: int  # what the photo has when decoded
+    settings: ImageEdit | StyleTransfer
+    style: Image.Image | None
 
 
 class Studio(Provider[Payload]):
@@ -79,35 +81,55 @@ class Studio(Provider[Payload]):
 
     async def submit_job(self, payload: Payload) -> Picture:
         # A thread cannot be stopped: after a cancellation it still runs to its end, within two seconds.
-        return await asyncio.to_thread(_apply_effect, payload)
+        return await asyncio.to_thread(_make_picture, payload)
 
 
 def _prepare(request: Request) -> Payload:
     settings = request.settings
     assert isinstance(settings, ImageEdit | StyleTransfer)
-    effect = LOOKS[settings.look].apply if isinstance(settings, ImageEdit) else _load_style(request, settings.style)
+    style = _load_style(request, settings.style) if isinstance(settings, StyleTransfer) else None
     try:
-        photo = images.decode(request.photo.data, useful_pixels=USEFUL_PIXELS)
+        header = images.probe(request.photo.data)
     except images.ImageError as error:
         raise PermanentError(Reason.BAD_PHOTO, str(error)) from error
-    return Payload(photo, effect, settings.strength)
+    pixels = images.count_decoded_pixels(header, images.USEFUL_PIXELS)
+    return Payload(request.photo.data, pixels, settings, style)
 
 
-def _load_style(request: Request, key: str) -> Callable[[Image.Image], Image.Image]:
+def _load_style(request: Request, key: str) -> Image.Image:
     try:
-        return partial(transfer_style, style=images.decode(request.templates[key].data, useful_pixels=1_000_000))
+        data = request.templates[key].data
+        pixels = images.count_decoded_pixels(images.probe(data), STYLE_PIXELS)
+        return image_work.run(partial(images.decode, useful_pixels=STYLE_PIXELS), data, pixels=pixels)
     except KeyError as error:
         raise PermanentError(Reason.BAD_TEMPLATE, f"no template media with the key {key}") from error
     except images.ImageError as error:
         raise PermanentError(Reason.BAD_TEMPLATE, f"{key}: {error}") from error
 
 
+def _make_picture(payload: Payload) -> Picture:
+    settings, needed = payload.settings, image_work.BYTES_PER_PIXEL
+    if isinstance(settings, ImageEdit):
+        needed = LOOKS[settings.look].bytes_per_pixel
+    try:
+        return image_work.run(_apply_effect, payload, pixels=payload.pixels, bytes_per_pixel=needed)
+    except images.ImageError as error:
+        raise PermanentError(Reason.BAD_PHOTO, str(error)) from error
+
+
 def _apply_effect(payload: Payload) -> Picture:
-    photo = images.flatten(payload.photo)
-    result = payload.effect(photo)
-    if payload.strength < 100:
-        result = Image.blend(photo, result, payload.strength / 100)
-    if payload.photo.mode == "RGBA":  # a cut-out keeps its transparency
-        result.putalpha(payload.photo.getchannel("A"))
+    settings = payload.settings
+    image = images.decode(payload.photo, useful_pixels=images.USEFUL_PIXELS)
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    photo = images.flatten(image)
+    if payload.style is not None:
+        result = transfer_style(photo, payload.style)
+    else:
+        assert isinstance(settings, ImageEdit)
+        result = LOOKS[settings.look].apply(photo)
+    if settings.strength < 100:
+        result = Image.blend(photo, result, settings.strength / 100)
+    if alpha is not None:  # a cut-out keeps its transparency
+        result.putalpha(alpha)
     format: images.Format = "png" if result.mode == "RGBA" else "jpeg"
     return Picture(images.encode(result, format, QUALITY), images.MIME_TYPES[format])

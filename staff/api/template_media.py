@@ -242,7 +242,7 @@ def _register(form: dict[str, Any], by: Any) -> Any:
     media.save(force_insert=True)
     try:
         with transaction.atomic():
-            _check_key_is_free(form, is_locked=True)
+            _check_frame(_check_key_is_free(form, is_locked=True), form["setting_key"], media)
             names = {"slot_id": form["slot_id"], "setting_key": form["setting_key"]}
             TemplateBinding.objects.update_or_create(**names, defaults={"media": media})
             return _list_uses().get(pk=media.pk)
@@ -251,13 +251,22 @@ def _register(form: dict[str, Any], by: Any) -> Any:
         raise
 
 
-def _check_key_is_free(form: dict[str, Any], *, is_locked: bool = False) -> None:
+def _check_key_is_free(form: dict[str, Any], *, is_locked: bool = False) -> Slot:
     slots = Slot.objects.select_for_update(no_key=True) if is_locked else Slot.objects
-    if slots.filter(pk=form["slot_id"]).first() is None:
+    slot: Slot | None = slots.filter(pk=form["slot_id"]).first()
+    if slot is None:
         raise ApiError("not_found", _("There is no such slot."))
     key = form["setting_key"]
     if not form["replace"] and TemplateBinding.objects.filter(slot_id=form["slot_id"], setting_key=key).exists():
         raise ApiError("key_taken", _("The slot has an image under this key already."), setting_key=key)
+    return slot
+
+
+def _check_frame(slot: Slot, key: str, media: TemplateMedia) -> None:
+    """Raises `ApiError` if the image becomes the slot's frame and cannot be one."""
+    is_frame = key in settings_validation.find_frame_keys(slot.provider_id, slot.operation_id, slot.settings_json)
+    if is_frame and (problem := settings_validation.describe_frame_fault(media.read)):
+        raise ApiError("invalid_payload", str(problem), file=[str(problem)])
 
 
 def _fill(media: TemplateMedia, upload: UploadedFile[Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from core import images
-from jobs.worker.postprocess import postprocess
+from jobs.worker.postprocess import check, postprocess
 from photoslot.demo_scene import draw_scene
 from providers.base import AmbiguousError, OperationSettings, Output, PermanentError, Picture, Reason
 
@@ -108,7 +108,7 @@ def test_a_bomb_is_not_passed_on() -> None:
 )
 def test_a_bad_frame_is_the_slots_fault(templates: dict[str, Picture]) -> None:
     with pytest.raises(PermanentError) as caught:
-        postprocess(JPEG, OperationSettings(frame="gala"), templates)
+        check(OperationSettings(frame="gala"), templates)
     assert caught.value.reason == Reason.BAD_TEMPLATE
 
 
@@ -120,9 +120,14 @@ def test_a_picture_damaged_in_its_middle_is_none() -> None:
         postprocess(Picture(bytes(data), "image/png"), OperationSettings(), {})
 
 
-@pytest.mark.parametrize("output", [Output(width=8192), Output(format="webp", height=300)])
-def test_a_picture_that_cannot_be_as_large_as_wished_is_a_fault_of_the_settings(output: Output) -> None:
+@pytest.mark.parametrize("output", [Output(width=8192), Output(format="webp", height=300), Output(format="webp")])
+def test_a_picture_that_cannot_be_as_large_as_wished_is_as_large_as_can_be(output: Output) -> None:
     strip = picture(Image.new("RGB", (2, 300) if output.width else (17_000, 300)))
-    with pytest.raises(PermanentError) as caught:
-        postprocess(strip, OperationSettings(output=output), {})
-    assert caught.value.reason == Reason.BAD_SETTINGS
+    header = images.probe(postprocess(strip, OperationSettings(output=output), {}).data)
+    assert header.mime_type == images.MIME_TYPES[output.format]
+    assert 16_000 < max(header.width, header.height) <= images.MAX_SIDES[output.format]
+
+
+def test_a_good_frame_passes_the_check() -> None:
+    check(OperationSettings(frame="gala"), {"gala": frame((30, 20), 5)})
+    check(OperationSettings(), {})

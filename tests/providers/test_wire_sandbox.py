@@ -88,7 +88,7 @@ def test_a_client_that_hangs_up_is_recorded(sandbox: WireSandbox) -> None:
 @pytest.mark.parametrize("scenario", sorted(COMMON - {"hold"}))
 def test_every_common_scenario_differs_from_the_usual(sandbox: WireSandbox, scenario: str) -> None:
     reply = Reply(200, BODY)
-    argument = {"rename": "greeting", "slow_headers": "0", "drip": "0"}.get(scenario, "")
+    argument = {"rename": "greeting", "slow_headers": "0", "drip": "0", "bomb": "1"}.get(scenario, "")
     assert common(scenario, argument, reply) != reply
     assert (scenario in FAULTS) != (scenario in CHANGES)
 

@@ -19,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -343,6 +344,17 @@ def _compress(argument: str, reply: Reply) -> Reply:
     return replace(reply, body=gzip.compress(reply.body, 1), headers=reply.headers | {"Content-Encoding": "gzip"})
 
 
+def _compress_bomb(argument: str, reply: Reply) -> Reply:
+    """So many MB of nothing, which travel as a few KB: gzipped twice, or once ("1024 once")."""
+    megabytes, _, times = argument.partition(" ")
+    packer = zlib.compressobj(1, wbits=31)
+    body = b"".join(packer.compress(bytes(2**20)) for _ in range(int(megabytes))) + packer.flush()
+    if not times:
+        body = gzip.compress(body)
+    encoding = "gzip" if times else "gzip, gzip"
+    return replace(reply, body=body, headers=reply.headers | {"Content-Encoding": encoding})
+
+
 def _rename_field(argument: str, reply: Reply) -> Reply:
     """Renames one field of the JSON."""
     return replace(reply, body=reply.body.replace(f'"{argument}":'.encode(), f'"{argument}X":'.encode()))
@@ -359,6 +371,7 @@ CHANGES: dict[str, Callable[[str, Reply], Reply]] = {
     "moved": lambda argument, reply: Reply(301, headers={"Location": argument}),
     "redirect": lambda argument, reply: Reply(302, headers={"Location": argument}),
     "gzip": _compress,
+    "bomb": _compress_bomb,
     "rename": _rename_field,
 }
 COMMON = (FAULTS.keys() | CHANGES.keys()) - {""}

@@ -16,6 +16,7 @@ from jobs.storage import files
 from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.admin_client import browser, errors_of, read_version, text_of
 from tests.conftest import jpeg, set_slot, stored_files
+from tests.slots.factories import bind, draw_frame
 from tests.slots.form_data import ADD, change_url, settings, slot_page
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("rolled_back_database")]
@@ -98,6 +99,27 @@ def test_a_template_image_added_in_the_same_form_counts(admin: Client) -> None:
     answer = admin.post(change_url(), slot_page("studio/style_transfer", [row], **settings(style="mood")))
     assert answer.status_code == 302
     assert Slot.objects.get(pk="slot-001").bindings.get().setting_key == "mood"
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_an_image_that_would_hide_the_picture_is_no_frame(admin: Client, is_new: bool) -> None:
+    """The image is that of the posted form, not that of the saved slot."""
+    media = add_media(admin)  # a JPEG
+    row = {"setting_key": "border", "media": media.pk}
+    if not is_new:
+        bind(draw_frame())
+        row |= {"id": TemplateBinding.objects.get().pk, "slot": "slot-001"}
+    answer = admin.post(change_url(), slot_page("studio/image_edit", [row], **settings(look="noir", frame="border")))
+    ((field, (sentence,)),) = errors_of(answer).items()
+    assert (field, "no transparent part" in sentence) == ("settings.frame", True)
+
+
+@pytest.mark.parametrize("media_id", ["", "00000000-0000-0000-0000-000000000000"])
+def test_an_image_that_was_not_chosen_is_no_frame(admin: Client, media_id: str) -> None:
+    row = {"setting_key": "border", "media": media_id}
+    answer = admin.post(change_url(), slot_page("studio/image_edit", [row], **settings(look="noir", frame="border")))
+    assert answer.status_code == 200
+    assert not TemplateBinding.objects.exists()
 
 
 @pytest.mark.parametrize("leaving", [{"DELETE": "on"}, {"setting_key": "other"}])

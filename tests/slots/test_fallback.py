@@ -8,16 +8,18 @@ import pytest
 from django.core.exceptions import ValidationError
 
 from slots import settings_validation
+from tests.slots.factories import BAD_FRAMES, draw_frame
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
 SEPIA = {"provider_id": "studio", "operation_id": "image_edit", "settings_json": {"look": "sepia"}}
 
 
-def find_faults(fallback: dict[str, Any], *keys: str) -> dict[str, list[str]]:
+def find_faults(fallback: dict[str, Any], frame: bytes | None = None) -> dict[str, list[str]]:
     """The faults by field; none if it may be saved."""
+    templates = {} if frame is None else {"border": lambda: frame}
     try:
-        settings_validation.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, keys)
+        settings_validation.validate("gemini", "image_edit", {"prompt": "Oil", "fallback": fallback}, templates)
     except ValidationError as error:
         return settings_validation.group_by_field(error)
     return {}
@@ -46,4 +48,5 @@ def test_a_fault_has_its_path(changes: dict[str, Any], path: str) -> None:
 
 def test_its_template_images_are_the_slots() -> None:
     framed = SEPIA | {"settings_json": {"look": "sepia", "frame": "border"}}
-    assert find_faults(framed, "border") == {}
+    assert find_faults(framed, draw_frame()) == {}
+    assert list(find_faults(framed, BAD_FRAMES["opaque"])) == ["settings_json.fallback.settings_json.frame"]

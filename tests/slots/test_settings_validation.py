@@ -11,13 +11,14 @@ from django.utils.translation import gettext
 
 from providers import catalogue
 from slots import settings_validation
+from tests.slots.factories import BAD_FRAMES, draw_frame
 
 pytestmark = pytest.mark.unit
 
 
 def faults(settings_json: object, provider: str = "studio", operation: str = "image_edit", keys: str = "") -> Any:
     with pytest.raises(ValidationError) as caught:
-        settings_validation.validate(provider, operation, settings_json, keys.split())
+        settings_validation.validate(provider, operation, settings_json, dict.fromkeys(keys.split(), draw_frame))
     return caught.value.message_dict
 
 
@@ -119,4 +120,22 @@ def test_a_key_needs_its_template_image() -> None:
     settings_json = {"style": "mood", "frame": "border"}
     errors = faults(settings_json, operation="style_transfer", keys="border other")
     assert errors == {"settings_json": ["style: The slot has no template image under the key: mood."]}
-    settings_validation.validate("studio", "style_transfer", settings_json, ["border", "mood"])
+    settings_validation.validate("studio", "style_transfer", settings_json, {"border": draw_frame, "mood": draw_frame})
+
+
+def open_missing() -> bytes:
+    raise FileNotFoundError
+
+
+@pytest.mark.parametrize("fault", [*BAD_FRAMES, "file gone"])
+def test_a_frame_must_be_readable_and_have_a_transparent_part(fault: str) -> None:
+    def read() -> bytes:
+        return BAD_FRAMES[fault] if fault in BAD_FRAMES else open_missing()
+
+    settings_json = {"look": "sepia", "frame": "border"}
+    with pytest.raises(ValidationError) as caught:
+        settings_validation.validate("studio", "image_edit", settings_json, {"border": read})
+    ((path, (sentence,)),) = settings_validation.group_by_field(caught.value).items()
+    assert path == "settings_json.frame"
+    transparent = fault in ("opaque", "without transparency")
+    assert ("transparent part" if transparent else "upload it again") in sentence

@@ -11,6 +11,7 @@ from django.conf import settings
 from providers import placeholders
 from providers.base import SLOT_SETTINGS
 from slots import settings_validation
+from tests.slots.factories import draw_frame
 
 pytestmark = [pytest.mark.integration, pytest.mark.django_db]
 
@@ -20,7 +21,7 @@ EXAMPLES = {name: json.loads(value) for name, value in re.findall(r"^\| `(\w+)` 
 
 def test_each_setting_has_an_example_that_is_accepted() -> None:
     assert EXAMPLES.keys() == {*SLOT_SETTINGS, "frame", "output", "retry"}
-    settings_validation.validate("studio", "image_edit", {"look": "sepia", **EXAMPLES}, ["border"])
+    settings_validation.validate("studio", "image_edit", {"look": "sepia", **EXAMPLES}, {"border": draw_frame})
 
 
 def test_each_placeholder_it_names_is_one_and_none_is_left_out() -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from core import image_work
 from core.database import DatabaseUnavailable, open_database
 from jobs.queue.verbs import Queue
 from jobs.worker.worker import Worker
 from providers import registry
+
+SPARE_THREADS = 4  # as many as asyncio's own default has beside one for each processor
 
 
 class Command(BaseCommand):
@@ -33,6 +37,9 @@ class Command(BaseCommand):
 
 
 async def work(providers: list[str], concurrency: int, once: bool) -> None:
+    image_work.set_budget(image_work.WORKER_BYTES)
+    # Threads that wait for memory must leave some for everything else.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * concurrency + SPARE_THREADS))
     async with open_database() as database, open_database(connections=1) as heartbeat:
         await Worker(
             Queue(database), Queue(heartbeat), providers, concurrency, settings.WORKER_GRACE_SECONDS, once

@@ -25,7 +25,7 @@ from tests.conftest import Booth, in_background, jpeg, set_slot, stored_files, u
 from tests.jobs.results import age, make_picture
 from tests.photoslot.waiting import until
 from tests.sandbox.server import Sandbox
-from tests.slots.factories import image
+from tests.slots.factories import BAD_FRAMES, bind, draw_frame, image
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
@@ -259,6 +259,19 @@ def test_settings_may_point_to_an_image_of_the_slot(api: Api) -> None:
     TemplateBinding.objects.create(slot_id="slot-001", setting_key="mood", media=image())
     style = {"operation_id": "style_transfer", "settings_json": {"style": "mood"}}
     assert put(api, "*", **style).status_code == 200
+
+
+@pytest.mark.parametrize("fault", [*BAD_FRAMES, "file gone"])
+def test_a_frame_that_cannot_be_used_is_refused(api: Api, fault: str) -> None:
+    bind(BAD_FRAMES.get(fault))
+    framed = {"settings_json": {"look": "noir", "frame": "border"}}
+    details = check_refusal(put(api, "*", **framed), 422, "validation_failed")
+    assert list(details) == ["settings_json.frame"]
+
+
+def test_a_frame_that_can_be_used_is_accepted(api: Api) -> None:
+    bind(draw_frame())
+    assert put(api, "*", settings_json={"look": "noir", "frame": "border"}).status_code == 200
 
 
 def test_an_id_is_no_field_of_a_change(api: Api) -> None:

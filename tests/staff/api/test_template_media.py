@@ -27,7 +27,7 @@ from slots.models import Slot, TemplateBinding, TemplateMedia
 from tests.api import Api, check_refusal, make_api
 from tests.conftest import in_background, jpeg, set_slot, stored_files
 from tests.photoslot.waiting import until
-from tests.slots.factories import image
+from tests.slots.factories import draw_frame, image
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("database")]
 
@@ -103,6 +103,15 @@ def test_a_slots_settings_can_then_point_to_it(api: Api) -> None:
         "settings_json": {"style": "mood"},
     }
     assert api("put", "/api/slots/slot-001", values, headers={"If-Match": "*"}).status_code == 200
+
+
+def test_a_frame_is_not_replaced_by_an_image_that_cannot_be_one(api: Api) -> None:
+    set_slot(settings_json={"look": "noir", "frame": "mood"})
+    assert register(api, draw_frame()).status_code == 201
+    details = check_refusal(register(api, jpeg(), replace="true"), 400, "invalid_payload")
+    assert "no transparent part" in details["file"][0]
+    assert TemplateMedia.objects.count() == 1
+    assert register(api, draw_frame(80, 60), replace="true").status_code == 201
 
 
 def test_an_image_that_could_not_be_previewed_is_refused(api: Api) -> None:
