@@ -433,6 +433,7 @@ async def test_a_photo_that_was_lost_with_two_workers_is_given_up(
     processes.worker()
     if without:
         await asyncio.to_thread(sandbox.wait_for_calls, 3)
+        sandbox.let_go()
         return
     outcome = await wait_for_end(queue, job_id)
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")

@@ -107,6 +107,8 @@ GUARDS: dict[str, list[Cut]] = {
     ],
     "lock-out by address": [Cut("staff.login:_list_limits", "ip_address=address), settings", "), settings")],
     "address guard": [Cut("providers.address_guard:_check", "if not all(", "if False and not all(")],
+    "signature of a link": [Cut("jobs.storage.links:parse_token", "_signer.unsign(token)", "token.partition(':')[0]")],
+    "end of a link": [Cut("guests.views:_get_finished_job", "or job.result_expires_at <= job.now")],
     "slot's lock": [Cut(_STATEMENTS + "ADMIT", "FOR KEY SHARE")],
     "admission lock": [
         Cut("jobs.queue.verbs:Queue.admit", '"SELECT pg_advisory_xact_lock(%s)"', '"SELECT %s::bigint"'),
