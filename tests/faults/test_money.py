@@ -95,8 +95,10 @@ def begin_run(queue: Queue, claim: Claim) -> tuple[JobRun, JobRunner]:
 
 async def run_to_end(queue: Queue, claim: Claim) -> None:
     run, runner = begin_run(queue, claim)
-    await run.run()
-    await runner.aclose()
+    try:
+        await run.run()
+    finally:
+        await runner.aclose()
 
 
 # Between the call's answer and the job's end.
