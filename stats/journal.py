@@ -56,9 +56,14 @@ class Tally:
     polls: int = 0
 
 
+# A step with a time of its own is written once, though its writer asks again after a lost answer.
 WRITE_STEP = """
 INSERT INTO stats_processinglog (job_id, slot_id, status, message, provider_latency_ms, details, occurred_at)
-VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, clock_timestamp()))
+SELECT %(job_id)s, %(slot_id)s, %(status)s, %(message)s, %(latency)s, %(details)s,
+    coalesce(%(at)s, clock_timestamp())
+WHERE NOT EXISTS (
+    SELECT FROM stats_processinglog WHERE job_id = %(job_id)s AND status = %(status)s::varchar AND occurred_at = %(at)s
+)
 """
 
 # The columns of `Counters`, a finished job's values for them, and how they are added to those of an earlier row, `old`.
@@ -139,18 +144,16 @@ async def write(connection: AsyncConnection[Any], steps: Sequence[Step]) -> None
     """Appends the steps to the processing log, in their order."""
     cursor = connection.cursor()
     for step in steps:
-        await cursor.execute(
-            WRITE_STEP,
-            (
-                step.job_id,
-                step.slot_id,
-                ProcessingLog.Status(step.status).value,
-                make_storable(step.message)[:MESSAGE_LENGTH],
-                step.provider_latency_ms,
-                json.dumps(_drop_unknown(step.details), default=str),
-                step.occurred_at,
-            ),
-        )
+        values = {
+            "job_id": step.job_id,
+            "slot_id": step.slot_id,
+            "status": ProcessingLog.Status(step.status).value,
+            "message": make_storable(step.message)[:MESSAGE_LENGTH],
+            "latency": step.provider_latency_ms,
+            "details": json.dumps(_drop_unknown(step.details), default=str),
+            "at": step.occurred_at,
+        }
+        await cursor.execute(WRITE_STEP, values)
 
 
 async def count(connection: AsyncConnection[Any], tally: Tally) -> None:

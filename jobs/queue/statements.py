@@ -251,6 +251,9 @@ UPDATE jobs_job SET
 WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout' AND result_checksum IS NULL
 """
 
+# Whether the job's picture is this one: a result's path has its claim's token.
+HAS_RESULT = "SELECT FROM jobs_job WHERE id = %(id)s AND result_file_path = %(path)s"
+
 # A call that is open though its job has ended and nobody holds its lease any more: its worker was killed.
 CLOSE_LOST_CALLS = """
 UPDATE providers_providercall AS call SET ended_at = clock_timestamp(), outcome = 'ambiguous', reason = 'internal'

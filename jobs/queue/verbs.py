@@ -218,11 +218,11 @@ class Queue:
 
     async def add_late_result(self, claim: Claim, result: Result, steps: Sequence[Step]) -> bool:
         """Puts a picture that came after the deadline under the job's public link. False: the job has not timed out,
-        or has one; nothing was changed."""
+        or has another one; nothing was changed. Asked again after a lost answer, returns True."""
         values = _make_result_values(claim, result) | {"id": claim.id, "token": claim.token}
         async with self.database.connection() as connection, connection.transaction():
             if (await connection.execute(statements.ADD_LATE_RESULT, values)).rowcount == 0:
-                return False
+                return (await connection.execute(statements.HAS_RESULT, values)).rowcount == 1
             await journal.write(connection, [*steps, log_steps.make_late_result(claim, result)])
         return True
 

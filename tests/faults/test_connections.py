@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import httpx
 import pytest
 
 from photoslot.http_protocol import (
@@ -23,6 +24,7 @@ from photoslot.http_protocol import (
 )
 from photoslot.supervisor import build_web_command
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
+from tests.faults.guards import with_and_without
 from tests.ingest.helpers import MEGABYTE, connect, eventually, form, pad, read_reply, refusal, serialize_post
 from tests.sandbox.server import Sandbox
 
@@ -49,7 +51,9 @@ def wait_until_closed(connection: socket.socket, seconds: float) -> float:
     return time.monotonic() - began
 
 
-def test_headers_that_never_end_are_given_up(processes: Processes) -> None:
+@with_and_without("slow clients")
+def test_headers_that_never_end_are_given_up(processes: Processes, without: str | None) -> None:
+    processes.without = without
     processes.web()
     processes.worker()
     with ExitStack() as stack:
@@ -64,7 +68,12 @@ def test_headers_that_never_end_are_given_up(processes: Processes) -> None:
                 open_ones.remove(connection)
             return not open_ones
 
-        eventually(close_some, HEADER_SECONDS + MARGIN + 10)
+        if without:
+            threading.Event().wait(HEADER_SECONDS + MARGIN)
+            close_some()
+            assert len(open_ones) == len(connections)
+        else:
+            eventually(close_some, HEADER_SECONDS + MARGIN + 10)
 
 
 def test_a_body_has_to_come_on(processes: Processes) -> None:
@@ -133,10 +142,16 @@ def list_connections(processes: Processes) -> list[str]:
     return [row[2] for row in rows if row[1].endswith(port) and row[3] == "01"]
 
 
-def test_one_address_gets_its_share_of_connections(processes: Processes) -> None:
+@with_and_without("share of an address")
+def test_one_address_gets_its_share_of_connections(processes: Processes, without: str | None) -> None:
+    processes.without = without
     processes.web()
     with ExitStack() as stack:
         strangers = [stack.enter_context(connect(processes.url, STRANGER)) for _ in range(PER_ADDRESS + 20)]
+        if without:
+            strangers[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert read_reply(strangers[-1]).status == 200
+            return
         eventually(lambda: sum(is_closed(each) for each in strangers[PER_ADDRESS:]) == 20)
         assert not any(is_closed(each) for each in strangers[:PER_ADDRESS])
         # A reverse proxy on this machine opens as many as it likes.
@@ -145,10 +160,11 @@ def test_one_address_gets_its_share_of_connections(processes: Processes) -> None
         assert read_reply(local[-1]).status == 200
 
 
-def start_with_descriptors(processes: Processes, soft: int, hard: int) -> Callable[[], int]:
+def start_with_descriptors(processes: Processes, soft: int, hard: int, without: str | None = None) -> Callable[[], int]:
     """A web process with these limits. Returns what tells its soft limit of now."""
     limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard})); "
-    command = [sys.executable, *build_web_command(processes.port)[1:]]
+    unguarded = ["-m", "tests.faults.unguarded", without, "--"] if without else []
+    command = [sys.executable, *unguarded, *build_web_command(processes.port)[1:]]
     process = processes.start("-c", limit + f"os.execv({sys.executable!r}, {command!r})")
     booth = Booth(processes.url)
 
@@ -169,9 +185,12 @@ def start_with_descriptors(processes: Processes, soft: int, hard: int) -> Callab
     return read_limit
 
 
-def test_near_the_limit_of_descriptors_booths_are_not_cut_off(processes: Processes, sandbox: Sandbox) -> None:
+@with_and_without("room for booths")
+def test_near_the_limit_of_descriptors_booths_are_not_cut_off(
+    processes: Processes, sandbox: Sandbox, without: str | None
+) -> None:
     """Neither those that wait nor those that come."""
-    read_limit = start_with_descriptors(processes, soft=64, hard=512)
+    read_limit = start_with_descriptors(processes, soft=64, hard=512, without=without)
     assert read_limit() == 512
     processes.worker()
     use_sandbox("instant", "hold")
@@ -181,6 +200,11 @@ def test_near_the_limit_of_descriptors_booths_are_not_cut_off(processes: Process
         for _ in range(600):
             stack.enter_context(connect(processes.url))
         use_sandbox("instant")
+        if without:
+            with pytest.raises(httpx.TransportError):
+                httpx.post(f"{processes.url}/ingest/slot-001", timeout=3, **form(jpeg(), id="late"))
+            sandbox.let_go()
+            return
         replies = [Booth(processes.url).post(jpeg(), id=str(number)).status for number in range(5)]
         assert replies == [200] * 5
         sandbox.let_go()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -16,6 +17,8 @@ from core.database import DatabaseUnavailable, in_thread
 from ingest.models import IngestSettings
 from jobs.queue.verbs import Queue
 from tests.conftest import Booth, Processes, jpeg, open_queue, stored_files, use_sandbox
+from tests.faults.guards import with_and_without
+from tests.faults.unguarded import remove
 from tests.ingest.helpers import form
 from tests.jobs.results import make_picture
 from tests.queue_helpers import DatabaseProxy, admit_job, new_job, open_queue_through, run_proxy, sql, wait_until
@@ -61,11 +64,23 @@ VERBS: dict[str, Callable[[Queue], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize("verb", VERBS)
-async def test_a_verb_takes_no_longer_than_its_bound(queue: Queue, settings: Settings, verb: str) -> None:
+@with_and_without("socket closed at the bound")
+async def test_a_verb_takes_no_longer_than_its_bound(
+    queue: Queue, settings: Settings, monkeypatch: pytest.MonkeyPatch, verb: str, without: str | None
+) -> None:
     settings.QUEUE_STATEMENT_TIMEOUT_MS = 1500
+    if without:
+        remove(without, monkeypatch.setattr)
     async with run_proxy() as proxy, open_queue_through(proxy) as frozen:
         await asyncio.gather(*(frozen.list_overdue() for _ in range(20)))  # so that there are idle connections
         proxy.freeze()
+        if without:
+            late = asyncio.create_task(measure(VERBS[verb](frozen)))
+            await asyncio.wait([late], timeout=3.5)
+            assert not late.done()
+            proxy.thaw()
+            await late
+            return
         for error, seconds in await asyncio.gather(*(measure(VERBS[verb](frozen)) for _ in range(20))):
             assert isinstance(error, DatabaseUnavailable)
             assert seconds < 2.5
@@ -81,18 +96,23 @@ async def answers(queue: Queue) -> bool:
         return False
 
 
-async def test_the_server_ends_what_a_stopped_client_has_begun(queue: Queue, settings: Settings) -> None:
+@with_and_without("server's bounds")
+async def test_the_server_ends_what_a_stopped_client_has_begun(
+    queue: Queue, settings: Settings, monkeypatch: pytest.MonkeyPatch, without: str | None
+) -> None:
     """A process that is stopped inside a transaction keeps the queue's locks from nobody for longer than the bound."""
     settings.QUEUE_STATEMENT_TIMEOUT_MS = 1500
+    if without:
+        remove(without, monkeypatch.setattr)
     async with run_proxy() as proxy, open_queue_through(proxy) as stopped:
         await stopped.list_overdue()
         proxy.freeze_at = ADMISSION_COMMIT
         admission = asyncio.create_task(stopped.admit(new_job(), 30))
         await proxy.has_frozen.wait()
-        settings.QUEUE_STATEMENT_TIMEOUT_MS = 10_000
+        settings.QUEUE_STATEMENT_TIMEOUT_MS = 4_000
         async with open_queue() as others:
-            _id, seconds = await measure(admit_job(others))
-        assert seconds < 4
+            found, _seconds = await measure(admit_job(others))
+        assert isinstance(found, DatabaseUnavailable if without else UUID)
         with pytest.raises(DatabaseUnavailable):
             await admission
 
@@ -212,15 +232,21 @@ async def has_no_files() -> bool:
     return stored_files() == []
 
 
+@with_and_without("withdrawal")
 async def test_a_photo_whose_admission_is_unknown_is_not_made(
-    queue: Queue, processes: Processes, sandbox: Sandbox
+    queue: Queue, processes: Processes, sandbox: Sandbox, without: str | None
 ) -> None:
     """The COMMIT is done and its acknowledgement lost: the booth has 503, and nobody waits for this picture."""
     await in_thread(lambda: use_sandbox("instant"))
+    processes.without = without
     async with run_proxy() as proxy:
         url = await start_web(processes, proxy)
         proxy.sever_at = ADMISSION_COMMIT
         assert (await post(url, id="one")).status_code == 503
+        if without:
+            processes.worker()
+            await asyncio.to_thread(sandbox.wait_for_calls, 1)
+            return
         await wait_until(lambda: sql(queue, "SELECT id FROM jobs_job WHERE failure_reason = 'cancelled'"))
         await wait_until(has_no_files)
         processes.worker()
@@ -228,18 +254,24 @@ async def test_a_photo_whose_admission_is_unknown_is_not_made(
     assert len(sandbox.journal) == 1
 
 
+@with_and_without("checked connections")
 async def test_the_first_photo_after_an_idle_restart_is_taken(
-    queue: Queue, processes: Processes, sandbox: Sandbox
+    queue: Queue, processes: Processes, sandbox: Sandbox, without: str | None
 ) -> None:
     await in_thread(lambda: use_sandbox("instant"))
+    processes.without = without
     async with run_proxy() as proxy:
         url = await start_web(processes, proxy)
         processes.worker()
+        refused = 0
         for turn in range(6):
             first = await asyncio.gather(*(post(url, id=f"{turn}-{number}") for number in range(4)))
             assert {reply.status_code for reply in first} == {200}
             proxy.cut()  # all of the connections are idle now
             proxy.mend()
-            assert (await post(url, id=f"{turn} after")).status_code == 200
+            if (await post(url, id=f"{turn} after")).status_code != 200:
+                refused += 1
+                break
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.get("/metrics")).status_code == 200
+        assert bool(refused) is bool(without)

@@ -23,6 +23,7 @@ from tests.admin_client import make_staff_user
 from tests.api import make_api
 from tests.booth_client import Reply
 from tests.conftest import PASSWORD, Processes
+from tests.faults.guards import with_and_without
 from tests.ingest.helpers import connect, form, read_reply, refusal, serialize_post, use_password
 
 pytestmark = pytest.mark.e2e
@@ -74,6 +75,17 @@ def test_a_hundred_guesses_at_once_have_no_more_tries(processes: Processes, algo
         refusal(reply, reply.status, "invalid_credentials" if reply.status == 401 else "rate_limited")
         assert reply.status == 401 or int(reply.headers["retry-after"]) > 0
     assert PasswordFailure.objects.aggregate(all=Sum("count"))["all"] == found[401]
+
+
+@with_and_without("limit of guesses")
+def test_two_who_guess_at_the_same_time_have_ten_tries_together(processes: Processes, without: str | None) -> None:
+    processes.without = without
+    processes.web()
+    assert post_from(processes.url, BOOTH, PASSWORD).status == 400  # now the process knows it
+    found: Counter[int] = Counter()
+    for i in range(FAILURES_ALLOWED):
+        found.update(reply.status for reply in all_at_once(*guesses(processes.url, 2, first=2 * i)))
+    assert (found[401] > FAILURES_ALLOWED) if without else (found[401] == FAILURES_ALLOWED)
 
 
 def test_what_a_blocked_address_may_still_try_is_bounded(processes: Processes) -> None:

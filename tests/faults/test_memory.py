@@ -17,6 +17,7 @@ from PIL import Image
 from jobs.models import Job
 from providers.models import ProviderAccount
 from tests.conftest import Booth, Processes, in_background, jpeg, set_slot
+from tests.faults.guards import with_and_without
 from tests.ingest.helpers import eventually
 from tests.providers.end_to_end.harness import KEYS, SPEAKERS
 from tests.sandbox.wire import WireSandbox
@@ -101,8 +102,12 @@ def booth(processes: Processes) -> Booth:
     return Booth(processes.url)
 
 
-def test_four_large_photos_at_once_leave_a_worker_small(processes: Processes, booth: Booth) -> None:
+@with_and_without("pixels at once")
+def test_four_large_photos_at_once_leave_a_worker_small(
+    processes: Processes, booth: Booth, without: str | None
+) -> None:
     processes.web()
+    processes.without = without
     worker = processes.worker()
     set_slot(provider_id="studio", operation_id="image_edit", settings_json={"look": "cinematic"})
     booth.post(jpeg())
@@ -110,6 +115,9 @@ def test_four_large_photos_at_once_leave_a_worker_small(processes: Processes, bo
     with watch(worker.pid) as peak:
         replies = post_at_once(booth, [large_png(colour) for colour in COLOURS[:4]])
     assert [reply.status for reply in replies] == [200] * 4
+    if without:
+        assert peak.family > WORKER_MB
+        return
     assert peak.family < WORKER_MB
     assert measure_mb(worker.pid) < before + 100
 

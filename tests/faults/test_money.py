@@ -7,12 +7,13 @@ import logging
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 from django.conf import settings
 from django.core.files.base import ContentFile
@@ -28,6 +29,8 @@ from providers.base import Reason
 from providers.limits import CallEnding, NewCall
 from providers.models import ProviderAccount, ProviderCall
 from tests.conftest import Processes, stored_files
+from tests.faults.guards import with_and_without
+from tests.faults.unguarded import remove
 from tests.queue_helpers import (
     admit_job,
     claim_job,
@@ -92,16 +95,20 @@ def begin_run(queue: Queue, claim: Claim) -> tuple[JobRun, JobRunner]:
 
 async def run_to_end(queue: Queue, claim: Claim) -> None:
     run, runner = begin_run(queue, claim)
-    await run.run()
-    await runner.aclose()
+    try:
+        await run.run()
+    finally:
+        await runner.aclose()
 
 
 # Between the call's answer and the job's end.
 
 
+@with_and_without("earlier calls")
 async def test_a_worker_killed_between_picture_and_end_is_not_paid_again(
-    queue: Queue, processes: Processes, sandbox: Sandbox
+    queue: Queue, processes: Processes, sandbox: Sandbox, without: str | None
 ) -> None:
+    processes.without = without
     worker = processes.worker()
     job_id = await post_job(queue, "instant", "hold")
     await asyncio.to_thread(sandbox.wait_for_calls, 1)
@@ -113,15 +120,21 @@ async def test_a_worker_killed_between_picture_and_end_is_not_paid_again(
     await end_lease(queue, job_id)
     processes.worker()
     outcome = await wait_for_end(queue, job_id)
+    if without:
+        assert await count_paid(sandbox) == 2
+        return
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
     assert await count_paid(sandbox) == 1
     assert await outcomes(queue) == ["ambiguous"]
 
 
 @pytest.mark.parametrize("outcome", ["made", "late", "refused"])
+@with_and_without("earlier calls' outcomes")
 async def test_a_call_that_ended_before_its_worker_was_lost_is_not_repeated(
-    queue: Queue, sandbox: Sandbox, outcome: str
+    queue: Queue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, outcome: str, without: str | None
 ) -> None:
+    if without:
+        remove(without, monkeypatch.setattr)
     await post_job(queue)
     (claim,) = await queue.claim(["instant"], 1)
     permit = await queue.begin_call(claim, build_call())
@@ -129,12 +142,17 @@ async def test_a_call_that_ended_before_its_worker_was_lost_is_not_repeated(
     await queue.end_call(permit.call_id, CallEnding(ProviderCall.Outcome(outcome)))
     await end_lease(queue, claim.id)
     await run_to_end(queue, (await queue.claim(["instant"], 1))[0])
-    assert (await wait_for_end(queue, claim.id)).failure_reason == "provider_error"
-    assert await count_paid(sandbox) == 0
+    assert (await wait_for_end(queue, claim.id)).failure_reason == (None if without else "provider_error")
+    assert await count_paid(sandbox) == (1 if without else 0)
 
 
-async def test_a_run_that_is_cancelled_ends_the_job_whose_picture_it_has(queue: Queue, sandbox: Sandbox) -> None:
+@with_and_without("end before leaving")
+async def test_a_run_that_is_cancelled_ends_the_job_whose_picture_it_has(
+    queue: Queue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, without: str | None
+) -> None:
     """So does the worker's shutdown, after its grace period."""
+    if without:
+        remove(without, monkeypatch.setattr)
     await post_job(queue, "instant", "hold")
     (claim,) = await queue.claim(["instant"], 1)
     run, runner = begin_run(queue, claim)
@@ -149,6 +167,9 @@ async def test_a_run_that_is_cancelled_ends_the_job_whose_picture_it_has(queue: 
         await task
     await runner.aclose()
     await queue.release([claim])
+    if without:
+        assert not (await row(queue, claim.id))["is_finalized"]
+        return
     assert (await wait_for_end(queue, claim.id)).failure_reason is None
     assert await outcomes(queue) == ["made"]
 
@@ -176,13 +197,21 @@ async def test_what_a_shutdown_cuts_off_is_said(queue: Queue, processes: Process
 # A call is recorded by the job's holder alone.
 
 
-async def test_a_finished_job_is_not_paid_for(queue: Queue, sandbox: Sandbox) -> None:
+@with_and_without("claim of a call")
+async def test_a_finished_job_is_not_paid_for(
+    queue: Queue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, without: str | None
+) -> None:
     """The worker was cut off from the database before its call, and has not heard of the end."""
+    if without:
+        remove(without, monkeypatch.setattr)
     await post_job(queue)
     (claim,) = await queue.claim(["instant"], 1)
     await lifecycle.cancel(queue, claim.id, "igor")
     await asyncio.to_thread(files.save, claim.payload_path, b"still here")
     await run_to_end(queue, claim)
+    if without:
+        assert await count_paid(sandbox) == 1
+        return
     assert await count_paid(sandbox) == 0
     assert await outcomes(queue) == []
     assert (await counters(queue))["late_answers"] == 0
@@ -213,14 +242,23 @@ async def test_a_lease_that_ran_out_unnoticed_holds_again_when_the_call_begins(q
 # Whatever our own fault is, the job ends once.
 
 
-async def test_an_ending_that_postgres_refuses_ends_the_job_as_our_fault(queue: Queue, sandbox: Sandbox) -> None:
+@with_and_without("end as our fault")
+async def test_an_ending_that_postgres_refuses_ends_the_job_as_our_fault(
+    queue: Queue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, without: str | None
+) -> None:
+    if without:
+        remove(without, monkeypatch.setattr)
     await sql(queue, REFUSE_PICTURES)
     try:
         await post_job(queue)
         (claim,) = await queue.claim(["instant"], 1)
-        await run_to_end(queue, claim)
+        with pytest.raises(psycopg.errors.RaiseException) if without else nullcontext():
+            await run_to_end(queue, claim)
     finally:
         await sql(queue, "DROP FUNCTION refuse_picture CASCADE")
+    if without:
+        assert not (await row(queue, claim.id))["is_finalized"]  # and each lease would call the provider anew
+        return
     outcome = await wait_for_end(queue, claim.id)
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
     assert await count_paid(sandbox) == 1
@@ -238,9 +276,11 @@ async def test_words_that_postgres_cannot_store_end_the_job_all_the_same(queue: 
 # The acknowledgement of a COMMIT is lost.
 
 
+@with_and_without("idempotency key")
 async def test_a_call_whose_commit_was_not_acknowledged_is_recorded_once(
-    queue: Queue, processes: Processes, sandbox: Sandbox
+    queue: Queue, processes: Processes, sandbox: Sandbox, without: str | None
 ) -> None:
+    processes.without = without
     async with run_proxy() as proxy:
         proxy.sever_at = (b"INSERT INTO providers_providercall", b"COMMIT")
         worker = processes.worker(**proxy.environment)
@@ -249,7 +289,7 @@ async def test_a_call_whose_commit_was_not_acknowledged_is_recorded_once(
         assert not proxy.sever_at  # the connection was severed
         worker.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 30) == 0
-    assert await outcomes(queue) == ["made"]
+    assert await outcomes(queue) == ([None, "made"] if without else ["made"])
     assert await count_paid(sandbox) == 1
 
 
@@ -266,7 +306,12 @@ async def test_a_call_that_is_asked_for_again_does_not_count_against_itself(
     assert len(await outcomes(queue)) == 1
 
 
-async def test_an_open_call_of_an_ended_job_counts_no_longer_than_its_workers_lease(queue: Queue) -> None:
+@with_and_without("lease of an open call")
+async def test_an_open_call_of_an_ended_job_counts_no_longer_than_its_workers_lease(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, without: str | None
+) -> None:
+    if without:
+        remove(without, monkeypatch.setattr)
     await in_thread(lambda: ProviderAccount.objects.create(provider_id="instant", max_concurrent=1))
     claim = await claim_job(queue)
     await queue.begin_call(claim, build_call())
@@ -277,7 +322,7 @@ async def test_an_open_call_of_an_ended_job_counts_no_longer_than_its_workers_le
     await queue.extend([claim])
     assert await queue.claim(["instant"], 1) == []
     await end_lease(queue, claim.id)
-    assert [claim.id for claim in await queue.claim(["instant"], 1)] == [following]
+    assert [claim.id for claim in await queue.claim(["instant"], 1)] == ([] if without else [following])
 
 
 async def test_a_call_that_a_killed_worker_left_open_may_have_been_billed(queue: Queue) -> None:
@@ -330,9 +375,16 @@ def results_blocked() -> Iterator[None]:
         folder.unlink()
 
 
+@with_and_without("storing again")
 async def test_a_picture_waits_for_room_on_the_disk(
-    queue: Queue, sandbox: Sandbox, caplog: pytest.LogCaptureFixture
+    queue: Queue,
+    sandbox: Sandbox,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    without: str | None,
 ) -> None:
+    if without:
+        remove(without, monkeypatch.setattr)
     caplog.set_level(logging.WARNING)
     await post_job(queue)
     (claim,) = await queue.claim(["instant"], 1)
@@ -348,7 +400,8 @@ async def test_a_picture_waits_for_room_on_the_disk(
     await runner.aclose()
     assert (await wait_for_end(queue, claim.id)).failure_reason is None
     assert await count_paid(sandbox) == 1
-    assert files.size((await row(queue, claim.id))["result_file_path"])
+    path = (await row(queue, claim.id))["result_file_path"]
+    assert path is None if without else files.size(path)
 
 
 def test_what_a_full_disk_left_of_a_file_is_removed(database: None) -> None:
@@ -367,9 +420,11 @@ def test_what_a_full_disk_left_of_a_file_is_removed(database: None) -> None:
 # Rule 15.
 
 
+@with_and_without("lost workers")
 async def test_a_photo_that_was_lost_with_two_workers_is_given_up(
-    queue: Queue, processes: Processes, sandbox: Sandbox
+    queue: Queue, processes: Processes, sandbox: Sandbox, without: str | None
 ) -> None:
+    processes.without = without
     job_id = await post_job(queue, "instant", "hold", changes=REPEATED)
     for number in (1, 2):
         worker = processes.worker()
@@ -378,6 +433,10 @@ async def test_a_photo_that_was_lost_with_two_workers_is_given_up(
         worker.wait()
         await end_lease(queue, job_id)
     processes.worker()
+    if without:
+        await asyncio.to_thread(sandbox.wait_for_calls, 3)
+        sandbox.let_go()
+        return
     outcome = await wait_for_end(queue, job_id)
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
     assert await count_paid(sandbox) == 2
@@ -400,8 +459,13 @@ async def test_a_job_that_was_handed_back_is_not_given_up(queue: Queue, sandbox:
 # The wait for a place.
 
 
-async def test_a_job_that_waits_for_a_place_ends_at_its_deadline(queue: Queue, sandbox: Sandbox) -> None:
+@with_and_without("deadline of a place")
+async def test_a_job_that_waits_for_a_place_ends_at_its_deadline(
+    queue: Queue, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, without: str | None
+) -> None:
     """It gave its place away while it backed off, and the other job does not give it back."""
+    if without:
+        remove(without, monkeypatch.setattr)
     await post_job(queue, "instant", "overloaded_first:1", wait_seconds=5)
     (claim,) = await queue.claim(["instant"], 1)
     semaphore = JobSemaphore(1, lambda: None)
@@ -413,6 +477,14 @@ async def test_a_job_that_waits_for_a_place_ends_at_its_deadline(queue: Queue, s
 
     await wait_until(is_free)
     semaphore.acquire_all()
+    if without:
+        await wait_until(queue.list_overdue)
+        await asyncio.wait([task], timeout=1)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await runner.aclose()
+        return
     outcome = await wait_for_end(queue, claim.id)
     assert outcome.failure_reason == "timeout"
     await task

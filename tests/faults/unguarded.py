@@ -27,6 +27,7 @@ class Cut(NamedTuple):
 
 
 _STATEMENTS = "jobs.queue.statements:"
+_JOB_RUN = "jobs.worker.job_run:JobRun."
 GUARDS: dict[str, list[Cut]] = {
     "claim token": [Cut(_STATEMENTS + name, "AND claim_token = %(token)s ") for name in ("SUCCEED", "FAIL")],
     "final once": [
@@ -51,6 +52,64 @@ GUARDS: dict[str, list[Cut]] = {
             "if True:",
         )
     ],
+    "claim of a call": [
+        Cut(
+            _STATEMENTS + "BEGIN_CALL",
+            "AND claim_token = %(token)s AND NOT is_finalized AND expires_at > clock_timestamp()",
+        )
+    ],
+    "idempotency key": [Cut(_STATEMENTS + "BEGIN_CALL", "%(key)s", "gen_random_uuid()")],
+    "earlier calls' outcomes": [
+        Cut(_STATEMENTS + "GET_EARLIER_CALLS", "'made', 'late', "),
+        Cut(_STATEMENTS + "GET_EARLIER_CALLS", "outcome = 'refused'", "false"),
+    ],
+    "lease of an open call": [Cut(_STATEMENTS + "CLAIM", "AND caller.lease_expires_at >= clock_timestamp()")],
+    "end before leaving": [Cut(_JOB_RUN + "_finish", "await asyncio.shield(finishing)", "await finishing")],
+    "end as our fault": [Cut(_JOB_RUN + "_store_and_finalize", "await self._finalize(failure)", "raise")],
+    "storing again": [Cut(_JOB_RUN + "_try_to_store", "if time.monotonic() >= last_try:", "if True:")],
+    "lost workers": [Cut(_JOB_RUN + "_run", "if self.claim.lost_claims >= MAX_LOST_CLAIMS:", "if False:")],
+    "own late result": [Cut(_STATEMENTS + "HAS_RESULT", "WHERE", "WHERE false AND")],
+    "deadline of a place": [
+        Cut(
+            "jobs.worker.provider_run:ProviderRun.back_off",
+            "await deadline.bound(self._context.permit.reacquire(), deadline.seconds_left())",
+            "await self._context.permit.reacquire()",
+        )
+    ],
+    "step written once": [Cut("stats.journal:WRITE_STEP", "WHERE NOT EXISTS", "WHERE true OR NOT EXISTS")],
+    "socket closed at the bound": [  # psycopg's own way
+        Cut(
+            "core.database:BoundedAsyncConnection.wait",
+            "await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)",
+            "await AsyncConnection.wait(self, gen, interval)",
+        )
+    ],
+    "server's bounds": [Cut("core.database:LIMIT_SESSION", "WHERE", "WHERE false AND")],
+    "checked connections": [Cut("core.database:is_alive", "return False", "return True")],
+    "listener's probe": [Cut("jobs.queue.notify:Listener._listen", "raise NothingHeard", "continue")],
+    "stray notifications": [Cut("jobs.queue.notify:parse_job_id", "return None", "raise")],
+    "withdrawal": [
+        Cut("ingest.withdrawal:withdraw_later", "_withdraw(queue, job, wait_seconds)", "asyncio.sleep(0)"),
+    ],
+    "share of an address": [
+        Cut("photoslot.http_protocol:LimitedProtocol._is_trusted", "return any(", "return True or any(")
+    ],
+    "slow clients": [
+        Cut("photoslot.http_protocol:LimitedProtocol._check_progress", "if self._is_too_slow():", "if False:")
+    ],
+    "room for booths": [Cut("photoslot.http_protocol:LimitedProtocol._make_room", "victim.transport.abort()", "pass")],
+    "limit of guesses": [
+        Cut("ingest.password:RESERVE_TRY", "WHERE old.count + (SELECT failures FROM earlier) < %(allowed)s")
+    ],
+    "pixels at once": [
+        Cut("core.image_work:run", "if pixels > LARGE_PIXELS:", "if False:"),
+        Cut("core.image_work:Budget.reserve", "min(amount, self._size)", "0"),
+    ],
+    "lock-out by address": [Cut("staff.login:_list_limits", "ip_address=address), settings", "), settings")],
+    "address guard": [Cut("providers.address_guard:_check", "if not all(", "if False and not all(")],
+    "signature of a link": [Cut("jobs.storage.links:parse_token", "_signer.unsign(token)", "token.partition(':')[0]")],
+    "end of a link": [Cut("guests.views:_get_finished_job", "or job.result_expires_at <= job.now")],
+    "slot's lock": [Cut(_STATEMENTS + "ADMIT", "FOR KEY SHARE")],
     "admission lock": [
         Cut("jobs.queue.verbs:Queue.admit", '"SELECT pg_advisory_xact_lock(%s)"', '"SELECT %s::bigint"'),
     ],
