@@ -66,6 +66,7 @@ MUTABLE_TABLES = (
     "ingest_passwordfailure",
     "axes_accessattemptexpiration",
     "axes_accessattempt",
+    "django_session",
     "slots_templatebinding",
     "slots_templatemedia",
     "auth_user",

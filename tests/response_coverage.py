@@ -7,6 +7,7 @@ by the code of the refusal. Refusals without a rule, and further successes, take
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -168,9 +169,15 @@ def expire_job() -> None:
     call_command("release_expired")
 
 
-def exhaust_login_attempts() -> None:
+def exhaust_login_attempts(username: str) -> None:
     for _ in range(settings.AXES_FAILURE_LIMIT):
-        Api()("post", "/api/login", {"username": "serg", "password": "a guess"})
+        Api()("post", "/api/login", {"username": username, "password": "a guess"})
+
+
+def log_in_too_often() -> RequestSpec:
+    credentials = VALID_REQUESTS["logIn"]()
+    exhaust_login_attempts(credentials["json"]["username"])
+    return credentials
 
 
 def exhaust_password_attempts() -> None:
@@ -179,8 +186,9 @@ def exhaust_password_attempts() -> None:
 
 
 @contextmanager
-def block_results_folder() -> Iterator[None]:
-    file = Path(settings.MEDIA_ROOT, "results")
+def block_photos_folder() -> Iterator[None]:
+    file = Path(settings.MEDIA_ROOT, "payloads")
+    shutil.rmtree(file, ignore_errors=True)
     file.touch()
     try:
         yield
@@ -273,7 +281,7 @@ PHOTO_SPECIAL: Mapping[str | int, Callable[[], RequestSpec]] = {
     "payload_too_large": lambda: prepare(lambda: set_slot(size_limit_mb=1)) | form(pad(jpeg())),
     "unsupported_media_type": lambda: form(gif()),
     "rate_limited": lambda: prepare(exhaust_password_attempts) | form(jpeg(), password="wrong"),
-    "internal_error": lambda: prepare(context=block_results_folder()),
+    "internal_error": lambda: prepare(context=block_photos_folder()),
     "queue_unavailable": lambda: prepare(lambda: IngestSettings.objects.all().delete()),
 }
 FILE_SPECIAL: Mapping[str | int, Callable[[], RequestSpec]] = {
@@ -315,7 +323,7 @@ SPECIAL: Mapping[tuple[str, str | int], Callable[[], RequestSpec]] = {
     ("listSlots", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("listTemplateMedia", "validation_failed"): lambda: {"params": {"page": "0"}},
     ("logIn", "invalid_credentials"): lambda: json_body(username="serg", password="a guess"),
-    ("logIn", "rate_limited"): lambda: prepare(exhaust_login_attempts),
+    ("logIn", "rate_limited"): log_in_too_often,
     ("purgeMediaCache", "validation_failed"): lambda: json_body(scope="all"),
     ("registerMedia", "job_finalized"): lambda: file_form(job_id=str(make_picture_job().pk)),
     ("registerMedia", "not_found"): lambda: file_form(job_id=UNKNOWN_ID),

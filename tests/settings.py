@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What the shell or a .env says must not reach the tests, least of all a production database.
 SERVER = os.environ.get("TEST_POSTGRES", "test")  # a storm has one of its own
 TEST_POSTGRES = None if os.environ.get("TEST_DATABASE_URL") else EmbeddedPostgres(ROOT, SERVER)
+os.environ.setdefault("WORKER_GRACE_SECONDS", "20")  # tests that leave a held call wait for it at their end
 os.environ["DATABASE_URL"] = os.environ.get("TEST_DATABASE_URL") or "postgres:///"
 os.environ["SECRET_KEY"] = "tests only, and long enough to be taken"
 os.environ["FERNET_KEYS"] = urlsafe_b64encode(b"tests only: 32 bytes, no secret!").decode()

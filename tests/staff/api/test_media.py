@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 from zlib import crc32
 
 import httpx
 import pytest
+from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -54,8 +56,14 @@ def register_media(api: Api, data: bytes | None = None, **more: Any) -> dict[str
     return media_json
 
 
-def fetch(media_json: dict[str, Any]) -> Any:
-    return Client().get(media_json["public_url"].removeprefix(settings.PUBLIC_BASE_URL))
+def fetch(media_json: dict[str, Any]) -> SimpleNamespace:
+    response: Any = Client().get(media_json["public_url"].removeprefix(settings.PUBLIC_BASE_URL))
+
+    async def read() -> bytes:
+        return b"".join([piece async for piece in response])
+
+    content = async_to_sync(read)() if response.streaming else response.content
+    return SimpleNamespace(status_code=response.status_code, headers=response.headers, content=content)
 
 
 def nothing_is_stored() -> bool:
