@@ -18,6 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from core import images
 from jobs.models import Job, MediaObject, Process, PurgeRun
 from jobs.storage import files
 from stats.models import HourlyCounter, ProcessingLog
@@ -26,6 +27,7 @@ from tests.conftest import Booth, in_background, jpeg, stored_files, use_sandbox
 from tests.plans import assert_uses_index
 from tests.providers.account_factories import create_past_calls
 from tests.sandbox.server import Sandbox
+from tests.streams import read_body
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("database")]
 
@@ -215,7 +217,9 @@ def test_pictures_are_shown_as_long_as_they_are_kept(admin: Client) -> None:
     content = admin.get(LIST).content.decode()
     assert content.count('class="thumbnail"') == 1
     source = content.partition('class="thumbnail" src="')[2].partition('"')[0]
-    assert admin.get(source).headers["Content-Type"] == "image/jpeg"
+    thumbnail = admin.get(source)
+    assert thumbnail.headers["Content-Type"] == "image/jpeg"
+    assert images.probe(read_body(thumbnail)).mime_type == "image/jpeg"
     assert f"/r/{kept.pk}" in text_of(admin.get(job_page(kept)))
     for one in (over, purged, test_run):
         assert f"/r/{one.pk}" not in text_of(admin.get(job_page(one)))

@@ -134,7 +134,7 @@ def test_each_permission_of_the_api_has_a_group_and_only_what_is_missing_is_adde
 
 
 PROXY = "http://user:secret%2Fword@proxy:3128"
-FIRST = {"GEMINI_API_KEY": " AIza-key\n", "GEMINI_BASE_URL": "http://relay:8080/g", "GEMINI_PROXY_URL": PROXY}
+FIRST = {"GEMINI_API_KEY": " AIza-key\n", "GEMINI_BASE_URL": "https://relay.example/g", "GEMINI_PROXY_URL": PROXY}
 
 
 def with_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
@@ -149,7 +149,7 @@ def test_every_provider_has_an_account_with_what_the_environment_says(
     bootstrap()
     assert set(ProviderAccount.objects.values_list("pk", flat=True)) == set(registry.get_classes())
     gemini = ProviderAccount.objects.get(pk="gemini")
-    assert gemini.decrypt() == Account("AIza-key", "http://relay:8080/g", PROXY)
+    assert gemini.decrypt() == Account("AIza-key", "https://relay.example/g", PROXY)
     assert gemini.key_updated_at is not None
     openai = ProviderAccount.objects.get(pk="openai")
     assert (openai.is_enabled, openai.is_configured, openai.key_updated_at) == (True, False, None)

@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from providers import base, registry
 from providers.models import ProviderCall
-from tests.admin_client import browser, errors_of
+from tests.admin_client import browser, errors_of, read_version
 from tests.conftest import Booth, jpeg, set_slot, use_account
 from tests.ingest.helpers import refusal
 from tests.sandbox.server import developed
@@ -101,7 +101,8 @@ def test_the_slots_form_knows_its_settings(
     admin: Client = browser(superuser=True)
     row = {"name": "x", "is_active": "on", "recipe": "example/image_edit", "settings_json": json.dumps(settings_json)}
     totals = {"bindings-TOTAL_FORMS": 0, "bindings-INITIAL_FORMS": 0}
-    answer = admin.post(reverse("admin:slots_slot_change", args=["slot-001"]), row | totals)
+    page = reverse("admin:slots_slot_change", args=["slot-001"])
+    answer = admin.post(page, row | totals | read_version(admin.get(page)))
     assert answer.status_code == (302 if sentences is None else 200)
     assert sentences is None or errors_of(answer)["settings_json"] == sentences
 

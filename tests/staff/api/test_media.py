@@ -12,7 +12,6 @@ from zlib import crc32
 
 import httpx
 import pytest
-from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -31,6 +30,7 @@ from tests.jobs.test_admin import make_job, make_picture_job
 from tests.providers.test_prepare import JPEG, PNG, SECRETS, WEBP, exif
 from tests.sandbox.server import Sandbox
 from tests.staff.api.test_template_media import make_heic
+from tests.streams import read_body
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("rolled_back_database")]
 
@@ -58,12 +58,7 @@ def register_media(api: Api, data: bytes | None = None, **more: Any) -> dict[str
 
 def fetch(media_json: dict[str, Any]) -> SimpleNamespace:
     response: Any = Client().get(media_json["public_url"].removeprefix(settings.PUBLIC_BASE_URL))
-
-    async def read() -> bytes:
-        return b"".join([piece async for piece in response])
-
-    content = async_to_sync(read)() if response.streaming else response.content
-    return SimpleNamespace(status_code=response.status_code, headers=response.headers, content=content)
+    return SimpleNamespace(status_code=response.status_code, headers=response.headers, content=read_body(response))
 
 
 def nothing_is_stored() -> bool:
