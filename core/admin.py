@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
@@ -51,11 +51,12 @@ class VersionedForm(forms.ModelForm):  # type: ignore[type-arg]
     what was entered. Saved once more, it replaces that change. Use it with `VersionedAdmin`."""
 
     version = VersionField()
+    unversioned: ClassVar[frozenset[str]] = frozenset({"last_login"})  # columns that change without anybody's edit
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         is_saved = not self.instance._state.adding  # noqa: SLF001 - Django documents it
-        self.digest = _make_digest(self.list_versioned_rows()) if is_saved else ""
+        self.digest = _make_digest(self.list_versioned_rows(), self.unversioned) if is_saved else ""
         self.fields["version"].initial = f"{timezone.now().isoformat()} {self.digest}"
 
     def list_versioned_rows(self) -> Sequence[Model]:
@@ -95,9 +96,10 @@ _CONFLICT = _(
 )
 
 
-def _make_digest(rows: Sequence[Model]) -> str:
-    """Of all their columns. `last_login` is no change that anybody made."""
-    fields = {field.name for row in rows for field in (*row._meta.fields, *row._meta.many_to_many)} - {"last_login"}  # noqa: SLF001
+def _make_digest(rows: Sequence[Model], unversioned: frozenset[str]) -> str:
+    """Of all their columns but these."""
+    fields = {field.name for row in rows for field in (*row._meta.fields, *row._meta.many_to_many)}  # noqa: SLF001
+    fields -= unversioned
     return salted_hmac("core.admin.version", serializers.serialize("json", rows, fields=fields)).hexdigest()
 
 

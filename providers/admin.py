@@ -20,7 +20,7 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from core import crypto
-from core.admin import STYLES, HistoryAdmin, badge, format_json
+from core.admin import STYLES, HistoryAdmin, VersionedAdmin, VersionedForm, badge, format_json
 from providers import account_validators, accounts, registry
 from providers.base import ProviderError
 from providers.models import ProviderAccount, ProviderCall
@@ -36,8 +36,10 @@ class SecretField(forms.CharField):
         super().__init__(required=False, widget=widget, **options)
 
 
-class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
+class AccountForm(VersionedForm):
     """The secrets are fields of the form only: an empty field keeps the stored secret, a hyphen removes it."""
+
+    unversioned = frozenset({"failures", "open_until", "open_reason", "probe_call_id"})  # the breaker's, by workers
 
     new_key = SecretField(label=_("New key"), help_text=_("Empty: the key stays as it is. A single hyphen: remove it."))
     new_proxy_url = SecretField(
@@ -51,15 +53,14 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
         model = ProviderAccount
         fields = COLUMNS
 
-    def clean(self) -> dict[str, Any] | None:
-        cleaned = super().clean()
+    def clean(self) -> None:
+        super().clean()
         if not self.errors:
             stored = ProviderAccount.objects.select_for_update().get(pk=self.instance.pk)
             try:
                 accounts.require_key(stored, self.changes())
             except ValidationError as error:
                 self.add_error("new_key", error)
-        return cleaned
 
     def clean_base_url(self) -> str:
         """Here rather than by the model only, which checks after `clean`."""
@@ -88,7 +89,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(ProviderAccount)
-class ProviderAccountAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ProviderAccountAdmin(VersionedAdmin):
     form = AccountForm
     list_display = ("__str__", "is_enabled", "state", "max_concurrent", "per_minute", "per_day")
     readonly_fields = ("provider_id", "state", "has_key", "key_updated_at", "key_updated_by", "has_proxy")

@@ -42,6 +42,11 @@ def post(web: httpx.Client, path: str, data: dict[str, Any]) -> httpx.Response:
     return web.post(path, data=data | {"csrfmiddlewaretoken": web.cookies["csrftoken"]})
 
 
+def post_versioned(client: Client, page: str, data: dict[str, Any], **more: Any) -> Any:
+    """Posts the page's form as a browser does that has just opened it."""
+    return client.post(page, data | read_version(client.get(page)), **more)
+
+
 def read_version(page: Any) -> dict[str, str]:
     """The hidden field that says which version of its object the page shows."""
     found = re.search(r'name="version" value="([^"]*)"', page.content.decode())

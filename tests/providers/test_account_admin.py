@@ -17,7 +17,7 @@ from pytest_django import fixtures
 
 from providers.base import Reason
 from providers.models import ProviderAccount
-from tests.admin_client import browser, errors_of, log_in, make_staff_user, post, text_of
+from tests.admin_client import browser, errors_of, log_in, make_staff_user, post, post_versioned, read_version, text_of
 from tests.providers.account_factories import KEYS, create_account
 from tests.sandbox.wire import WireSandbox
 
@@ -47,12 +47,25 @@ def act(client: Client, action: str, *provider_ids: str) -> Any:
     return client.post(LIST, {"action": action, "_selected_action": provider_ids}, follow=True)
 
 
+def test_of_two_open_pages_the_second_to_be_saved_is_told(admin: Client) -> None:
+    create_account()
+    first, second = (form(per_day="5") | read_version(admin.get(PAGE)) for _ in range(2))
+    assert admin.post(PAGE, first).status_code == 302
+    ProviderAccount.objects.update(failures=3)  # by a worker: no edit
+    third = form(per_minute="7") | read_version(admin.get(PAGE))
+    answer = admin.post(PAGE, second | {"per_day": "9"})
+    assert "Nothing is saved yet" in text_of(answer)
+    assert gemini().per_day == 5
+    ProviderAccount.objects.update(failures=0)
+    assert admin.post(PAGE, third).status_code == 302
+
+
 # Secrets.
 
 
 def test_a_secret_is_used_and_displayed_nowhere(admin: Client) -> None:
     create_account()
-    saved = admin.post(PAGE, form(new_key=f" {KEY} ", new_proxy_url=PROXY), follow=True)
+    saved = post_versioned(admin, PAGE, form(new_key=f" {KEY} ", new_proxy_url=PROXY), follow=True)
     assert (gemini().decrypt().key, gemini().decrypt().proxy_url) == (KEY, PROXY)
     pages = [saved, *(admin.get(page) for page in (PAGE, LIST, f"{PAGE}history/", reverse("admin:index")))]
     stored = gemini()
@@ -65,27 +78,27 @@ def test_a_secret_is_used_and_displayed_nowhere(admin: Client) -> None:
 
 def test_a_form_with_an_error_does_not_send_the_key_back(admin: Client) -> None:
     create_account()
-    answer = admin.post(PAGE, form(new_key=KEY, per_minute="0"))
+    answer = post_versioned(admin, PAGE, form(new_key=KEY, per_minute="0"))
     assert list(errors_of(answer)) == ["per_minute"]
     assert KEY not in answer.content.decode()
 
 
 def test_an_empty_field_keeps_the_secret_and_a_hyphen_removes_it(admin: Client) -> None:
     create_account().set_proxy_url(PROXY)
-    admin.post(PAGE, form(new_key=KEY, new_proxy_url=PROXY))
-    admin.post(PAGE, form(per_day="5"))
+    post_versioned(admin, PAGE, form(new_key=KEY, new_proxy_url=PROXY))
+    post_versioned(admin, PAGE, form(per_day="5"))
     assert (gemini().decrypt().key, gemini().decrypt().proxy_url, gemini().per_day) == (KEY, PROXY, 5)
-    admin.post(PAGE, form(new_key="-", new_proxy_url="-"))
+    post_versioned(admin, PAGE, form(new_key="-", new_proxy_url="-"))
     assert (gemini().is_configured, gemini().decrypt().proxy_url) == (False, None)
 
 
 def test_who_changed_the_key_and_when_is_kept() -> None:
     create_account()
     admin = browser(superuser=True)
-    admin.post(PAGE, form(per_minute="7"))
+    post_versioned(admin, PAGE, form(per_minute="7"))
     assert (gemini().key_updated_at, gemini().key_updated_by) == (None, None)
     before = timezone.now()
-    admin.post(PAGE, form(per_minute="7", new_key=KEY))
+    post_versioned(admin, PAGE, form(per_minute="7", new_key=KEY))
     changed = gemini()
     assert changed.key_updated_at is not None
     assert before <= changed.key_updated_at <= timezone.now()
@@ -114,7 +127,7 @@ def test_who_changed_the_key_and_when_is_kept() -> None:
 def test_an_invalid_value_is_reported_at_its_field(admin: Client, field: str, value: str, words: str) -> None:
     create_account()
     before = ProviderAccount.objects.values().get()
-    (sentence,) = errors_of(admin.post(PAGE, form(**{field: value})))[field]
+    (sentence,) = errors_of(post_versioned(admin, PAGE, form(**{field: value})))[field]
     assert words in sentence
     assert ProviderAccount.objects.values().get() == before
 
@@ -125,7 +138,7 @@ def test_an_invalid_value_is_reported_at_its_field(admin: Client, field: str, va
 def test_saving_a_limit_leaves_the_breaker_as_it_is(admin: Client) -> None:
     until = timezone.now() + timedelta(seconds=30)
     create_account(failures=5, open_until=until, open_reason=Reason.OVERLOADED)
-    admin.post(PAGE, form(per_minute="7"))
+    post_versioned(admin, PAGE, form(per_minute="7"))
     assert (gemini().open_until, gemini().failures, gemini().per_minute) == (until, 5, 7)
 
 
@@ -134,7 +147,7 @@ def test_saving_a_limit_leaves_the_breaker_as_it_is(admin: Client) -> None:
 )
 def test_a_change_of_the_connection_closes_the_breaker(admin: Client, field: str, value: str) -> None:
     create_account(failures=2, open_until=timezone.now(), open_reason=Reason.AUTH)
-    admin.post(PAGE, form(**{field: value}))
+    post_versioned(admin, PAGE, form(**{field: value}))
     assert (gemini().open_until, gemini().failures) == (None, 0)
 
 

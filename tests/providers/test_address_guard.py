@@ -17,7 +17,7 @@ from providers.account_validators import check_address
 from providers.base import Account, PermanentError, TransientError
 from providers.http import Http
 from providers.models import ProviderAccount, build_missing_accounts
-from tests.admin_client import browser, errors_of, text_of
+from tests.admin_client import browser, errors_of, post_versioned, text_of
 from tests.api import Api, check_refusal, make_api
 from tests.providers.account_factories import KEYS, create_account
 from tests.sandbox.wire import WireSandbox
@@ -66,7 +66,7 @@ def test_a_new_host_does_not_receive_the_stored_key(door: str, wires: WireSandbo
         details = check_refusal(put(base_url=listener), 422, "validation_failed")
         (sentence,) = details["provider_keys.gemini.api_key"]
     else:
-        (sentence,) = errors_of(browser(superuser=True).post(PAGE, fill_in(base_url=listener)))["new_key"]
+        (sentence,) = errors_of(post_versioned(browser(superuser=True), PAGE, fill_in(base_url=listener)))["new_key"]
     assert "Enter the key again" in sentence
     make_test_call()
     assert wires.journal == []
@@ -80,7 +80,7 @@ def test_a_new_host_receives_the_key_that_is_entered_with_it(door: str, wires: W
     if door == "api":
         assert put(base_url=listener, api_key=OTHER_KEY).status_code == 200
     else:
-        browser(superuser=True).post(PAGE, fill_in(base_url=listener, new_key=OTHER_KEY))
+        post_versioned(browser(superuser=True), PAGE, fill_in(base_url=listener, new_key=OTHER_KEY))
     make_test_call()
     assert list_keys(wires) == {OTHER_KEY}
 
@@ -144,7 +144,7 @@ def test_such_an_address_is_refused_at_every_door(address: str) -> None:
     details = check_refusal(put(base_url=address, api_key=OTHER_KEY), 422, "validation_failed")
     assert list(details) == ["provider_keys.gemini.base_url"]
     form = fill_in(base_url=address, new_key=OTHER_KEY)
-    assert list(errors_of(browser(superuser=True).post(PAGE, form))) == ["base_url"]
+    assert list(errors_of(post_versioned(browser(superuser=True), PAGE, form))) == ["base_url"]
     ProviderAccount.objects.all().delete()
     with pytest.raises(ImproperlyConfigured, match="GEMINI_BASE_URL"):
         build_missing_accounts(lambda name: address if name == "GEMINI_BASE_URL" else "")

@@ -8,7 +8,7 @@ from typing import Any
 from django.urls import reverse
 from django.utils import timezone
 
-from core.admin import _make_digest
+from core.admin import VersionedForm, _make_digest
 from slots.models import Slot
 
 ADD = reverse("admin:slots_slot_add")
@@ -21,7 +21,8 @@ def change_url(slot_id: str = "slot-001") -> str:
 def make_version(slot_id: str = "slot-001") -> str:
     """The hidden field of the slot's page as it is opened now."""
     slot = Slot.objects.get(pk=slot_id)
-    return f"{timezone.now().isoformat()} {_make_digest([slot, *slot.bindings.order_by('pk')])}"
+    digest = _make_digest([slot, *slot.bindings.order_by("pk")], VersionedForm.unversioned)
+    return f"{timezone.now().isoformat()} {digest}"
 
 
 def slot_page(recipe: str = "studio/image_edit", bindings: Any = (), **more: Any) -> dict[str, Any]:
