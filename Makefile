@@ -20,7 +20,8 @@ test: $(VENV)/.dev ## all tests but those of test-faults, on an embedded Postgre
 	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/faults
 
 test-faults: $(VENV)/.dev ## processes killed and frozen, connections cut, guards removed, and a short storm
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults --ignore tests/faults/test_storm.py
+	$(BIN)/python -m pytest tests/faults/test_storm.py
 
 storm: $(VENV)/.dev ## thousands of photos while everything breaks (PHOTOS, SEED, MINUTES): what must hold afterwards
 	$(BIN)/python -m tests.faults.storm $(if $(PHOTOS),--photos $(PHOTOS)) $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)

@@ -252,7 +252,11 @@ WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout' AND
 """
 
 # Whether the job's picture is this one: a result's path has its claim's token.
-HAS_RESULT = "SELECT FROM jobs_job WHERE id = %(id)s AND result_file_path = %(path)s"
+HAS_RESULT = """
+SELECT FROM jobs_job
+WHERE id = %(id)s AND claim_token = %(token)s AND failure_reason = 'timeout'
+  AND result_file_path = %(path)s AND result_checksum = %(checksum)s
+"""
 
 # A call that is open though its job has ended and nobody holds its lease any more: its worker was killed.
 CLOSE_LOST_CALLS = """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from ingest.models import IngestSettings
-from jobs.models import Job
+from jobs.models import Job, Process
 from providers.models import ProviderCall
 from stats.models import HourlyCounter, ProcessingLog
 from tests.conftest import Booth, Processes, in_background, jpeg, use_sandbox
@@ -20,7 +22,7 @@ from tests.sandbox.server import Sandbox, developed
 pytestmark = pytest.mark.e2e
 
 CALL_SECONDS = 6.0  # stands for the longest calls, of 28 s; the grace covers both
-BOOTHS, ROUNDS = 12, 3
+BOOTHS, ROUNDS = 12, 2
 
 
 @pytest.mark.parametrize("grace", ["default", "1"])
@@ -47,6 +49,18 @@ def test_a_call_under_way_is_waited_for(processes: Processes, sandbox: Sandbox, 
     assert successor.poll() is None
 
 
+def is_at_work(worker: subprocess.Popen[bytes]) -> bool:
+    return Process.objects.filter(name__endswith=f" {worker.pid}").exists()
+
+
+def replace(processes: Processes, old: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    old.send_signal(signal.SIGTERM)
+    successor = processes.worker()
+    assert old.wait(30) == 0
+    eventually(lambda: is_at_work(successor), 20)
+    return successor
+
+
 def test_a_rolling_restart_loses_no_photo(processes: Processes, sandbox: Sandbox) -> None:
     """Two workers are replaced in turn, a few times, while booths post one photo after another."""
     use_sandbox("queued", "ok")
@@ -67,14 +81,11 @@ def test_a_rolling_restart_loses_no_photo(processes: Processes, sandbox: Sandbox
     with ThreadPoolExecutor(BOOTHS) as pool:
         futures = [pool.submit(post_on, number) for number in range(BOOTHS)]
         try:
-            eventually(lambda: found[200] > BOOTHS, 20)
+            eventually(lambda: found[200] > BOOTHS and all(map(is_at_work, workers)), 20)
             for turn in range(2 * ROUNDS):
-                before = found[200]
-                old = workers[turn % 2]
-                old.send_signal(signal.SIGTERM)
-                workers[turn % 2] = processes.worker()
-                assert old.wait(30) == 0
-                eventually(lambda before=before: found[200] > before, 20)  # type: ignore[misc]
+                workers[turn % 2] = replace(processes, workers[turn % 2])
+                count = found[200] + 1
+                eventually(partial(lambda count: found[200] >= count, count), 20)
         finally:
             is_over.set()
         for future in futures:
