@@ -46,7 +46,9 @@ class BytesInFlight:
 
 
 def make_upload_dir() -> Path:
-    """The folder for uploads, made again if somebody has removed it. Raises `OSError`."""
+    """The folder for uploads, made again if somebody has removed it; MEDIA_ROOT is for the service alone. Raises
+    `OSError`."""
     folder: Path = settings.FILE_UPLOAD_TEMP_DIR
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     return folder

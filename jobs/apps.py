@@ -9,6 +9,8 @@ from django.conf import settings
 from django.core import checks
 from django.utils.translation import gettext_lazy as _
 
+from core.uploads import make_upload_dir
+
 
 class JobsConfig(AppConfig):
     name = "jobs"
@@ -17,8 +19,7 @@ class JobsConfig(AppConfig):
     def ready(self) -> None:
         checks.register(check_media_root)
         with suppress(OSError):  # Django's own system check reports it
-            settings.MEDIA_ROOT.mkdir(mode=0o700, parents=True, exist_ok=True)
-            settings.FILE_UPLOAD_TEMP_DIR.mkdir(exist_ok=True)
+            make_upload_dir()
 
 
 def check_media_root(**_kwargs: Any) -> list[checks.CheckMessage]:

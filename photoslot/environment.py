@@ -74,7 +74,8 @@ def check_secret_key(key: str) -> None:
 def check_media_root(folder: Path) -> None:
     """Makes the folder for uploads in MEDIA_ROOT. Raises `ImproperlyConfigured` if nothing can be written there."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         with TemporaryFile(dir=folder) as probe:
             probe.write(b"writable")
             probe.flush()  # a full disk says so only now

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from django.conf import settings
 
+from photoslot.environment import check_media_root
+
 pytestmark = pytest.mark.integration
 
 
@@ -37,6 +39,11 @@ def test_a_new_one_is_the_services_own(tmp_path: Path) -> None:
     folder = tmp_path / "new/media"
     assert "no issues" in check(folder)
     assert get_mode(folder) == 0o700
+
+
+def test_so_is_the_one_that_the_start_makes(tmp_path: Path) -> None:
+    check_media_root(tmp_path / "new/media/tmp")
+    assert get_mode(tmp_path / "new/media") == 0o700
 
 
 def test_one_that_a_web_servers_group_may_read_stays_so(tmp_path: Path) -> None:
