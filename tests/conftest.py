@@ -284,6 +284,7 @@ def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Process
     """For tests that need processes of their own: to kill, or with other settings."""
     own = Processes(find_free_port(), [])
     yield own
+    sandbox.let_go()  # a worker waits for its calls before it ends, also those of a test that failed
     own.stop()
 
 
