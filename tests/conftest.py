@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,6 +31,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from core.database import open_database
 from ingest.models import IngestSettings
+from jobs.models import Process
 from jobs.queue.verbs import Queue
 from photoslot.supervisor import build_web_command, find_free_port
 from providers.models import ProviderAccount
@@ -285,7 +287,10 @@ def processes(database: None, alone: None, sandbox: Sandbox) -> Iterator[Process
     """For tests that need processes of their own: to kill, or with other settings."""
     own = Processes(find_free_port(), [])
     yield own
+    sandbox.let_go()  # a worker waits for its calls before it ends, also those of a test that failed
     own.stop()
+    names = [f"{socket.gethostname()} {process.pid}" for process in own.started]
+    Process.objects.filter(name__in=names).delete()  # of those that were killed
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 WAIT_SECONDS = 10  # how long a booth waits: the least that staff may set
-LONGEST_PAUSE = 3.0  # seconds, of a provider
+LONGEST_PAUSE = 2.0  # seconds, of a provider; the shorter, the more photos in the same time
 STORM_PROMPT = "{name}"  # of each slot: the post's name, by which the sandbox knows photo and job
 
 Settings = Mapping[str, Any]
@@ -36,7 +36,7 @@ LIMITS: Mapping[str, Mapping[str, int]] = {
     "fetching": {"per_minute": 300},
 }
 # What the provider plays, by weight. `busy` once, then the picture; `lost`: made and billed, the answer does not come.
-KINDS = {"ok": 86, "busy": 5, "refused": 2, "lost": 3, "late": 2, "hang": 2}
+KINDS = {"ok": 88, "busy": 5, "refused": 2, "lost": 3, "late": 1, "hang": 1}
 BILLED = {"ok", "lost", "late", "hang"}
 # What the booth does, by weight: hang up and post again; post the same photo three times at once.
 BOOTHS = {"waits": 88, "hangs_up": 6, "posts_thrice": 6}
@@ -72,7 +72,7 @@ def draw_photos(seed: int, count: int) -> list[Photo]:
     def draw(number: int) -> Photo:
         slot = random.choices(range(len(SLOTS)), weights)[0]
         kind = random.choices([*KINDS], [*KINDS.values()])[0]
-        pause = min(random.expovariate(1.5), LONGEST_PAUSE)
+        pause = min(random.expovariate(2.5), LONGEST_PAUSE)
         booth = random.choices([*BOOTHS], [*BOOTHS.values()])[0]
         if kind == "hang" and "finish_late" in SLOTS[slot][1]:
             kind = "late"  # or it would be waited for two minutes more

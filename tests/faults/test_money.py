@@ -91,6 +91,11 @@ async def wait_for_finalize(queue: Queue) -> None:
     await wait_until(lambda: sql(queue, FINALIZING))
 
 
+async def wait_for_worker(queue: Queue) -> None:
+    """Returns once a worker has started, so that a short deadline does not pass before."""
+    await wait_until(lambda: sql(queue, "SELECT id FROM jobs_process"))
+
+
 def begin_run(queue: Queue, claim: Claim) -> tuple[JobRun, JobRunner]:
     runner = JobRunner(queue)
     return runner.begin(claim, JobSemaphore(1, lambda: None).acquire_all()[0]), runner
@@ -348,7 +353,8 @@ async def test_a_calls_ending_is_recorded_when_the_database_is_back(
 ) -> None:
     async with run_proxy() as proxy:
         worker = processes.worker(**proxy.environment)
-        job_id = await post_job(queue, "instant", "hold", wait_seconds=3)
+        await wait_for_worker(queue)
+        job_id = await post_job(queue, "instant", "hold", wait_seconds=5)
         await asyncio.to_thread(sandbox.wait_for_calls, 1)
         proxy.cut()
         log = LOGS / f"{worker.pid}.log"
@@ -441,7 +447,6 @@ async def test_a_photo_that_was_lost_with_two_workers_is_given_up(
     processes.worker()
     if without:
         await asyncio.to_thread(sandbox.wait_for_calls, 3)
-        sandbox.let_go()
         return
     outcome = await wait_for_end(queue, job_id)
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
@@ -502,8 +507,10 @@ async def test_the_sweep_ends_overdue_jobs_that_a_worker_holds(
 ) -> None:
     """With `finish_late` their run goes on; nobody else may be there to end them."""
     processes.worker()
+    await wait_for_worker(queue)
     changes = {"settings_json": {"scenario": "hold", "finish_late": True}}
-    job_id = await post_job(queue, wait_seconds=3, changes=changes)
+    job_id = await post_job(queue, wait_seconds=5, changes=changes)
+    await asyncio.to_thread(sandbox.wait_for_calls, 1)
     assert (await wait_for_end(queue, job_id)).failure_reason == "timeout"
     sandbox.let_go()
 
