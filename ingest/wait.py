@@ -20,7 +20,7 @@ async def wait_for_end(queue: Queue, waiters: Waiters, ticket: Ticket) -> JobOut
     Raises `DatabaseUnavailable` when the database is unavailable at the deadline.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + ticket.seconds_left
+    deadline = loop.time() + max(0, ticket.seconds_left)  # a joined job may have ended long ago
     with waiters.wait_for(ticket.job_id) as may_have_ended:
         if not ticket.joined:
             await _wait_until(may_have_ended, deadline)

@@ -72,6 +72,18 @@ def test_a_connection_that_broke_while_it_was_made_gets_the_picture(booth: Booth
     assert count_calls(sandbox) == 1
 
 
+def test_a_picture_is_still_there_for_its_booth_after_its_deadline(booth: Booth, sandbox: Sandbox) -> None:
+    use_sandbox("instant", "hold", on_failure="original")
+    hang_up_while_it_is_made(booth, sandbox, id="1")
+    sandbox.let_go()
+    eventually(lambda: Job.objects.filter(is_finalized=True).exists())
+    minute = timedelta(minutes=1)
+    Job.objects.update(created_at=F("created_at") - minute, expires_at=F("expires_at") - minute)
+    reply = booth.post(jpeg(), id="1")
+    assert (reply.status, reply.body) == (200, developed(jpeg()))
+    assert count_calls(sandbox) == 1
+
+
 def test_a_connection_that_broke_inside_the_picture_gets_it_again(booth: Booth, sandbox: Sandbox) -> None:
     large = {"look": "cool", "output": {"width": 3000, "height": 2000, "format": "png"}}  # 18 MB of PNG: see below
     set_slot(settings_json=large)
