@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -87,6 +88,7 @@ class Queue:
         async with self.database.connection() as connection, connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
             cursor = connection.cursor(row_factory=class_row(Ticket))
+            begun = time.monotonic()
             ticket = await (await cursor.execute(statements.ADMIT, values)).fetchone()
             if ticket is None:
                 archived = await (await connection.execute(statements.IS_ARCHIVED, (job.slot_id,))).fetchone()
@@ -94,7 +96,8 @@ class Queue:
             await journal.write(connection, [log_steps.make_received(job, ticket)])
         if not ticket.joined:
             await self._notify(READY_CHANNEL)
-        return ticket
+        # The server may have hung since it said how much time is left; the booth's deadline has come nearer meanwhile.
+        return replace(ticket, seconds_left=ticket.seconds_left - (time.monotonic() - begun))
 
     async def claim(self, providers: Collection[str], limit: int) -> list[Claim]:
         """Claims up to `limit` jobs of these providers that are pending or whose lease has run out, oldest first."""

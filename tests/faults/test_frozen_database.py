@@ -284,3 +284,16 @@ async def test_the_first_photo_after_an_idle_restart_is_taken(
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.get("/metrics")).status_code == 200
         assert bool(refused) is bool(without)
+
+
+async def test_the_time_left_is_that_after_a_freeze_during_admission(queue: Queue) -> None:
+    loop = asyncio.get_running_loop()
+    async with run_proxy() as proxy, open_queue_through(proxy) as slow_queue:
+        proxy.freeze_at = (b"jobs_job", b"COMMIT")
+        admission = asyncio.create_task(slow_queue.admit(new_job(), 30))
+        await proxy.has_frozen.wait()
+        loop.call_later(1.0, proxy.thaw)
+        ticket = await admission
+    remaining = "SELECT extract(epoch FROM expires_at - clock_timestamp())::float8 AS seconds FROM jobs_job"
+    (left,) = await sql(queue, remaining)
+    assert ticket.seconds_left < left["seconds"] + 0.5
