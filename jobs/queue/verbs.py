@@ -8,7 +8,6 @@ Verbs raise `DatabaseUnavailable` when the database does not answer in time; the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -59,7 +58,6 @@ CLAIM_LOCK = 0x636C61696D  # "claim"
 
 # After its lease; a worker that was only cut off from the database records its calls' endings before that.
 LOST_CALL_TIME = timedelta(seconds=15)
-NOTIFY_SECONDS = 0.5  # at most; polling finds what a lost notification would have told
 CAPACITY_RETRY_SECONDS = 0.25  # between two attempts to get a fallback's call past `max_concurrent`
 
 
@@ -263,9 +261,8 @@ class Queue:
         """Best effort, after the commit that it reports: a failure here must not look like a failure of that.
         Whoever misses the notification finds the change by polling."""
         try:
-            async with asyncio.timeout(NOTIFY_SECONDS):
-                await self.database.execute("SELECT pg_notify(%s, %s)", (channel, payload))
-        except (DatabaseUnavailable, TimeoutError) as error:
+            await self.database.execute("SELECT pg_notify(%s, %s)", (channel, payload))
+        except DatabaseUnavailable as error:
             logger.warning("Nobody could be notified on %s: %s", channel, error)
 
 
