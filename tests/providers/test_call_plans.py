@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.db import connection
 
-from core.database import in_thread
 from jobs.queue.statements import CLAIM, GET_EARLIER_CALLS, HAS_CAPACITY
 from jobs.queue.verbs import Queue
 from providers.limits import COUNT_CALLS, SUM_SPENT_TODAY, WINDOW_SECONDS
@@ -61,10 +61,11 @@ def create_calls() -> None:
     with connection.cursor() as cursor:
         cursor.execute(CALLS)
         cursor.execute("ANALYZE providers_providercall, providers_provideraccount")
+    connection.close()
 
 
 async def test_two_hundred_thousand_calls_are_not_read(queue: Queue) -> None:
-    await in_thread(create_calls)
+    await asyncio.to_thread(create_calls)
     await sql(queue, WAITING)
     await sql(queue, "ANALYZE jobs_job")
     for name, (statement, values, most) in STATEMENTS.items():
