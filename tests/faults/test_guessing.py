@@ -156,7 +156,7 @@ def test_many_logins_at_once_are_refused_honestly(processes: Processes) -> None:
     # Fewer of these: the tests log all that the templates of the admin look up.
     by_api, by_admin, others = (
         [lambda i=i: log_in_by_api(i) for i in range(100)],
-        [lambda i=i: log_in_to_admin(i) for i in range(30)],
+        [lambda i=i: log_in_to_admin(i) for i in range(12)],
         [work] * 5,
     )
     found = Counter(reply.status for reply in all_at_once(*by_api))
