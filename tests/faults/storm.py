@@ -196,9 +196,13 @@ def check_answers(service: Service, posts: list[Post]) -> Iterator[Violation]:
 
 
 def _check_time(service: Service, post: Post, job: Job | None) -> Iterator[Violation]:
-    """A second after the job's deadline at the latest. A post without a job has had no deadline fixed yet."""
+    """A second after the job's deadline at the latest. A post without a job has had no deadline fixed; one that joins
+    a job at its end or later gets what was made."""
     answered = post.begun + post.seconds
-    deadline = job.expires_at.timestamp() if job else post.begun + WAIT_SECONDS + ADMISSION_SECONDS
+    own = post.begun + WAIT_SECONDS + ADMISSION_SECONDS
+    deadline = job.expires_at.timestamp() if job else own
+    if job and job.metadata["name"] != post.name and post.begun > deadline - ADMISSION_SECONDS:
+        deadline = own
     if (late := answered - deadline) > PATIENCE_SECONDS + post.lag:
         is_away = any(
             service.was_away(what, post.begun, answered) for what in ("postgres", f"database of web {post.web}")
