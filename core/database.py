@@ -63,7 +63,7 @@ UNAVAILABLE_ERRORS = (
 
 
 class DatabaseUnavailable(Exception):
-    """The database did not answer in time; nothing was changed."""
+    """The database did not answer in time. Whether it has committed a change is unknown."""
 
 
 # How long sync code waits for the response to one statement, in seconds; None: as long as it takes.

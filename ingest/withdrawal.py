@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from uuid import UUID
 
 from core.database import DatabaseUnavailable
 from jobs import lifecycle
 from jobs.queue.records import NewJob
-from jobs.queue.verbs import ADMISSION_LOCK, Queue
+from jobs.queue.verbs import Queue
 from jobs.storage import files
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-
-# Run under the lock of admission: no admission is half done then, and whatever the server still had of ours has been
-# committed or rolled back.
-COUNT_POSTS = "SELECT count(*) FROM stats_processinglog WHERE job_id = %s AND status = 'received'"
 
 _withdrawals: set[asyncio.Task[None]] = set()  # the event loop itself keeps no reference
 
@@ -39,7 +34,7 @@ async def _withdraw(queue: Queue, job: NewJob, wait_seconds: int) -> None:
     deadline = loop.time() + wait_seconds
     while loop.time() < deadline:
         try:
-            posts = await _count_posts(queue, job.id)
+            posts = await queue.count_posts(job.id)
             if posts == 1:
                 await lifecycle.cancel(queue, job.id, None)
                 logger.warning("Job %s is withdrawn: its booth was told that the queue is unavailable", job.id)
@@ -49,12 +44,3 @@ async def _withdraw(queue: Queue, job: NewJob, wait_seconds: int) -> None:
         except DatabaseUnavailable:
             await asyncio.sleep(RETRY_SECONDS)
     logger.warning("Job %s may have been admitted; the photo is left to its deadline and to the purge", job.id)
-
-
-async def _count_posts(queue: Queue, job_id: UUID) -> int:
-    """0: the job was not admitted. 2 or more: the booth has posted again, and joined it."""
-    async with queue.database.connection() as connection, connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
-        row = await (await connection.execute(COUNT_POSTS, (job_id,))).fetchone()
-    assert row
-    return int(row[0])

@@ -111,7 +111,7 @@ class NewCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class CallCheck:
     """A call that may be made now, or only after `wait_seconds`. `is_probe`: the breaker is half-open."""
 
     wait_seconds: float = 0
@@ -144,7 +144,7 @@ class CallEnding:
         return self.outcome in CLOSING_OUTCOMES or (has_failed and self.reason in CLOSING_REASONS)
 
 
-async def check_call(connection: AsyncConnection[Any], call: NewCall) -> Admission:
+async def check_call(connection: AsyncConnection[Any], call: NewCall) -> CallCheck:
     """Whether the call may be made now; the account stays locked until the caller's transaction has recorded the call.
     Raises `PermanentError` if the account is disabled, its breaker is open, its daily limit is reached or the slot's
     budget is used up."""
@@ -152,10 +152,10 @@ async def check_call(connection: AsyncConnection[Any], call: NewCall) -> Admissi
     cursor = connection.cursor(row_factory=namedtuple_row)
     account: Any = await (await cursor.execute(LOCK_ACCOUNT, (call.provider_id,))).fetchone()
     if account is None:
-        return Admission()
+        return CallCheck()
     _check_account(account)
     wait_seconds = await _find_wait_seconds(connection, call.provider_id, account)
-    return Admission(wait_seconds, is_probe=account.open_seconds is not None)
+    return CallCheck(wait_seconds, is_probe=account.open_seconds is not None)
 
 
 async def start_probe(connection: AsyncConnection[Any], provider_id: str, call_id: int) -> None:

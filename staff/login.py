@@ -155,12 +155,16 @@ def _list_recent(request: HttpRequest) -> QuerySet[Any]:
 
 
 def make_lockout_response(request: HttpRequest, *_args: object) -> HttpResponse:
-    """The 429 after too many failures: a page under /admin/, the error envelope elsewhere."""
+    """The 429 after too many failures."""
     message = _("Too many failed logins with this name or from this address. Try again in a few minutes.")
-    refusal = ApiError("rate_limited", message, retry_after=_seconds_until_unlocked(request))
+    return respond_to_login(request, ApiError("rate_limited", message, retry_after=_seconds_until_unlocked(request)))
+
+
+def respond_to_login(request: HttpRequest, refusal: ApiError) -> HttpResponse:
+    """The refusal of a login: a page under /admin/, the error envelope elsewhere."""
     if not request.path.startswith("/admin/"):
         return refusal.response()
-    context = {**admin.site.each_context(request), "title": _("Not now"), "message": message}
+    context = {**admin.site.each_context(request), "title": _("Not now"), "message": refusal.message}
     page = render(request, "admin/locked_out.html", context, status=refusal.status)
     for name, value in {"Cache-Control": "no-store", **refusal.headers}.items():
         page.headers[name] = value

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.contrib import admin
 from django.http import HttpRequest, HttpResponseBase
-from django.shortcuts import render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from core.errors import ApiError
 from core.passwords import RETRY_SECONDS, HashingBusy, hashing_turn
+from staff.login import respond_to_login
 
 
 class LoginQueueMiddleware:
@@ -29,17 +28,5 @@ class LoginQueueMiddleware:
             with hashing_turn(f"login {request.META.get('REMOTE_ADDR')}"):
                 return self.get_response(request)
         except HashingBusy:
-            return _make_busy_response(request)
-
-
-def _make_busy_response(request: HttpRequest) -> HttpResponseBase:
-    """429: a page under /admin/, the error envelope elsewhere."""
-    message = _("Too many people are logging in at once. Try again in a few seconds.")
-    refusal = ApiError("rate_limited", message, retry_after=RETRY_SECONDS)
-    if not request.path.startswith("/admin/"):
-        return refusal.response()
-    context = {**admin.site.each_context(request), "title": _("Not now"), "message": message}
-    page = render(request, "admin/locked_out.html", context, status=refusal.status)
-    for name, value in {"Cache-Control": "no-store", **refusal.headers}.items():
-        page.headers[name] = value
-    return page
+            message = _("Too many people are logging in at once. Try again in a few seconds.")
+            return respond_to_login(request, ApiError("rate_limited", message, retry_after=RETRY_SECONDS))

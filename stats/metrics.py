@@ -1,5 +1,4 @@
-"""Prometheus metrics of finished jobs, read from the counters' totals, so that every process reports the
-same."""
+"""Prometheus metrics of finished jobs, read from the counters' totals, so that every process reports the same."""
 
 from __future__ import annotations
 

@@ -35,6 +35,8 @@ FROM (SELECT *, false AS joined FROM inserted UNION ALL SELECT *, true FROM earl
 
 IS_ARCHIVED = "SELECT archived_at IS NOT NULL FROM slots_slot WHERE id = %s"
 
+COUNT_POSTS = "SELECT count(*) FROM stats_processinglog WHERE job_id = %s AND status = 'received'"
+
 # Claims run one at a time where an account or a waiting job's slot has a limit, so that no two use the same capacity.
 LOCK_CLAIMS = """
 SELECT pg_advisory_xact_lock(%s) WHERE EXISTS (

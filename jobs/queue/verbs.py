@@ -3,7 +3,8 @@
 What a verb did is written to the processing log and the counters in its own transaction. The NOTIFY comes after it, in
 a statement of its own, because at commit it takes a lock that the whole database shares.
 
-Verbs raise `DatabaseUnavailable` when the database does not answer in time; then nothing was changed.
+Verbs raise `DatabaseUnavailable` when the database does not answer in time. The change may have been committed all the
+same; a verb that is asked again does nothing twice.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ TEST_RETENTION = timedelta(minutes=5)
 ADMISSION_LOCK = 0x70686F746F  # "photo"
 CLAIM_LOCK = 0x636C61696D  # "claim"
 
-# After its lease; a worker that was only cut off from the database records its calls' endings before that.
+# How long after its lease an open call of an ended job counts as lost: a worker that was only cut off from the database
+# records the ending itself before that.
 LOST_CALL_TIME = timedelta(seconds=15)
 CAPACITY_RETRY_SECONDS = 0.25  # between two attempts to get a fallback's call past `max_concurrent`
 
@@ -96,6 +98,15 @@ class Queue:
             await self._notify(READY_CHANNEL)
         # The server may have hung since it said how much time is left; the booth's deadline has come nearer meanwhile.
         return replace(ticket, seconds_left=ticket.seconds_left - (time.monotonic() - begun))
+
+    async def count_posts(self, job_id: UUID) -> int:
+        """How many posts the job has, when no admission is half done: an admission of its own whose acknowledgement was
+        lost has been committed by then, or rolled back. 0: the job was not admitted."""
+        async with self.database.connection() as connection, connection.transaction():
+            await connection.execute("SELECT pg_advisory_xact_lock(%s)", (ADMISSION_LOCK,))
+            row = await (await connection.execute(statements.COUNT_POSTS, (job_id,))).fetchone()
+        assert row
+        return int(row[0])
 
     async def claim(self, providers: Collection[str], limit: int) -> list[Claim]:
         """Claims up to `limit` jobs of these providers that are pending or whose lease has run out, oldest first."""
@@ -275,11 +286,11 @@ async def begin_call(connection: AsyncConnection[Any], claim: Claim, call: NewCa
         capacity = await (await connection.execute(statements.HAS_CAPACITY, (call.provider_id,))).fetchone()
         if capacity is not None and not capacity[0]:
             return CallPermit(None, CAPACITY_RETRY_SECONDS)
-    admission = await limits.check_call(connection, call)
-    if admission.wait_seconds:
-        return CallPermit(None, admission.wait_seconds)
+    check = await limits.check_call(connection, call)
+    if check.wait_seconds:
+        return CallPermit(None, check.wait_seconds)
     call_id = await _insert_call(connection, claim, call)
-    if admission.is_probe:
+    if check.is_probe:
         await limits.start_probe(connection, call.provider_id, call_id)
     return CallPermit(call_id)
 

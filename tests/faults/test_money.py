@@ -74,7 +74,7 @@ async def outcomes(queue: Queue) -> list[str | None]:
     return [call["outcome"] for call in await sql(queue, CALLS)]
 
 
-async def count_paid(sandbox: Sandbox) -> int:
+def count_paid(sandbox: Sandbox) -> int:
     return len([call for call in sandbox.journal if call.method == "POST"])
 
 
@@ -129,10 +129,10 @@ async def test_a_worker_killed_between_picture_and_end_is_not_paid_again(
     processes.worker()
     outcome = await wait_for_end(queue, job_id)
     if without:
-        assert await count_paid(sandbox) == 2
+        assert count_paid(sandbox) == 2
         return
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
-    assert await count_paid(sandbox) == 1
+    assert count_paid(sandbox) == 1
     assert await outcomes(queue) == ["ambiguous"]
 
 
@@ -151,7 +151,7 @@ async def test_a_call_that_ended_before_its_worker_was_lost_is_not_repeated(
     await end_lease(queue, claim.id)
     await run_to_end(queue, (await queue.claim(["instant"], 1))[0])
     assert (await wait_for_end(queue, claim.id)).failure_reason == (None if without else "provider_error")
-    assert await count_paid(sandbox) == (1 if without else 0)
+    assert count_paid(sandbox) == (1 if without else 0)
 
 
 @with_and_without("end before leaving")
@@ -202,7 +202,7 @@ async def test_what_a_shutdown_cuts_off_is_said(queue: Queue, processes: Process
     ]
     processes.worker()
     assert "billed" in (await row(queue, (await wait_for_end(queue, job_id)).id))["error_message"]
-    assert await count_paid(sandbox) == 1
+    assert count_paid(sandbox) == 1
 
 
 # A call is recorded by the job's holder alone.
@@ -221,9 +221,9 @@ async def test_a_finished_job_is_not_paid_for(
     await asyncio.to_thread(files.save, claim.payload_path, b"still here")
     await run_to_end(queue, claim)
     if without:
-        assert await count_paid(sandbox) == 1
+        assert count_paid(sandbox) == 1
         return
-    assert await count_paid(sandbox) == 0
+    assert count_paid(sandbox) == 0
     assert await outcomes(queue) == []
     assert (await counters(queue))["late_answers"] == 0
 
@@ -272,7 +272,7 @@ async def test_an_ending_that_postgres_refuses_ends_the_job_as_our_fault(
         return
     outcome = await wait_for_end(queue, claim.id)
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
-    assert await count_paid(sandbox) == 1
+    assert count_paid(sandbox) == 1
     assert await outcomes(queue) == ["made"]
     assert (await counters(queue))["errors"] == 1
 
@@ -301,7 +301,7 @@ async def test_a_call_whose_commit_was_not_acknowledged_is_recorded_once(
         worker.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 30) == 0
     assert await outcomes(queue) == ([None, "made"] if without else ["made"])
-    assert await count_paid(sandbox) == 1
+    assert count_paid(sandbox) == 1
 
 
 @pytest.mark.parametrize("limits", [{"max_concurrent": 1}, {"per_minute": 1}, {"per_day": 1}])
@@ -411,7 +411,7 @@ async def test_a_picture_waits_for_room_on_the_disk(
     await task
     await runner.aclose()
     assert (await wait_for_end(queue, claim.id)).failure_reason is None
-    assert await count_paid(sandbox) == 1
+    assert count_paid(sandbox) == 1
     path = (await row(queue, claim.id))["result_file_path"]
     assert path is None if without else files.size(path)
 
@@ -450,7 +450,7 @@ async def test_a_photo_that_was_lost_with_two_workers_is_given_up(
         return
     outcome = await wait_for_end(queue, job_id)
     assert (outcome.failure_reason, outcome.error_reason) == ("provider_error", "internal")
-    assert await count_paid(sandbox) == 2
+    assert count_paid(sandbox) == 2
     assert await outcomes(queue) == ["ambiguous", "ambiguous"]
 
 
